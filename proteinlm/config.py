@@ -1,0 +1,297 @@
+"""Every knob of a run, typed and checked. Imports neither torch nor Lightning, so that composing a config is instant.
+
+The YAML files under ``conf/`` hold values; the structure, the documentation and the checks are here. Derived quantities are
+methods, computed in this one place. `register_schema` makes the dataclasses known to Hydra, which then rejects a misspelt
+key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from omegaconf import MISSING
+
+from proteinlm.errors import InputError
+
+
+@dataclass
+class ModelConfig:
+    """Shape of the backbone (paper section 3.2; ProteinLM ``megatron/model/transformer.py``)."""
+
+    hidden_size: int = MISSING
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    max_positions: int = 2176
+    """Positions of the learned table, [CLS] included: the longest protein has one residue less."""
+    vocab_size: int = 128
+    """Rows of the embedding; the 31 tokens and Megatron's padding."""
+    dropout: float = 0.1
+    """On the embedding and both residual branches. Attention weights are not dropped: the fast kernels cannot."""
+    head_activation: str = "gelu_tanh"
+    """GELU of the language-model head: ``gelu_tanh``, or ``gelu`` (erf) as in ProteinLM's released weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "max_positions", "vocab_size"):
+            _at_least(1, f"model.{name}", getattr(self, name))
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"model.num_heads={self.num_heads} does not divide model.hidden_size={self.hidden_size}")
+        if self.vocab_size < 31:
+            raise InputError(f"model.vocab_size={self.vocab_size} is smaller than the vocabulary of 31 tokens")
+        if not 2 <= self.max_positions <= 65536:
+            raise InputError(f"model.max_positions={self.max_positions} is not between 2 and 65536")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout={self.dropout} is not in [0, 1)")
+        _one_of("model.head_activation", self.head_activation, ("gelu_tanh", "gelu"))
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def intermediate_size(self) -> int:
+        return 4 * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters with the language-model head: ``L(12H^2 + 13H) + (V + P + 2)H + H^2 + 3H + V``."""
+        hidden = self.hidden_size
+        blocks = self.num_layers * (12 * hidden**2 + 13 * hidden)
+        tables = (self.vocab_size + self.max_positions) * hidden
+        return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
+
+
+@dataclass
+class ScaleConfig:
+    """Divisors that a profile applies to the model's shape, so that a paper row fits the machine."""
+
+    hidden_size: int = 1
+    num_layers: int = 1
+    num_heads: int = 1
+
+    def apply(self, model: ModelConfig) -> ModelConfig:
+        changes = {}
+        for name, divisor in asdict(self).items():
+            _at_least(1, f"scale.{name}", divisor)
+            if getattr(model, name) % divisor:
+                raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(model, name)}")
+            changes[name] = getattr(model, name) // divisor
+        return replace(model, **changes)
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, linear warm-up and linear decay (ProteinLM ``megatron/learning_rates.py``; 1e-4 to 1e-5 in its scripts)."""
+
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-5
+    warmup_fraction: float = 0.01
+    """Share of the run's steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """Not applied to biases and LayerNorms."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_learning_rate <= self.learning_rate:
+            raise InputError(
+                f"optim.min_learning_rate={self.min_learning_rate} is not between 0 and "
+                f"optim.learning_rate={self.learning_rate}"
+            )
+        if not 0 <= self.warmup_fraction < 1:
+            raise InputError(f"optim.warmup_fraction={self.warmup_fraction} is not in [0, 1)")
+        if self.max_grad_norm < 0:
+            raise InputError(f"optim.max_grad_norm={self.max_grad_norm} is negative")
+
+
+@dataclass
+class TrainConfig:
+    """Budget and batches, in tokens: residues and one [CLS] per protein."""
+
+    tokens: int = 10_000_000
+    """Budget of the whole run; rounded up to whole steps."""
+    step_tokens: int = 16_384
+    """Global batch of one optimiser step, over all processes and micro-batches."""
+    micro_batch_tokens: int = 4_096
+    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
+    precision: str = "auto"
+    """``auto`` (bf16-mixed where the hardware multiplies bf16 fast, else fp32), ``fp32`` or ``bf16-mixed``."""
+    validations: int = 10
+    """How often the validation sets are scored, evenly spread; the last is at the end."""
+    validation_tokens: int = 0
+    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+    checkpoint_seconds: float = 30.0
+    """Longest time between two checkpoints; 0 writes one after every step."""
+    workers: int = 0
+    """Loader processes per training process."""
+    threads: int = 0
+    """CPU threads per training process; 0 shares the physical cores among the processes of this machine."""
+    accelerator: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
+            _at_least(1, f"train.{name}", getattr(self, name))
+        for name in ("validation_tokens", "checkpoint_seconds", "workers", "threads"):
+            _at_least(0, f"train.{name}", getattr(self, name))
+        if self.step_tokens % self.micro_batch_tokens:
+            raise InputError(
+                f"train.micro_batch_tokens={self.micro_batch_tokens} does not divide train.step_tokens={self.step_tokens}"
+            )
+        _one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
+        _one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one step, over all processes."""
+        return self.step_tokens // self.micro_batch_tokens
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tokens // self.step_tokens)
+
+
+@dataclass
+class TaskConfig:
+    """What is learnt; each task has a subclass, which selects its module (`proteinlm.tasks.TASKS`)."""
+
+    name: str = MISSING
+
+
+@dataclass
+class MaskedLanguageModelConfig(TaskConfig):
+    """Pretraining (paper section 3.1): hide residues, recover them."""
+
+    name: str = "masked_language_model"
+    mask_percent: int = 15
+    """``ceil(mask_percent / 100 * residues)`` residues of each protein are targets."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mask_percent <= 100:
+            raise InputError(f"task.mask_percent={self.mask_percent} is not between 1 and 100")
+
+
+@dataclass
+class DataConfig:
+    """Where proteins come from; each source has a subclass."""
+
+    name: str = MISSING
+
+
+@dataclass
+class SyntheticDataConfig(DataConfig):
+    """The embedded default: a made-up protein universe (`proteinlm.data.synthetic`)."""
+
+    name: str = "synthetic"
+    seed: int = 0
+
+
+@dataclass
+class StrategyConfig:
+    """How one model is spread over processes: ``nodes * devices`` of them."""
+
+    name: str = "single"
+    devices: int = 1
+    """Processes on each node; on a GPU node, one per GPU."""
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        _one_of("strategy.name", self.name, ("single", "ddp"))
+        _at_least(1, "strategy.devices", self.devices)
+        _at_least(1, "strategy.nodes", self.nodes)
+        if self.name == "single" and self.processes > 1:
+            raise InputError(f"strategy.devices={self.devices} and strategy.nodes={self.nodes} need strategy=ddp")
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.nodes
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides ``metrics.csv`` and ``result.json``, which every run writes."""
+
+    backend: str = "wandb"
+    """``wandb`` (offline unless WANDB_MODE=online), ``csv`` (nothing besides) or ``none`` (no metrics.csv either)."""
+    project: str = "proteinlm"
+
+    def __post_init__(self) -> None:
+        _one_of("tracking.backend", self.backend, ("wandb", "csv", "none"))
+
+
+@dataclass
+class RunConfig:
+    """One pretraining run, completely."""
+
+    name: str = MISSING
+    """Row of the table or name of the model."""
+    group: str = "single"
+    """What the run belongs to: the sweep's name. Results go to ``output/group/name/``."""
+    output: str = "runs"
+    seed: int = 0
+    model: ModelConfig = MISSING
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    task: TaskConfig = MISSING
+    data: DataConfig = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        for knob in ("name", "group"):
+            value = getattr(self, knob)
+            if not value or value.startswith(".") or "/" in value:
+                raise InputError(f"{knob}={value!r} is not a plain directory name")
+        self.backbone.__post_init__()
+        processes = self.strategy.processes
+        if self.train.micro_batches % processes:
+            raise InputError(
+                f"strategy.devices * strategy.nodes = {processes} does not divide the {self.train.micro_batches} "
+                "micro-batches of a step (train.step_tokens / train.micro_batch_tokens)"
+            )
+
+    @property
+    def backbone(self) -> ModelConfig:
+        """The shape that is built: the model's after the profile's scaling."""
+        return self.scale.apply(self.model)
+
+    def digest(self) -> str:
+        """Hash of every knob that can change the result: not where it is written, watched or how often it is saved."""
+        values = asdict(self)
+        for knob in ("output", "group", "name", "tracking"):
+            del values[knob]
+        for knob in ("checkpoint_seconds", "workers", "threads"):
+            del values["train"][knob]
+        return digest(values)
+
+
+def digest(values: Any) -> str:
+    """Twelve hexadecimal digits that identify plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def register_schema() -> None:
+    """Make the dataclasses available to the ``defaults`` lists under ``conf/``."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
+    store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
+    store.store(group="strategy", name="schema", node=StrategyConfig)
+    store.store(group="tracking", name="schema", node=TrackingConfig)
+
+
+def _at_least(lowest: int, knob: str, value: float) -> None:
+    if value < lowest:
+        raise InputError(f"{knob}={value} is less than {lowest}")
+
+
+def _one_of(knob: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{knob}={value} is not one of {', '.join(choices)}")
