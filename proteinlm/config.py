@@ -8,7 +8,7 @@ key or a wrong type; the ``__post_init__`` checks reject impossible values, nami
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -52,6 +52,17 @@ class ModelConfig:
     def intermediate_size(self) -> int:
         return 4 * self.hidden_size
 
+    def training_flops(self, tokens: int, squares: int, targets: int) -> float:
+        """Forward and backward over `tokens`, with `squares` the sum of squared protein lengths in tokens.
+
+        Six per weight and token, ``12 L H`` per attended pair, and the head on the masked `targets` alone; only matrix
+        products are counted, padding never occurs, and recomputation does not count.
+        """
+        hidden = self.hidden_size
+        matrices = 6 * 12 * self.num_layers * hidden**2 * tokens
+        head = 6 * (hidden**2 + self.vocab_size * hidden) * targets
+        return float(matrices + 12 * self.num_layers * hidden * squares + head)
+
     @property
     def parameters(self) -> int:
         """Trainable parameters with the language-model head: ``L(12H^2 + 13H) + (V + P + 2)H + H^2 + 3H + V``."""
@@ -70,13 +81,12 @@ class ScaleConfig:
     num_heads: int = 1
 
     def apply(self, model: ModelConfig) -> ModelConfig:
-        changes = {}
+        """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
         for name, divisor in asdict(self).items():
             _at_least(1, f"scale.{name}", divisor)
-            if getattr(model, name) % divisor:
+            if name != "num_layers" and getattr(model, name) % divisor:
                 raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(model, name)}")
-            changes[name] = getattr(model, name) // divisor
-        return replace(model, **changes)
+        return replace(model, **{name: -(-getattr(model, name) // by) for name, by in asdict(self).items()})
 
 
 @dataclass
@@ -241,6 +251,12 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
+        {"name", "group", "output", "tracking"}
+        | {f"train.{knob}" for knob in ("checkpoint_seconds", "workers", "threads", "accelerator")}
+    )
+    """Knobs that cannot change the result: where it is written, who watches, how often it is saved, what computes it."""
+
     def __post_init__(self) -> None:
         for knob in ("name", "group"):
             value = getattr(self, knob)
@@ -260,12 +276,14 @@ class RunConfig:
         return self.scale.apply(self.model)
 
     def digest(self) -> str:
-        """Hash of every knob that can change the result: not where it is written, watched or how often it is saved."""
+        """Hash of every knob that can change the result."""
         values = asdict(self)
-        for knob in ("output", "group", "name", "tracking"):
-            del values[knob]
-        for knob in ("checkpoint_seconds", "workers", "threads"):
-            del values["train"][knob]
+        for knob in self.IRRELEVANT:
+            *path, last = knob.split(".")
+            inner = values
+            for key in path:
+                inner = inner[key]
+            del inner[last]
         return digest(values)
 
 

@@ -1,0 +1,46 @@
+# Every target works as the first command on a fresh clone: it creates .venv and installs what it needs.
+PROFILE  ?= laptop
+DATA     ?= synthetic
+LAUNCHER ?= local
+PYTHON   ?= python3
+BIN      := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup format check test test-slow reproduce-table7 table7 clean
+
+help:             ## list the targets
+	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+setup: .venv/installed  ## create .venv and install the suite with the exact versions of constraints.txt
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("proteinlm needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	@echo "installing into .venv (a few minutes the first time)"
+	PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+format: setup     ## format the code
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+check: setup      ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+test: setup       ## the tests
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
+
+test-slow: setup  ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic)
+	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --launcher $(LAUNCHER)
+
+table7: setup     ## print the table again from its records
+	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA))
+
+clean:            ## delete the results of all runs
+	rm -rf runs

@@ -1,0 +1,41 @@
+"""Numbers that the paper prints, as data."""
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """One column of Table 7."""
+
+    key: str
+    title: str
+    task: str
+    metric: str
+
+
+COLUMNS = (
+    Column("precision_at_l5", "P@L/5", "contact", "precision at L/5"),
+    Column("precision_at_l2", "P@L/2", "contact", "precision at L/2"),
+    Column("precision_at_l", "P@L", "contact", "precision at L"),
+    Column("fluorescence", "Fluorescence", "fluorescence", "Spearman"),
+    Column("remote_homology", "RH", "remote_homology", "top-1 accuracy"),
+    Column("q3", "SS Q@3", "secondary_structure", "Q3"),
+    Column("q8", "SS Q@8", "secondary_structure", "Q8"),
+    Column("stability", "Stability", "stability", "Spearman"),
+)
+
+TABLE7: dict[str, tuple[float, ...]] = {
+    "hidden-512-layer-32-head-8": (0.503, 0.477, 0.409, 0.679, 0.205, 0.716, 0.578, 0.758),
+    "hidden-768-layer-12-head-6": (0.487, 0.428, 0.369, 0.677, 0.198, 0.721, 0.570, 0.770),
+    "hidden-768-layer-16-head-16": (0.534, 0.469, 0.396, 0.676, 0.205, 0.722, 0.575, 0.762),
+    "hidden-768-layer-16-head-24": (0.519, 0.427, 0.376, 0.678, 0.192, 0.719, 0.572, 0.687),
+    "hidden-1024-layer-12-head-16": (0.572, 0.490, 0.419, 0.676, 0.209, 0.729, 0.584, 0.744),
+    "hidden-1024-layer-12-head-32": (0.500, 0.446, 0.377, 0.680, 0.201, 0.721, 0.575, 0.762),
+    "hidden-2048-layer-12-head-16": (0.676, 0.576, 0.495, 0.677, 0.266, 0.752, 0.614, 0.732),
+    "hidden-2048-layer-24-head-16": (0.710, 0.658, 0.563, 0.678, 0.271, 0.791, 0.652, 0.679),
+    "hidden-2048-layer-24-head-8": (0.673, 0.600, 0.531, 0.674, 0.262, 0.762, 0.624, 0.785),
+    "hidden-3072-layer-24-head-16": (0.753, 0.662, 0.566, 0.681, 0.298, 0.791, 0.654, 0.794),
+}
+"""Table 7 of "Modeling Protein Using Large-scale Pretrain Language Model": ten shapes, in the order of `COLUMNS`."""
+
+PERPLEXITY = {"hidden-3072-layer-24-head-16": 3.736}
+"""Table 1: validation perplexity. The 1.2 B model's 3.802 is left out: two rows have that size."""

@@ -1,0 +1,79 @@
+"""Self-attention over packed proteins: one function per kernel.
+
+T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
+"""
+
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Boundaries(NamedTuple):
+    """Where the proteins of a batch begin and end, in the form that each kernel wants."""
+
+    starts: Tensor
+    """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
+    longest: int
+    """Tokens of the longest protein, or any number above."""
+    runs: list[tuple[int, int]]
+    """Neighbours of equal length, as (proteins, tokens of each); empty where the fused kernel needs none."""
+
+
+def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
+    """Prepare `attend` for hidden states of `dtype` on the device of `starts`; done once for all layers."""
+    if _fused(starts.device, dtype):
+        return Boundaries(starts, longest, [])
+    lengths = starts.diff().tolist()
+    return Boundaries(starts, longest, [(len(list(run)), length) for length, run in groupby(lengths) if length])
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
+    """Scaled dot-product attention within each protein; (T, N, D) each, and so is the result."""
+    if where.runs:
+        return _attend_by_runs(query, key, value, where.runs)
+    return _attend_fused(query, key, value, where)
+
+
+def kernel(device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the kernel that `attend` takes."""
+    return "varlen_attn" if _fused(device, dtype) else "scaled_dot_product_attention"
+
+
+def _fused(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+    """One call per run of equally long proteins.
+
+    The runs are cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor
+    as large as the batch.
+    """
+    sizes = [count * length for count, length in runs]
+    parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), runs, strict=True)
+    outputs = []
+    for q, k, v, (count, length) in parts:
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # (count, N, length, D)
+        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
+    """Flash attention over variable lengths.
+
+    The kernel takes head dimensions that are multiples of 8 up to 256 and scales by the padded dimension's root:
+    the zeros change no product, and the query carries the quotient of the two roots.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    dim = query.shape[-1]
+    padding = -dim % 8
+    if padding:
+        query = query * ((dim + padding) / dim) ** 0.5
+        query, key, value = (F.pad(x, (0, padding)) for x in (query, key, value))
+    output = varlen_attn(query, key, value, where.starts, where.starts, where.longest, where.longest)
+    assert isinstance(output, Tensor)  # a tuple only if more is asked for
+    return output[..., :dim]

@@ -1,0 +1,26 @@
+"""The command line of the library: ``proteinlm --help``. Nothing heavy is imported before a command runs."""
+
+import typer
+
+from proteinlm import launch
+from proteinlm.errors import InputError
+
+app = typer.Typer(
+    help="Protein language models: data, plans, embeddings. Training is started by `python -m experiments.pretrain`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Without this, typer would make a sole command the whole program."""
+
+
+def main() -> None:
+    """Run a command; an error that a user can cause is one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        launch.fail(str(error))

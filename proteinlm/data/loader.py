@@ -1,0 +1,108 @@
+"""Masked, packed batches for training and validation, prepared in this process or in workers."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from proteinlm.data.masking import Masked, mask
+from proteinlm.data.packing import MicroBatch, Schedule, cut, pack, targets_of
+from proteinlm.data.randomness import Purpose, key
+from proteinlm.data.sequences import Sequences
+
+PINNED_SEED = 0
+"""Validation masks do not depend on a run's seed, so that runs can be compared."""
+
+
+class MaskedBatch(NamedTuple):
+    """A micro-batch, ready for the masked language model."""
+
+    masked: Masked
+    records: Tensor
+    """(B,) int64: the record number of each protein."""
+    seed: int
+    """Of the dropout."""
+    step_targets: int
+    """Masked residues of the whole optimiser step, over all micro-batches and processes."""
+    residues: int
+
+
+class MaskedProteins(Dataset[MaskedBatch]):
+    """Turns the plan of a micro-batch into its tokens; holds no state, so any process may do it."""
+
+    def __init__(self, sequences: Sequences, *, longest: int, mask_percent: int, seed: int) -> None:
+        self.sequences, self.longest, self.mask_percent, self.seed = sequences, longest, mask_percent, seed
+
+    def __getitem__(self, plan: MicroBatch) -> MaskedBatch:
+        number, epoch, records, step_targets = plan
+        packed = pack(self.sequences, records, longest=self.longest, seed=self.seed, epoch=epoch)
+        masked = mask(packed, records, percent=self.mask_percent, seed=self.seed, epoch=epoch)
+        dropout = int(key(Purpose.DROPOUT, self.seed, epoch, number)[0] >> np.uint64(1))
+        residues = len(packed.tokens) - packed.proteins
+        return MaskedBatch(masked, torch.from_numpy(records), dropout, step_targets, residues)
+
+
+class ShareOfSteps(Sampler[MicroBatch]):
+    """The micro-batches of steps `first` to `last` that fall to one process: every `world`-th of each step."""
+
+    def __init__(self, schedule: Schedule, first: int, last: int, rank: int, world: int) -> None:
+        self.schedule, self.first, self.last, self.rank, self.world = schedule, first, last, rank, world
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        for step in self.schedule.steps(self.first, self.last):
+            yield from step[self.rank :: self.world]
+
+    def __len__(self) -> int:
+        return (self.last - self.first) * self.schedule.per_step // self.world
+
+
+class Plans(Sampler[MicroBatch]):
+    """Given plans, as they are."""
+
+    def __init__(self, plans: Sequence[MicroBatch]) -> None:
+        self.plans = plans
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+
+def training_loader(
+    proteins: MaskedProteins, share: ShareOfSteps, *, workers: int, pin_memory: bool
+) -> DataLoader[MaskedBatch]:
+    return _loader(proteins, share, workers, pin_memory)
+
+
+def validation_loader(
+    proteins: MaskedProteins, *, budget: int, tokens: int, rank: int, world: int, workers: int, pin_memory: bool
+) -> DataLoader[MaskedBatch]:
+    """Batches over the first records that hold `tokens` tokens (0: all), each record in exactly one process's."""
+    lengths = np.minimum(proteins.sequences.lengths(), proteins.longest)
+    if tokens:
+        lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths + 1), tokens, side="right")))]
+    order = np.argsort(lengths, kind="stable")
+    pieces = cut(order, lengths[order] + 1, budget)
+    plans = [
+        MicroBatch(index, 0, records, int(targets_of(lengths[records], proteins.mask_percent).sum()))
+        for index, records in enumerate(pieces)
+    ]
+    return _loader(proteins, Plans(plans[rank::world]), workers, pin_memory)
+
+
+def _loader(
+    proteins: MaskedProteins, sampler: Sampler[MicroBatch], workers: int, pin_memory: bool
+) -> DataLoader[MaskedBatch]:
+    return DataLoader(
+        proteins,
+        sampler=sampler,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else starting the workers would draw from the global stream
+        prefetch_factor=4 if workers else None,
+    )

@@ -1,0 +1,165 @@
+"""From record numbers to packed proteins: the order of an epoch, its micro-batches, and their tokens.
+
+Everything here is a pure function of (seed, epoch) and the lengths of the proteins, computed with numpy over whole epochs.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proteinlm import vocabulary
+from proteinlm.data.randomness import Purpose, draws, key
+from proteinlm.data.sequences import Sequences
+from proteinlm.errors import InputError
+
+
+class Packed(NamedTuple):
+    """Proteins laid end to end, each opened by [CLS] and never closed by [SEP], as ProteinLM does."""
+
+    tokens: Tensor
+    """(T,) int64."""
+    starts: Tensor
+    """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
+    longest: int
+    """Tokens of the longest protein."""
+    proteins: int
+
+
+class MicroBatch(NamedTuple):
+    """What one process computes at once."""
+
+    number: int
+    """Counts from the start of training, over all epochs and processes."""
+    epoch: int
+    records: np.ndarray
+    """(B,) record numbers, in order of length: neighbours of equal length share an attention call."""
+    step_targets: int
+    """Masked residues of the whole optimiser step that this belongs to."""
+
+
+class Totals(NamedTuple):
+    """What a run consumes."""
+
+    tokens: int
+    residues: int
+    squares: int
+    """Sum over the proteins of their squared lengths in tokens: the pairs that attention visits."""
+    targets: int
+    """Masked residues."""
+    cropped: int
+    """Proteins that gave a crop."""
+    epochs: float
+
+
+class Schedule:
+    """Every micro-batch of a run, in order: the only answer to "what comes next", for any number of processes.
+
+    An epoch visits each record once, in an order drawn from (seed, epoch), cut greedily into micro-batches of at most
+    `budget` tokens. An optimiser step is `per_step` consecutive micro-batches and may reach into the next epoch.
+    """
+
+    def __init__(self, lengths: np.ndarray, *, longest: int, budget: int, per_step: int, seed: int, mask_percent: int):
+        if not len(lengths):
+            raise InputError("data: no proteins to train on")
+        self.lengths, self._crops = np.minimum(lengths, longest), lengths > longest
+        self.budget, self.per_step, self.seed, self.mask_percent = budget, per_step, seed, mask_percent
+        if self.lengths.max() + 1 > budget:
+            raise InputError(
+                f"train.micro_batch_tokens={budget} cannot hold the longest protein: {self.lengths.max()} residues and [CLS]"
+            )
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The micro-batches of one epoch, as record numbers."""
+        records = np.arange(len(self.lengths))
+        order = np.argsort(draws(key(Purpose.ORDER, self.seed, number), records), kind="stable")
+        return cut(order, self.lengths[order] + 1, self.budget)
+
+    def steps(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of steps `first` to `last` (not included), a list for each step."""
+        step: list[tuple[int, int, np.ndarray]] = []
+        for index, epoch, records in self._from(first * self.per_step):
+            step.append((index, epoch, records[np.argsort(self.lengths[records], kind="stable")]))
+            if len(step) == self.per_step:
+                targets = int(sum(targets_of(self.lengths[r], self.mask_percent).sum() for _, _, r in step))
+                yield [MicroBatch(*micro_batch, targets) for micro_batch in step]
+                step = []
+                first += 1
+                if first >= last:
+                    return
+
+    def totals(self, steps: int) -> "Totals":
+        """What the first `steps` steps consume."""
+        left, epochs, parts = steps * self.per_step, 0.0, []
+        for number in count():
+            micro_batches = self.epoch(number)
+            parts.append(np.concatenate(micro_batches[:left]))
+            epochs += min(left, len(micro_batches)) / len(micro_batches)
+            left -= len(micro_batches)
+            if left <= 0:
+                break
+        records = np.concatenate(parts)
+        lengths = self.lengths[records].astype(np.int64)
+        return Totals(
+            tokens=int((lengths + 1).sum()),
+            residues=int(lengths.sum()),
+            squares=int(((lengths + 1) ** 2).sum()),
+            targets=int(targets_of(lengths, self.mask_percent).sum()),
+            cropped=int(self._crops[records].sum()),
+            epochs=epochs,
+        )
+
+    def _from(self, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        begin = epoch = 0
+        while True:
+            micro_batches = self.epoch(epoch)
+            for offset in range(max(0, index - begin), len(micro_batches)):
+                yield begin + offset, epoch, micro_batches[offset]
+            begin += len(micro_batches)
+            epoch += 1
+
+
+def cut(order: np.ndarray, tokens: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut `order` (N,) greedily into consecutive pieces of at most `budget` tokens; `tokens` (N,) in that order."""
+    ends = np.cumsum(tokens, dtype=np.int64)
+    pieces, begin, used = [], 0, 0
+    while begin < len(order):
+        end = int(np.searchsorted(ends, used + budget, side="right"))
+        pieces.append(order[begin:end])
+        begin, used = end, int(ends[end - 1])
+    return pieces
+
+
+def targets_of(lengths: np.ndarray, mask_percent: int) -> np.ndarray:
+    """Residues to mask in proteins of `lengths` (N,): ``ceil(mask_percent / 100 * length)``, in integers."""
+    return (mask_percent * lengths.astype(np.int64) + 99) // 100
+
+
+def pack(sequences: Sequences, records: np.ndarray, *, longest: int, seed: int, epoch: int) -> Packed:
+    """Tokens of some records; a protein of more than `longest` residues gives a crop drawn from (seed, epoch, record)."""
+    parts = []
+    for record in records.tolist():
+        residues = sequences.letters(record)
+        if len(residues) > longest:
+            choices = np.uint64(len(residues) - longest + 1)
+            first = int(draws(key(Purpose.CROP, seed, epoch, record), np.zeros(1))[0] % choices)
+            residues = residues[first : first + longest]
+        parts.append(residues)
+    return lay_out(parts)
+
+
+def lay_out(proteins: list[np.ndarray]) -> Packed:
+    """Pack proteins given as ASCII letters (L,) uint8."""
+    lengths = np.array([len(protein) for protein in proteins], dtype=np.int64)
+    starts = np.zeros(len(proteins) + 1, dtype=np.int64)
+    np.cumsum(lengths + 1, out=starts[1:])
+    tokens = np.full(starts[-1], vocabulary.CLS, dtype=np.int64)
+    is_residue = np.ones(len(tokens), dtype=bool)
+    is_residue[starts[:-1]] = False
+    tokens[is_residue] = vocabulary.encode_bytes(np.concatenate(proteins))
+    return Packed(
+        torch.from_numpy(tokens), torch.from_numpy(starts.astype(np.int32)), int(lengths.max()) + 1, len(proteins)
+    )

@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all, and directories that one process owns at a time."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from proteinlm.errors import InputError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` once it is complete and on the disk.
+
+    Whatever goes wrong before, `path` keeps its old content and nothing is left beside it; a full disk is an `InputError`.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if _is_full(error):
+            raise InputError(f"{path}: no space left on device; what was there before is untouched") from error
+        raise
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def owned(directory: Path, what: str) -> Iterator[None]:
+    """Keep other processes out of `directory` for as long as this one lives, however it ends."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{directory}: {what} is already running there") from None
+        yield
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is among the causes; torch wraps the system's error in its own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _sync(directory: Path) -> None:
+    """Make a renaming in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

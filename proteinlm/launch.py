@@ -1,0 +1,128 @@
+"""From a composed config to a running group of processes, and from an error to one line.
+
+Lightning and wandb settle once per process how many ranks there are and which run they belong to, so a process trains
+one job: the process that sweeps only composes. Imports no torch.
+"""
+
+import functools
+import os
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from proteinlm.errors import InputError
+
+PARENT = "PROTEINLM_PARENT"
+"""Environment variable: the process at whose end its descendants end too."""
+
+
+def entry(main: Callable[[], None]) -> None:
+    """Run a Hydra `main`; every error a user can cause is one line on stderr and exit code 2."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself, in its own way
+    follow_parent()
+    try:
+        main()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        fail(_in_one_line(error))
+
+
+def reported(main: Callable[..., None]) -> Callable[..., None]:
+    """Let a user's error end a single run in one line; in a sweep Hydra must see it, to go on with the other jobs."""
+
+    @functools.wraps(main)
+    def wrapper(composed: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            main(composed)
+        except InputError as error:
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            fail(str(error))
+
+    return wrapper
+
+
+def fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def job(module: str, processes_here: int, log: Path | None, run: Callable[[], None]) -> None:
+    """Run one job of `module`: in this process if it may, else in a fresh group of `processes_here`.
+
+    A group already under way (torchrun, Slurm) is used as it is. A job of a local sweep writes its output to `log`.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    in_group = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
+    sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+    if in_group or (processes_here == 1 and not sweeping):
+        run()
+        return
+    in_fresh_group(module, list(HydraConfig.get().overrides.task), processes_here, log if sweeping else None)
+
+
+def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path | None) -> None:
+    """Start `processes` processes of `module` on this machine and wait for them."""
+    command = [sys.executable, "-m", module, *overrides]
+    if processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        command = [sys.executable, *torchrun, module, *overrides]
+    environment = {PARENT: str(os.getpid()), **os.environ}
+    if log is None:
+        code = subprocess.run(command, env=environment).returncode
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
+    if code:
+        raise InputError(f"{module} {' '.join(overrides)}: exit code {code}" + (f", see {log}" if log else ""))
+
+
+def follow_parent() -> None:
+    """End this process when the one named by `PARENT` ends, even if it was killed; else name this one to descendants."""
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        os.environ[PARENT] = str(os.getpid())
+        return
+    if int(parent) == os.getpid():
+        return
+    try:
+        descriptor = os.pidfd_open(int(parent))
+    except ProcessLookupError:
+        raise SystemExit(1) from None
+
+    def wait() -> None:
+        select.select([descriptor], [], [])  # readable once the process has ended
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, not counting hardware threads of the same core twice."""
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def _in_one_line(error: Exception) -> str:
+    """The first line of Hydra's message says what, later ones where; its advice on overrides is left out."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if cause is not None and not isinstance(error, InputError):
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("To append", "full_key", "object_type", "reference_type"))]
+    return " ".join(dict.fromkeys(kept)) or type(error).__name__

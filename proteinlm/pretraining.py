@@ -1,0 +1,182 @@
+"""The pretraining stage: from a config to weights and a result record, from wherever an earlier attempt left off."""
+
+import math
+import os
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from proteinlm import checkpoint, results, training
+from proteinlm.config import MaskedLanguageModelConfig, RunConfig
+from proteinlm.data import sources
+from proteinlm.data.loader import (
+    PINNED_SEED,
+    MaskedBatch,
+    MaskedProteins,
+    ShareOfSteps,
+    training_loader,
+    validation_loader,
+)
+from proteinlm.data.packing import Schedule
+from proteinlm.files import owned
+from proteinlm.results import Result, Score
+from proteinlm.tasks.masked_language_model import MaskedLanguageModel
+from proteinlm.tracking import Tracker
+from proteinlm.training import Machine
+
+STAGE = "pretrain"
+EVALUATIONS = ("valid", "holdout")
+"""Splits that are scored: unseen proteins of the training families, and families held out as a whole."""
+
+
+def directory_of(config: RunConfig) -> Path:
+    """Home of the stage: ``output/group/name/pretrain``."""
+    return Path(config.output) / config.group / config.name / STAGE
+
+
+def run(config: RunConfig) -> Result:
+    """Pretrain, or go on where an earlier attempt stopped, or return the result that is already there."""
+    directory = directory_of(config)
+    reports = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
+        data = PretrainingData(config)
+        if reports:
+            results.claim(directory, config)
+        finished = directory / results.RESULT
+        if finished.exists():
+            result = results.load(finished)
+            if (result.config, result.data) == (config.digest(), data.corpus.fingerprint):
+                return result
+        machine = training.settle(config.train, config.strategy)
+        return Pretraining(config, directory, data, machine, reports).run()
+
+
+class PretrainingData(L.LightningDataModule):
+    """Masked, packed batches of the corpus, from the step that training has reached."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__()
+        assert isinstance(config.task, MaskedLanguageModelConfig)
+        self.config, self.percent = config, config.task.mask_percent
+        self.longest = config.model.max_positions - 1
+        self.corpus = sources.corpus(config.data)
+        self.schedule = Schedule(
+            self.corpus.splits["train"].lengths(),
+            longest=self.longest,
+            budget=config.train.micro_batch_tokens,
+            per_step=config.train.micro_batches,
+            seed=config.seed,
+            mask_percent=self.percent,
+        )
+        steps, validations = config.train.steps, config.train.validations
+        self.validated_after = sorted({-(-steps * (k + 1) // validations) for k in range(validations)})
+
+    def train_dataloader(self) -> DataLoader[MaskedBatch]:
+        """Up to the next validation."""
+        assert self.trainer
+        done = self.trainer.global_step
+        until = next((step for step in self.validated_after if step > done), self.config.train.steps)
+        share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
+        proteins = self._masked("train", self.config.seed)
+        pin_memory = self.trainer.strategy.root_device.type == "cuda"
+        return training_loader(proteins, share, workers=self.config.train.workers, pin_memory=pin_memory)
+
+    def val_dataloader(self) -> list[DataLoader[MaskedBatch]]:
+        assert self.trainer
+        return [
+            validation_loader(
+                self._masked(split, PINNED_SEED),
+                budget=self.config.train.micro_batch_tokens,
+                tokens=self.config.train.validation_tokens,
+                rank=self.trainer.global_rank,
+                world=self.trainer.world_size,
+                workers=self.config.train.workers,
+                pin_memory=self.trainer.strategy.root_device.type == "cuda",
+            )
+            for split in EVALUATIONS
+        ]
+
+    def _masked(self, split: str, seed: int) -> MaskedProteins:
+        return MaskedProteins(self.corpus.splits[split], longest=self.longest, mask_percent=self.percent, seed=seed)
+
+
+class Pretraining:
+    """One attempt at the stage."""
+
+    def __init__(
+        self, config: RunConfig, directory: Path, data: PretrainingData, machine: Machine, reports: bool
+    ) -> None:
+        self.config, self.directory, self.data, self.machine, self.reports = config, directory, data, machine, reports
+        self.checkpoints = directory / "checkpoints"
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+    def run(self) -> Result:
+        torch.manual_seed(self.config.seed)
+        module = MaskedLanguageModel(self.config, EVALUATIONS)
+        latest = checkpoint.newest(self.checkpoints)
+        step = checkpoint.step_of(latest) if latest else 0
+        if self.reports:
+            results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
+        tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
+        report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
+        saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)
+        trainer = training.build_trainer(self.config, self.machine, self.directory, [report, saving])
+        try:
+            if step < self.config.train.steps:
+                trainer.fit(module, datamodule=self.data, ckpt_path=latest, weights_only=True)
+            else:  # interrupted between the last checkpoint and the result
+                trainer.validate(module, datamodule=self.data, ckpt_path=latest, weights_only=True, verbose=False)
+            result = self._result(module, report.seconds)
+            if self.reports:
+                modules = {"backbone": module.backbone, "head": module.head}
+                checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
+                result.save(self.directory)
+            return result
+        finally:
+            report.close()
+            if tracker:
+                tracker.finish()
+
+    def _result(self, module: MaskedLanguageModel, seconds: float) -> Result:
+        config, model = self.config, self.config.backbone
+        seen = self.data.schedule.totals(config.train.steps)
+        provenance = results.provenance()
+        return Result(
+            row=config.name,
+            stage=STAGE,
+            scores=[score(split, *module.scored[split]) for split in EVALUATIONS],
+            hidden_size=model.hidden_size,
+            num_layers=model.num_layers,
+            num_heads=model.num_heads,
+            scale=asdict(config.scale),
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            seed=config.seed,
+            steps=config.train.steps,
+            tokens=seen.tokens,
+            residues=seen.residues,
+            epochs=seen.epochs,
+            cropped=seen.cropped,
+            flops=model.training_flops(seen.tokens, seen.squares, seen.targets),
+            seconds=seconds,
+            mfu=None,
+            precision=self.machine.precision,
+            processes=config.strategy.processes,
+            threads=self.machine.threads,
+            hardware=self.machine.hardware,
+            versions=provenance.versions,
+            commit=provenance.commit,
+            source=provenance.source,
+            config=config.digest(),
+            data=self.data.corpus.fingerprint,
+        )
+
+
+def score(split: str, sums: np.ndarray, counts: np.ndarray) -> Score:
+    """Perplexity over all masked residues of a split, given each protein's summed loss and their number."""
+    value = math.exp(sums.sum() / counts.sum())
+    return Score("masked_language_model", split, "perplexity", value, None, None, len(sums))

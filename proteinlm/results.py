@@ -1,0 +1,158 @@
+"""What a stage leaves behind: ``result.json``, ``config.yaml`` and ``stamp.json``. Needs neither torch nor a log file.
+
+Tables and figures are made from these records alone.
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from proteinlm.config import RunConfig
+from proteinlm.errors import InputError
+from proteinlm.files import write_text
+
+ROOT = Path(__file__).parents[1]
+RESULT, CONFIG, STAMP = "result.json", "config.yaml", "stamp.json"
+_PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "pyarrow", "hydra-core", "proteinlm")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of one split, with its 95 % bootstrap interval over the split's `n` proteins."""
+
+    task: str
+    split: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one stage of one row reached, and all that is needed to judge it."""
+
+    row: str
+    stage: str
+    scores: list[Score]
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    scale: dict[str, int]
+    """Divisors that made this shape from the row's full one."""
+    parameters: int
+    seed: int
+    steps: int
+    tokens: int
+    residues: int
+    epochs: float
+    cropped: int
+    """Proteins longer than the positions that gave a crop."""
+    flops: float
+    seconds: float
+    """Training time over all attempts, without start-up."""
+    mfu: float | None
+    """Share of the hardware's peak, where the peak is known."""
+    precision: str
+    processes: int
+    threads: int
+    hardware: str
+    versions: dict[str, str]
+    commit: str
+    source: str
+    config: str
+    data: str
+
+    def save(self, directory: Path) -> None:
+        write_text(directory / RESULT, json.dumps(asdict(self), indent=2) + "\n")
+
+    def score(self, task: str, split: str, metric: str) -> Score | None:
+        return next((s for s in self.scores if (s.task, s.split, s.metric) == (task, split, metric)), None)
+
+
+def load(file: Path) -> Result:
+    """Read one ``result.json``."""
+    try:
+        values = json.loads(file.read_text())
+        return Result(**{**values, "scores": [Score(**score) for score in values["scores"]]})
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file}: not a result record of this version ({error})") from None
+
+
+def load_all(directory: Path) -> list[Result]:
+    """Every result below `directory`."""
+    return [load(file) for file in sorted(directory.rglob(RESULT))]
+
+
+def claim(directory: Path, config: RunConfig) -> None:
+    """Make `directory` the home of `config`, or refuse if it is another's."""
+    file = directory / CONFIG
+    if file.exists():
+        known = OmegaConf.to_object(OmegaConf.load(file))
+        difference = _difference(known, asdict(config), RunConfig.IRRELEVANT)
+        if difference:
+            raise InputError(
+                f"{directory} belongs to another config ({difference}): choose another name or group, or remove it"
+            )
+    write_text(file, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+
+
+def write_stamp(directory: Path, **facts: str | int) -> None:
+    """Record what ran here and on what, for each attempt of the stage."""
+    file = directory / STAMP
+    attempts = json.loads(file.read_text()) if file.exists() else []
+    attempts.append({"command": sys.argv, "host": platform.node(), **asdict(provenance()), **facts})
+    write_text(file, json.dumps(attempts, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Which code a process runs: commit, fingerprint of the files themselves, and package versions."""
+
+    commit: str
+    source: str
+    versions: dict[str, str]
+
+
+@cache
+def provenance() -> Provenance:
+    return Provenance(_commit(), _source(), {name: version(name) for name in _PACKAGES})
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _source() -> str:
+    """Fingerprint of the code that computes results, committed or not."""
+    files = [file for folder in ("proteinlm", "experiments") for file in sorted((ROOT / folder).rglob("*.py"))]
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.relative_to(ROOT)}\0".encode() + file.read_bytes() + b"\0")
+    return whole.hexdigest()[:12]
+
+
+def _difference(known: object, wanted: object, irrelevant: frozenset[str], knob: str = "") -> str | None:
+    """The first knob in which two nested values differ, or None."""
+    if knob in irrelevant:
+        return None
+    if isinstance(known, dict) and isinstance(wanted, dict):
+        for key in [*known, *(wanted.keys() - known.keys())]:
+            inner = f"{knob}.{key}" if knob else str(key)
+            if found := _difference(known.get(key), wanted.get(key), irrelevant, inner):
+                return found
+        return None
+    return None if known == wanted else f"{knob} is {known} there and {wanted} here"

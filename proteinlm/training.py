@@ -1,0 +1,231 @@
+"""What every training stage shares: the machine it runs on, the Trainer, checkpoints and progress."""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from proteinlm import checkpoint, launch, parallel
+from proteinlm.config import RunConfig, StrategyConfig, TrainConfig
+from proteinlm.data.loader import MaskedBatch
+from proteinlm.errors import InputError
+from proteinlm.files import write_text
+from proteinlm.tracking import Tracker
+
+PROGRESS = "progress.json"
+"""In the run directory: how far the stage is, for whoever watches from outside."""
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and tips, not its warnings
+warnings.filterwarnings("ignore", module="lightning", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", module="lightning", message=".*does not have many workers.*")
+warnings.filterwarnings(
+    "ignore", module="lightning", message=".*number of training batches.*smaller than the logging.*"
+)
+warnings.filterwarnings("ignore", module="lightning", message=".*recommended to use `self.log.*sync_dist.*")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a process computes on."""
+
+    accelerator: str
+    precision: str
+    threads: int
+    hardware: str
+
+
+def settle(train: TrainConfig, strategy: StrategyConfig) -> Machine:
+    """Choose accelerator, precision and threads, and tell torch."""
+    if train.accelerator == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
+    cuda = train.accelerator != "cpu" and torch.cuda.is_available()
+    allotted = int(os.environ.get("OMP_NUM_THREADS", 0)) or launch.physical_cores() // strategy.devices
+    threads = train.threads or max(1, allotted)
+    torch.set_num_threads(threads)
+    fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_multiplies_bf16()
+    precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
+    hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {launch.physical_cores()} cores"
+    return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
+
+
+def build_trainer(config: RunConfig, machine: Machine, directory: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    """A Trainer whose epochs are the stretches between two validations."""
+    return L.Trainer(
+        accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
+        devices=config.strategy.devices,
+        num_nodes=config.strategy.nodes,
+        strategy=parallel.strategy(config.strategy),
+        precision="bf16-mixed" if machine.precision == "bf16-mixed" else "32-true",
+        max_steps=config.train.steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.train.micro_batches // config.strategy.processes,
+        gradient_clip_val=config.optim.max_grad_norm or None,
+        reload_dataloaders_every_n_epochs=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        plugins=[checkpoint.WholeCheckpoints()],
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=directory,
+    )
+
+
+class Checkpoints(L.Callback):
+    """Saves at step boundaries, `seconds` apart, and after each validation.
+
+    All processes must agree on when: the first measures how long a step takes, and tells the others with each
+    checkpoint how many steps the next is away.
+    """
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory, self.seconds = directory, seconds
+        self.due = 1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved, self.saved_at = trainer.global_step, time.monotonic()
+        self.due = trainer.global_step + 1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        validates_next = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if trainer.global_step >= self.due and trainer.global_step > self.saved and not validates_next:
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        step = trainer.global_step
+        steps, elapsed = step - self.saved, time.monotonic() - self.saved_at
+        trainer.save_checkpoint(checkpoint.path(self.directory, step))
+        if trainer.is_global_zero:
+            checkpoint.discard_old(self.directory)
+        apart = max(1, int(steps * self.seconds / max(elapsed, 1e-9))) if steps else 1
+        # the first step is slow: do not let it decide for long
+        apart = trainer.strategy.broadcast(min(apart, max(1, 10 * steps)))
+        self.saved, self.saved_at, self.due = step, time.monotonic(), step + apart
+
+
+class Report(L.Callback):
+    """Loss, perplexity, speed and time left: on the screen, in the tracker, and in ``progress.json``."""
+
+    LINE_SECONDS = 15.0
+    """Between lines where there is no terminal to draw a bar on."""
+
+    def __init__(self, name: str, directory: Path, tracker: Tracker | None, steps: int) -> None:
+        self.name, self.directory, self.tracker, self.steps = name, directory, tracker, steps
+        self.every = max(1, steps // 500)
+        self.seconds = 0.0  # of training, over all attempts
+        self.last: dict[str, float] = {}
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds + time.monotonic() - self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds = state_dict["seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = self.lined = self.watched = time.monotonic()
+        self.first_step, self.residues = trainer.global_step, 0
+        if trainer.is_global_zero and self.console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+            self.bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=self.console)
+            self.bar.start()
+            self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: MaskedBatch, batch_idx: int
+    ) -> None:
+        self.residues += batch.residues * trainer.world_size
+        step = trainer.global_step
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if step % self.every and step != self.steps:
+            pl_module.step_loss.zero_()
+            return
+        loss = pl_module.loss_of_step()
+        if not trainer.is_global_zero:
+            return
+        rate = self.residues / (time.monotonic() - self.began)
+        self.last.update({"train/loss": loss, "train/perplexity": math.exp(min(20.0, loss))})
+        if self.tracker:
+            figures = {
+                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "progress/residues_per_second": rate,
+            }
+            self.tracker.log({**self.last, **figures}, step)
+        self._show(step, rate)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if trainer.state.fn == "fit":
+            if self.tracker:
+                self.tracker.log(scores, trainer.global_step)
+            self.last.update(scores)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.seconds += time.monotonic() - self.began
+        self.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _show(self, step: int, rate: float) -> None:
+        now = time.monotonic()
+        left = (now - self.began) / max(1, step - self.first_step) * (self.steps - step)
+        figures = (
+            f"loss {self.last['train/loss']:.3f}  perplexity {self.last['train/perplexity']:.2f}  {rate:,.0f} res/s"
+        )
+        if self.bar:
+            self.bar.update(self.task, completed=step, figures=figures)
+        elif now - self.lined >= self.LINE_SECONDS or step == self.steps:
+            self.lined = now
+            print(f"{self.name}  step {step}/{self.steps}  {figures}  {_clock(left)} left", file=sys.stderr, flush=True)
+        if now - self.watched >= 1:
+            self.watched = now
+            seen = {"name": self.name, "step": step, "steps": self.steps, "left": left, **self.last}
+            write_text(self.directory / PROGRESS, json.dumps(seen))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "CPU"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for it; emulated, bf16 is slower than fp32."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,119 @@
+"""Every record has its turn exactly once an epoch, in steps that do not depend on the number of processes."""
+
+import itertools
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from proteinlm import vocabulary
+from proteinlm.data.loader import MaskedProteins, ShareOfSteps, validation_loader
+from proteinlm.data.packing import Schedule, lay_out, pack
+from proteinlm.data.sequences import Sequences
+from proteinlm.errors import InputError
+
+LONGEST = 60
+
+
+@pytest.fixture(scope="module")
+def sequences() -> Sequences:
+    return random_sequences(200, shortest=5, longest=100)
+
+
+def random_sequences(count: int, shortest: int, longest: int) -> Sequences:
+    generator = np.random.default_rng(0)
+    letters = np.array(list(vocabulary.AMINO_ACIDS))
+    proteins = ["".join(generator.choice(letters, n)) for n in generator.integers(shortest, longest + 1, count)]
+    return Sequences(pa.chunked_array([pa.array(proteins[i : i + 64], pa.large_string()) for i in range(0, count, 64)]))
+
+
+def schedule(sequences: Sequences, **changes: int) -> Schedule:
+    settings = {"longest": LONGEST, "budget": 300, "per_step": 4, "seed": 1, "mask_percent": 15} | changes
+    return Schedule(sequences.lengths(), **settings)
+
+
+def test_an_epoch_visits_each_record_once_within_the_budget(sequences: Sequences):
+    for epoch in range(3):
+        pieces = schedule(sequences).epoch(epoch)
+        assert sorted(np.concatenate(pieces)) == list(range(len(sequences)))
+        tokens = [np.minimum(sequences.lengths()[piece], LONGEST).sum() + len(piece) for piece in pieces]
+        assert max(tokens) <= 300
+        assert all(a + b > 300 for a, b in itertools.pairwise(tokens)), "two neighbours would have fitted in one"
+
+
+def test_epochs_and_seeds_differ_and_repeat(sequences: Sequences):
+    first = np.concatenate(schedule(sequences).epoch(0))
+    assert np.array_equal(first, np.concatenate(schedule(sequences).epoch(0)))
+    assert not np.array_equal(first, np.concatenate(schedule(sequences).epoch(1)))
+    assert not np.array_equal(first, np.concatenate(schedule(sequences, seed=2).epoch(0)))
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_each_step(sequences: Sequences, world: int):
+    plan = schedule(sequences)
+    whole = [micro_batch for step in plan.steps(0, 30) for micro_batch in step]
+    shares = [list(ShareOfSteps(plan, 0, 30, rank, world)) for rank in range(world)]
+    merged = sorted((m for share in shares for m in share), key=lambda m: m.number)
+    assert [m.number for m in merged] == list(range(len(whole)))
+    assert all(np.array_equal(a.records, b.records) for a, b in zip(merged, whole, strict=True))
+    assert {m.step_targets for m in merged[:4]} == {whole[0].step_targets}
+
+
+def test_starting_in_the_middle_gives_the_rest(sequences: Sequences):
+    plan = schedule(sequences)  # about 30 micro-batches an epoch: step 7 reaches into the second
+    whole = list(plan.steps(0, 20))
+    for first in (1, 7, 8, 19):
+        for ours, theirs in zip(plan.steps(first, 20), whole[first:], strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                assert (a.number, a.epoch, a.step_targets) == (b.number, b.epoch, b.step_targets)
+                assert np.array_equal(a.records, b.records)
+    assert {m.epoch for step in whole for m in step} >= {0, 1, 2}
+
+
+def test_totals_are_what_the_steps_contain(sequences: Sequences):
+    plan = schedule(sequences)
+    totals = plan.totals(9)
+    lengths = np.concatenate([np.minimum(sequences.lengths()[m.records], LONGEST) for s in plan.steps(0, 9) for m in s])
+    assert totals.residues == lengths.sum()
+    assert totals.tokens == lengths.sum() + len(lengths)
+    assert totals.squares == ((lengths + 1) ** 2).sum()
+    assert totals.targets == sum(-(-15 * n // 100) for n in lengths)
+    assert totals.targets == sum(step[0].step_targets for step in plan.steps(0, 9))
+
+
+def test_a_long_protein_gives_a_crop_that_varies_by_epoch_alone(sequences: Sequences):
+    record = int(sequences.lengths().argmax())
+    letters = sequences.tokens(record)
+    crops = set()
+    for epoch in range(8):
+        packed = pack(sequences, np.array([record]), longest=LONGEST, seed=0, epoch=epoch)
+        again = pack(sequences, np.array([0, record, 5]), longest=LONGEST, seed=0, epoch=epoch)
+        tokens = packed.tokens.numpy()
+        assert len(tokens) == LONGEST + 1
+        assert np.array_equal(tokens, again.tokens.numpy()[again.starts[1] : again.starts[2]])
+        windows = np.lib.stride_tricks.sliding_window_view(letters, LONGEST)
+        crops.add(int((windows == tokens[1:]).all(1).argmax()))
+        assert (windows == tokens[1:]).all(1).any()
+    assert len(crops) > 2
+
+
+def test_packed_tokens_are_the_proteins_each_after_cls():
+    packed = lay_out([np.frombuffer(protein, np.uint8) for protein in (b"ACD", b"mk", b"W")])
+    assert vocabulary.decode(packed.tokens.numpy()) == "[CLS]ACD[CLS]MK[CLS]W"
+    assert packed.starts.tolist() == [0, 4, 7, 9]
+    assert (packed.longest, packed.proteins) == (4, 3)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_validation_scores_each_record_once(sequences: Sequences, world: int):
+    proteins = MaskedProteins(sequences, longest=LONGEST, mask_percent=15, seed=0)
+    loaders = [
+        validation_loader(proteins, budget=300, tokens=0, rank=rank, world=world, workers=0, pin_memory=False)
+        for rank in range(world)
+    ]
+    assert sorted(r for loader in loaders for batch in loader for r in batch.records.tolist()) == list(range(200))
+
+
+def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Sequences):
+    with pytest.raises(InputError, match=r"train.micro_batch_tokens=60 cannot hold .*60 residues"):
+        schedule(sequences, budget=60)
