@@ -165,13 +165,12 @@ class Report(L.Callback):
         if not trainer.is_global_zero:
             return
         rate = self.residues / (time.monotonic() - self.began)
-        self.last.update({"train/loss": loss, "train/perplexity": math.exp(min(20.0, loss))})
+        figures = {"train/loss": loss, "train/perplexity": math.exp(min(20.0, loss))}
+        self.last.update(figures)
         if self.tracker:
-            figures = {
-                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                "progress/residues_per_second": rate,
-            }
-            self.tracker.log({**self.last, **figures}, step)
+            figures["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+            figures["progress/residues_per_second"] = rate
+            self.tracker.log(figures, step)
         self._show(step, rate)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

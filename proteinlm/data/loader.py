@@ -12,6 +12,7 @@ from proteinlm.data.masking import Masked, mask
 from proteinlm.data.packing import MicroBatch, Schedule, cut, pack, targets_of
 from proteinlm.data.randomness import Purpose, key
 from proteinlm.data.sequences import Sequences
+from proteinlm.errors import InputError
 
 PINNED_SEED = 0
 """Validation masks do not depend on a run's seed, so that runs can be compared."""
@@ -87,6 +88,11 @@ def validation_loader(
         lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths + 1), tokens, side="right")))]
     order = np.argsort(lengths, kind="stable")
     pieces = cut(order, lengths[order] + 1, budget)
+    if len(order) < world:
+        raise InputError(f"data: {len(order)} proteins to score are fewer than strategy's {world} processes")
+    while len(pieces) < world:  # no process may stay without work: the others would wait for it
+        largest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
+        pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
     plans = [
         MicroBatch(index, 0, records, int(targets_of(lengths[records], proteins.mask_percent).sum()))
         for index, records in enumerate(pieces)

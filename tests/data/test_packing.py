@@ -104,7 +104,7 @@ def test_packed_tokens_are_the_proteins_each_after_cls():
     assert (packed.longest, packed.proteins) == (4, 3)
 
 
-@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("world", [1, 3, 200])
 def test_validation_scores_each_record_once(sequences: Sequences, world: int):
     proteins = MaskedProteins(sequences, longest=LONGEST, mask_percent=15, seed=0)
     loaders = [
