@@ -90,7 +90,10 @@ def test_the_digest_sees_what_matters_only():
         (lambda: ModelConfig(64, 2, 4, dropout=1.0), r"model.dropout=1.0"),
         (lambda: ModelConfig(64, 2, 4, head_activation="relu"), r"model.head_activation=relu"),
         (lambda: ScaleConfig(hidden_size=3).apply(ModelConfig(64, 2, 4)), r"scale.hidden_size=3 does not divide"),
-        (lambda: TrainConfig(step_tokens=1000, micro_batch_tokens=300), r"train.micro_batch_tokens=300 does not divide"),
+        (
+            lambda: TrainConfig(step_tokens=1000, micro_batch_tokens=300),
+            r"train.micro_batch_tokens=300 does not divide",
+        ),
         (lambda: TrainConfig(precision="fp8"), r"train.precision=fp8"),
         (lambda: OptimConfig(learning_rate=1e-6), r"optim.min_learning_rate"),
         (lambda: composed("pretrain", "strategy=ddp", "strategy.devices=3"), r"strategy.devices.*3 does not divide"),
@@ -136,6 +139,8 @@ def test_printing_the_config_imports_no_torch(tmp_path: Path):
         "runpy.run_module('experiments.pretrain', run_name='__main__');"
         "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env=environment(), text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, env=environment(), text=True
+    )
     assert ended.returncode == 0
     assert "hidden_size: 64" in ended.stdout

@@ -23,7 +23,9 @@ def everything(directory: Path) -> dict[str, bytes]:
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path: Path):
     pretraining.run(composed(*SMALL, f"output={tmp_path}", "train.tokens=4096"))
     before = everything(tmp_path)
-    with pytest.raises(InputError, match=r"single/tiny/pretrain belongs to another config \(train.tokens is 4096 there and 8192"):
+    with pytest.raises(
+        InputError, match=r"single/tiny/pretrain belongs to another config \(train.tokens is 4096 there and 8192"
+    ):
         pretraining.run(composed(*SMALL, f"output={tmp_path}", "train.tokens=8192"))
     assert everything(tmp_path) == before
 
@@ -75,7 +77,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own; needs the right to mount one."""
     mount = tmp_path / "disk"
     mount.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(mount)], capture_output=True, text=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(mount)], capture_output=True, text=True
+    )
     if made.returncode:
         pytest.skip(f"cannot mount a small disk here: {made.stderr.strip()}")
     yield mount
