@@ -87,9 +87,8 @@ def watch(directory: Path, process: subprocess.Popen[bytes]) -> None:
                     told.add(row)
                     result = results.load(directory / row / STAGES[-1] / results.RESULT)
                     scores = ", ".join(f"{s.split} {s.metric} {s.value:.2f}" for s in result.scores)
-                    console.print(
-                        f"[{len(told)}/{len(TABLE7)}] {row}: {scores}, {result.seconds:.0f} s", highlight=False
-                    )
+                    line = f"[{len(told)}/{len(TABLE7)}] {row}: {scores}, {result.seconds:.0f} s"
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
             if console.is_terminal:
                 live.update(_view(directory, told), refresh=True)
             if ended:

@@ -18,7 +18,7 @@ from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.results import Result, Score
 
-PERPLEXITIES = {"valid": "Perplexity, valid", "holdout": "Perplexity, held-out families"}
+PERPLEXITIES = {"valid": "Perplexity (95 %)", "holdout": "of held-out families (95 %)"}
 
 
 class Row(NamedTuple):
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"table: {problem}", file=sys.stderr)
     if problems and not options.partial:
         return 1
-    Console().print(render(rows))
+    Console(width=None if sys.stdout.isatty() else 140).print(render(rows))
     print(caption(rows))
     write_text(options.directory / "table7.json", json.dumps(as_records(rows), indent=2) + "\n")
     write_text(options.directory / "table7.csv", as_csv(rows))
@@ -70,7 +70,8 @@ def find_problems(rows: list[Row]) -> list[str]:
 
 
 def render(rows: list[Row]) -> Table:
-    table = Table("Model", title="Depth and width of protein language models")
+    table = Table(title="Depth and width of protein language models")
+    table.add_column("Model", no_wrap=True)
     for title in ("Parameters", "full size", *PERPLEXITIES.values(), "Tokens", "Seconds"):
         table.add_column(title, justify="right")
     for cells in _cells(rows):

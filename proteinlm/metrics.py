@@ -99,6 +99,22 @@ class ResidueAccuracy(RecordMetric):
         return {"accuracy": Scores(record, right / np.maximum(labelled, 1), labelled)}
 
 
+class ResidueLoss(RecordMetric):
+    """Mean ``loss`` of the residues to recover, in nats; proteins are the records. Its exponential is the perplexity."""
+
+    def __init__(self) -> None:
+        super().__init__(columns=2)
+
+    def update(self, losses: Tensor, positions: Tensor, starts: Tensor, records: Tensor) -> None:
+        """Add the `losses` (K,) of the tokens at `positions` (K,), rising; `starts` as in `ResidueAccuracy`."""
+        ends = torch.searchsorted(positions, starts[: len(records) + 1].to(positions.dtype))
+        self._append(records, _sums(losses.double(), ends), ends.diff())
+
+    def samples(self, record: np.ndarray, rows: np.ndarray) -> dict[str, Sample]:
+        total, targets = rows.T
+        return {"loss": Scores(record, total / np.maximum(targets, 1), targets)}
+
+
 class ProteinAccuracy(RecordMetric):
     """Share of the proteins whose most likely class is right (``accuracy``): top-1."""
 

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -24,6 +23,7 @@ from proteinlm.data.loader import (
 )
 from proteinlm.data.packing import Schedule
 from proteinlm.files import owned
+from proteinlm.intervals import Sample, bootstrap
 from proteinlm.results import Result, Score
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.tracking import Tracker
@@ -149,7 +149,7 @@ class Pretraining:
         return Result(
             row=config.name,
             stage=STAGE,
-            scores=[score(split, *module.scored[split]) for split in EVALUATIONS],
+            scores=[score(split, module.scored[split]) for split in EVALUATIONS],
             hidden_size=model.hidden_size,
             num_layers=model.num_layers,
             num_heads=model.num_heads,
@@ -176,7 +176,7 @@ class Pretraining:
         )
 
 
-def score(split: str, sums: np.ndarray, counts: np.ndarray) -> Score:
-    """Perplexity over all masked residues of a split, given each protein's summed loss and their number."""
-    value = math.exp(sums.sum() / counts.sum())
-    return Score("masked_language_model", split, "perplexity", value, None, None, len(sums))
+def score(split: str, losses: Sample) -> Score:
+    """Perplexity over all masked residues of a split, with its interval over proteins."""
+    low, high = (math.exp(bound) for bound in bootstrap(losses))
+    return Score("masked_language_model", split, "perplexity", math.exp(losses.estimate()), low, high, losses.n)

@@ -20,6 +20,7 @@ from proteinlm.metrics import (
     RecordMetric,
     Regression,
     ResidueAccuracy,
+    ResidueLoss,
 )
 
 
@@ -262,3 +263,15 @@ def test_processes_with_uneven_shares_report_what_one_would(tmp_path: Path):
         for rank in range(processes):
             for reported in torch.load(tmp_path / f"{processes}-{rank}.pt"):
                 assert reported == expected  # to the last bit, and again after the states were given back
+
+
+def test_residue_loss_is_the_mean_over_targets_of_each_protein():
+    metric = ResidueLoss()
+    losses, positions = torch.tensor([1.0, 2.0, 6.0, 0.5]), torch.tensor([1, 4, 6, 11])
+    starts = torch.tensor([0, 5, 8, 10, 12, 12], dtype=torch.int32)  # the third protein has no target, then a filler
+    metric.update(losses, positions, starts, torch.tensor([3, 1, 0, 2]))
+    sample = metric.per_record()["loss"]
+    assert sample.record.tolist() == [0, 1, 2, 3]
+    assert sample.value.tolist() == [[0.0, 6.0, 0.5, 1.5]]
+    assert sample.weight.tolist() == [0, 1, 1, 2]
+    assert sample.estimate() == pytest.approx(9.5 / 4)
