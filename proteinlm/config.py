@@ -200,6 +200,17 @@ class SyntheticDataConfig(DataConfig):
 
 
 @dataclass
+class FilesDataConfig(DataConfig):
+    """Real proteins: a directory as published, or a store made of it (`proteinlm.data.store`)."""
+
+    name: str = "files"
+    root: str = MISSING
+    """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, or both."""
+    cache: str = ""
+    """Where the store is built on first use; by default the user's cache directory."""
+
+
+@dataclass
 class StrategyConfig:
     """How one model is spread over processes: ``nodes * devices`` of them."""
 
@@ -301,6 +312,7 @@ def register_schema() -> None:
     store.store(group="model", name="schema", node=ModelConfig)
     store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
+    store.store(group="data", name="files_schema", node=FilesDataConfig)
     store.store(group="strategy", name="schema", node=StrategyConfig)
     store.store(group="tracking", name="schema", node=TrackingConfig)
 

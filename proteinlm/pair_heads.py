@@ -1,7 +1,7 @@
 """What is read off pairs of residues: contact maps, without ever building the features of all pairs at once. Pure PyTorch.
 
 The paper's head is `PairMLP` (ProteinLM ``megatron/model/token_pair_classification.py``); `PairLinear` is TAPE's, and
-`PairResidualNetwork` that of the authors' fork of TAPE, whence part of the published numbers. See `heads` for what heads take.
+`PairResidualNetwork` that of the authors' fork of TAPE, whence part of the published numbers.
 
 L residues of one protein, R of its rows, H hidden size, W width of a layer, C classes.
 """
