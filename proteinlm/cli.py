@@ -3,6 +3,7 @@
 import typer
 
 from proteinlm import launch
+from proteinlm.data import commands as data
 from proteinlm.errors import InputError
 
 app = typer.Typer(
@@ -13,9 +14,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Without this, typer would make a sole command the whole program."""
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ def job(module: str, processes_here: int, log: Path | None, run: Callable[[], No
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    follow_parent()  # a worker of the launcher comes here without having passed `entry`
     in_group = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
     if in_group or (processes_here == 1 and not sweeping):
@@ -89,6 +90,7 @@ def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path 
         raise InputError(f"{module} {' '.join(overrides)}: exit code {code}" + (f", see {log}" if log else ""))
 
 
+@functools.cache
 def follow_parent() -> None:
     """End this process when the one named by `PARENT` ends, even if it was killed; else name this one to descendants."""
     parent = os.environ.get(PARENT)

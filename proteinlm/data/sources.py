@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
-from proteinlm.config import DataConfig, SyntheticDataConfig
+from proteinlm.config import DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -22,7 +23,18 @@ def corpus(config: DataConfig) -> Corpus:
     """Open the pretraining corpus that `config` names."""
     if isinstance(config, SyntheticDataConfig):
         return _synthetic(config)
-    raise InputError(f"data={config.name} is not one of synthetic")
+    if isinstance(config, FilesDataConfig):
+        return _files(config)
+    raise InputError(f"data={config.name} is not one of synthetic, files")
+
+
+def _files(config: FilesDataConfig) -> Corpus:
+    from proteinlm.data import layout, store
+
+    cache = Path(config.cache).expanduser() if config.cache else store.default_cache()
+    opened = store.ensure(Path(config.root).expanduser(), cache)
+    splits = {split: opened.sequences(layout.PRETRAIN, split) for split in SPLITS}
+    return Corpus(splits, opened.fingerprint(layout.PRETRAIN))
 
 
 def _synthetic(config: SyntheticDataConfig) -> Corpus:

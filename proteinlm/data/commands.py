@@ -1,0 +1,119 @@
+"""``proteinlm data``: build, check and show stores, and fetch published data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proteinlm.errors import InputError
+
+if TYPE_CHECKING:
+    from proteinlm.data.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="Build, check and show stores of proteins; fetch published data.")
+fetch_app = typer.Typer(no_args_is_help=True, help="Fetch published data.")
+app.add_typer(fetch_app, name="fetch")
+
+Root = Annotated[
+    Path,
+    typer.Argument(help="Directory with pretrain/pretrain_<split>.fasta[.gz|.xz], or in TAPE's layout."),
+]
+StoreOrRoot = Annotated[Path, typer.Argument(help="A store, or the directory that it was built from.")]
+To = Annotated[Path | None, typer.Option("--to", help="Where the store goes. Default: the cache that training uses.")]
+Directory = Annotated[Path, typer.Option("--to", help="Where the data go, one directory for each task.")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Fetch this task; may be repeated. Default: all.")]
+Mirror = Annotated[str, typer.Option("--from", help="Address of a mirror. Default: where TAPE's authors keep them.")]
+
+
+@app.command()
+def build(root: Root, to: To = None) -> None:
+    """Convert everything under ROOT into a store; what is already converted is kept."""
+    from proteinlm.data import building, store
+
+    with _errors(), _stoppable():
+        target = to or building.place(root, store.default_cache())
+        building.build(root, target)
+        _print(store.open(target))
+
+
+@app.command()
+def check(directory: StoreOrRoot) -> None:
+    """Compare every byte of a store, and of its sources if they are still there, with its manifest."""
+    from proteinlm.data import building
+
+    with _errors():
+        for task, split, records, source_is_there in building.check(_store(directory)):
+            source = "as built" if source_is_there else "not there any more"
+            typer.echo(f"{task} {split}: {records} records as in the manifest, source {source}")
+
+
+@app.command()
+def show(directory: StoreOrRoot) -> None:
+    """Show the tasks and splits of a store, their sources and columns."""
+    from proteinlm.data import store
+
+    with _errors():
+        _print(store.open(_store(directory)))
+
+
+@fetch_app.command()
+def tape(to: Directory = Path("data"), only: Only = None, mirror: Mirror = "") -> None:
+    """Fetch TAPE's five tasks (120 MB, unpacked 2 GB) and its Pfam (7.7 GB, unpacked 19 GB)."""
+    from proteinlm.data.fetch import ADDRESS, fetch_all
+
+    with _errors(), _stoppable():
+        for task, is_new in fetch_all(to, tuple(only or ()), mirror or ADDRESS):
+            typer.echo(f"{to / task}: {'fetched' if is_new else 'already there'}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One line on standard error and exit code 2 for what the user can repair."""
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Clean up when asked to terminate, as a scheduler does, the same way as on Ctrl-C."""
+    import signal
+
+    def stop(number: int, frame: object) -> None:
+        raise typer.Exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _store(directory: Path) -> Path:
+    """The store meant by its own directory or by that of its sources."""
+    from proteinlm.data import building, manifest, store
+
+    place = building.place(directory, store.default_cache())
+    return place if not manifest.is_store(directory) and manifest.is_store(place) else directory
+
+
+def _print(content: "Store") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "split", "records", "residues", "source", "columns", box=None)
+    for column in table.columns[2:4]:
+        column.justify = "right"
+    for task in content.tasks:
+        for name, split in content.splits(task).items():
+            columns = ", ".join(f"{column}: {kind}" for column, kind in split.columns.items())
+            table.add_row(task, name, f"{split.records:,}", f"{split.residues:,}", split.source.path, columns)
+    console = Console()
+    console.print(f"{content.directory} (from {content.manifest.root})", soft_wrap=True)
+    for task in content.tasks:
+        console.print(f"{task}: fingerprint {content.fingerprint(task)}", highlight=False)
+    console.print(table)

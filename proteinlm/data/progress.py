@@ -1,0 +1,56 @@
+"""A progress bar for what takes longer than two seconds, if somebody is there to see it."""
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, final
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+_PATIENCE = 2.0  # seconds
+
+
+@final
+class Bar:
+    """Bytes done out of `total`, shown on standard error once it took two seconds, and only if that is a terminal."""
+
+    def __init__(self, title: str, total: int | None) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.shown_from = time.monotonic() + _PATIENCE if sys.stderr.isatty() else float("inf")
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def advance(self, count: int) -> None:
+        """Count `count` more bytes as done."""
+        self.done += count
+        if time.monotonic() < self.shown_from:
+            return
+        if self.progress is None:
+            self.progress = _started(self.title, self.total)
+        self.progress.update(self.progress.task_ids[0], completed=self.done)
+
+
+def _started(title: str, total: int | None) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress.add_task(title, total=total)
+    progress.start()
+    return progress
