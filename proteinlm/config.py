@@ -8,6 +8,7 @@ key or a wrong type; the ``__post_init__`` checks reject impossible values, nami
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from omegaconf import MISSING
@@ -16,7 +17,20 @@ from proteinlm.errors import InputError
 
 
 @dataclass
-class ModelConfig:
+class StartConfig:
+    """What fine-tuning starts from: a shape with random weights, or pretrained weights, which know their shape."""
+
+
+@dataclass
+class PretrainedConfig(StartConfig):
+    """Weights that an earlier run saved."""
+
+    path: str = MISSING
+    """Their directory, as in ``runs/single/tiny/pretrain/model``."""
+
+
+@dataclass
+class ModelConfig(StartConfig):
     """Shape of the backbone (paper section 3.2; ProteinLM ``megatron/model/transformer.py``)."""
 
     hidden_size: int = MISSING
@@ -118,21 +132,11 @@ class OptimConfig:
 
 
 @dataclass
-class TrainConfig:
-    """Budget and batches, in tokens: residues and one [CLS] per protein."""
+class MachineConfig:
+    """How a process computes and how it keeps its progress."""
 
-    tokens: int = 10_000_000
-    """Budget of the whole run; rounded up to whole steps."""
-    step_tokens: int = 16_384
-    """Global batch of one optimiser step, over all processes and micro-batches."""
-    micro_batch_tokens: int = 4_096
-    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
     precision: str = "auto"
     """``auto`` (bf16-mixed where the hardware multiplies bf16 fast, else fp32), ``fp32`` or ``bf16-mixed``."""
-    validations: int = 10
-    """How often the validation sets are scored, evenly spread; the last is at the end."""
-    validation_tokens: int = 0
-    """Size of each validation set, the first so many tokens of it; 0 takes all."""
     checkpoint_seconds: float = 30.0
     """Longest time between two checkpoints; 0 writes one after every step."""
     workers: int = 0
@@ -143,16 +147,36 @@ class TrainConfig:
     """``auto``, ``cpu`` or ``cuda``."""
 
     def __post_init__(self) -> None:
+        for name in ("checkpoint_seconds", "workers", "threads"):
+            _at_least(0, f"train.{name}", getattr(self, name))
+        _one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
+        _one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+
+
+@dataclass
+class TrainConfig(MachineConfig):
+    """Budget and batches, in tokens: residues and one [CLS] per protein."""
+
+    tokens: int = 10_000_000
+    """Budget of the whole run; rounded up to whole steps."""
+    step_tokens: int = 16_384
+    """Global batch of one optimiser step, over all processes and micro-batches."""
+    micro_batch_tokens: int = 4_096
+    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
+    validations: int = 10
+    """How often the validation sets are scored, evenly spread; the last is at the end."""
+    validation_tokens: int = 0
+    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
             _at_least(1, f"train.{name}", getattr(self, name))
-        for name in ("validation_tokens", "checkpoint_seconds", "workers", "threads"):
-            _at_least(0, f"train.{name}", getattr(self, name))
+        _at_least(0, "train.validation_tokens", self.validation_tokens)
         if self.step_tokens % self.micro_batch_tokens:
             raise InputError(
                 f"train.micro_batch_tokens={self.micro_batch_tokens} does not divide train.step_tokens={self.step_tokens}"
             )
-        _one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
-        _one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
 
     @property
     def micro_batches(self) -> int:
@@ -182,6 +206,79 @@ class MaskedLanguageModelConfig(TaskConfig):
     def __post_init__(self) -> None:
         if not 1 <= self.mask_percent <= 100:
             raise InputError(f"task.mask_percent={self.mask_percent} is not between 1 and 100")
+
+
+@dataclass
+class LabelledTaskConfig(TaskConfig):
+    """A downstream task: what is put on the backbone, and the recipe it is fine-tuned by."""
+
+    head: str = "mlp"
+    """``mlp`` is the paper's; each task's module lists the others."""
+    freeze: str = "none"
+    """``none`` trains every weight; ``backbone`` trains the head alone: a probe."""
+    learning_rate: float = 1e-4
+    """Reached after the warm-up, from where it falls linearly to zero at the end of the budget."""
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    tokens: int = 1_000_000
+    """Budget of each seed, residues and one [CLS] per protein; rounded up to whole steps."""
+    step_tokens: int = 8_192
+    micro_batch_tokens: int = 4_096
+    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
+    validations: int = 20
+    """How often the validation split is scored, evenly spread over the budget; the best weights are kept."""
+    patience: int = 6
+    """Training ends early after so many validations without a better score; 0 never ends it."""
+
+    def __post_init__(self) -> None:
+        for knob in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
+            _at_least(1, f"task.{knob}", getattr(self, knob))
+        _at_least(0, "task.patience", self.patience)
+        _one_of("task.freeze", self.freeze, ("none", "backbone"))
+        if self.step_tokens % self.micro_batch_tokens:
+            raise InputError(
+                f"task.micro_batch_tokens={self.micro_batch_tokens} does not divide task.step_tokens={self.step_tokens}"
+            )
+
+    @property
+    def label(self) -> str:
+        """What the task is called in results and directories."""
+        return self.name
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one step, over all processes."""
+        return self.step_tokens // self.micro_batch_tokens
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tokens // self.step_tokens)
+
+    @property
+    def optim(self) -> "OptimConfig":
+        return OptimConfig(
+            learning_rate=self.learning_rate,
+            min_learning_rate=0.0,
+            warmup_fraction=self.warmup_fraction,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass
+class SecondaryStructureConfig(LabelledTaskConfig):
+    """Helix, strand or coil of every residue (Q3), or the eight states of DSSP (Q8)."""
+
+    name: str = "secondary_structure"
+    classes: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes not in (3, 8):
+            raise InputError(f"task.classes={self.classes} is neither 3 nor 8")
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}_q{self.classes}"
 
 
 @dataclass
@@ -244,8 +341,8 @@ class TrackingConfig:
 
 
 @dataclass
-class RunConfig:
-    """One pretraining run, completely."""
+class StageConfig:
+    """What every stage is told: whose result it makes, where that goes, from which data and on how many processes."""
 
     name: str = MISSING
     """Row of the table or name of the model."""
@@ -253,38 +350,22 @@ class RunConfig:
     """What the run belongs to: the sweep's name. Results go to ``output/group/name/``."""
     output: str = "runs"
     seed: int = 0
-    model: ModelConfig = MISSING
-    scale: ScaleConfig = field(default_factory=ScaleConfig)
-    task: TaskConfig = MISSING
     data: DataConfig = MISSING
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"name", "group", "output", "tracking"}
+        {"name", "group", "output", "tracking", "data.root", "data.cache"}
         | {f"train.{knob}" for knob in ("checkpoint_seconds", "workers", "threads", "accelerator")}
     )
-    """Knobs that cannot change the result: where it is written, who watches, how often it is saved, what computes it."""
+    """Knobs that cannot change the result: where it is written, who watches, how often it is saved, what computes it, and
+    where the data lie, whose content has a fingerprint."""
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):
             value = getattr(self, knob)
             if not value or value.startswith(".") or "/" in value:
                 raise InputError(f"{knob}={value!r} is not a plain directory name")
-        self.backbone.__post_init__()
-        processes = self.strategy.processes
-        if self.train.micro_batches % processes:
-            raise InputError(
-                f"strategy.devices * strategy.nodes = {processes} does not divide the {self.train.micro_batches} "
-                "micro-batches of a step (train.step_tokens / train.micro_batch_tokens)"
-            )
-
-    @property
-    def backbone(self) -> ModelConfig:
-        """The shape that is built: the model's after the profile's scaling."""
-        return self.scale.apply(self.model)
 
     def digest(self) -> str:
         """Hash of every knob that can change the result."""
@@ -294,8 +375,60 @@ class RunConfig:
             inner = values
             for key in path:
                 inner = inner[key]
-            del inner[last]
+            inner.pop(last, None)
         return digest(values)
+
+
+@dataclass
+class RunConfig(StageConfig):
+    """One pretraining run, completely."""
+
+    model: ModelConfig = MISSING
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    task: TaskConfig = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.backbone.__post_init__()
+        _share_micro_batches(self.train.micro_batches, self.strategy, "train")
+
+    @property
+    def backbone(self) -> ModelConfig:
+        """The shape that is built: the model's after the profile's scaling."""
+        return self.scale.apply(self.model)
+
+
+@dataclass
+class FinetuneConfig(StageConfig):
+    """One task, fine-tuned from one start with several seeds, completely."""
+
+    name: str = ""
+    """Row of the table or name of the model; by default that of the pretraining run, or ``scratch``."""
+    model: StartConfig = MISSING
+    task: LabelledTaskConfig = MISSING
+    train: MachineConfig = field(default_factory=MachineConfig)
+    seeds: int = 3
+    """Runs that differ in the new weights, the order of the proteins and the dropout: `seed`, `seed` + 1, ..."""
+    keep_weights: bool = False
+    """Keep each seed's best weights after the result is written."""
+
+    IRRELEVANT: ClassVar[frozenset[str]] = StageConfig.IRRELEVANT | {"model.path", "keep_weights"}
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            self.name = Path(self.model.path).parents[1].name if isinstance(self.model, PretrainedConfig) else "scratch"
+        super().__post_init__()
+        _at_least(1, "seeds", self.seeds)
+        _share_micro_batches(self.task.micro_batches, self.strategy, "task")
+
+
+@dataclass
+class EvaluateConfig(FinetuneConfig):
+    """Score the weights that a fine-tuning with `keep_weights` left behind."""
+
+    split: str = MISSING
 
 
 def digest(values: Any) -> str:
@@ -309,12 +442,25 @@ def register_schema() -> None:
 
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="finetune_schema", node=FinetuneConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="model", name="pretrained_schema", node=PretrainedConfig)
     store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
+    store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
+    store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
     store.store(group="data", name="files_schema", node=FilesDataConfig)
     store.store(group="strategy", name="schema", node=StrategyConfig)
     store.store(group="tracking", name="schema", node=TrackingConfig)
+
+
+def _share_micro_batches(micro_batches: int, strategy: StrategyConfig, knobs: str) -> None:
+    if micro_batches % strategy.processes:
+        raise InputError(
+            f"strategy.devices * strategy.nodes = {strategy.processes} does not divide the {micro_batches} "
+            f"micro-batches of a step ({knobs}.step_tokens / {knobs}.micro_batch_tokens)"
+        )
 
 
 def _at_least(lowest: int, knob: str, value: float) -> None:

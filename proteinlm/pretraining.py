@@ -46,7 +46,7 @@ def run(config: RunConfig) -> Result:
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         if reports:
-            results.claim(directory, config)
+            results.claim(directory, config, data=data.corpus.fingerprint)
         finished = directory / results.RESULT
         if finished.exists():
             result = results.load(finished)
@@ -125,7 +125,10 @@ class Pretraining:
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
         report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
         saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)
-        trainer = training.build_trainer(self.config, self.machine, self.directory, [report, saving])
+        budget = training.Budget(
+            self.config.train.steps, self.config.train.micro_batches, self.config.optim.max_grad_norm
+        )
+        trainer = training.build_trainer(self.config.strategy, self.machine, budget, self.directory, [report, saving])
         try:
             if step < self.config.train.steps:
                 trainer.fit(module, datamodule=self.data, ckpt_path=latest, weights_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from proteinlm.config import RunConfig
+from proteinlm.config import StageConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 
@@ -71,6 +71,10 @@ class Result:
     source: str
     config: str
     data: str
+    seeds: int = 1
+    """Runs that the scores are means of: `seed`, `seed` + 1, ... What was consumed is the sum over them."""
+    start: str = "scratch"
+    """Fingerprint of the weights that were fine-tuned."""
 
     def save(self, directory: Path) -> None:
         write_text(directory / RESULT, json.dumps(asdict(self), indent=2) + "\n")
@@ -93,17 +97,17 @@ def load_all(directory: Path) -> list[Result]:
     return [load(file) for file in sorted(directory.rglob(RESULT))]
 
 
-def claim(directory: Path, config: RunConfig) -> None:
-    """Make `directory` the home of `config`, or refuse if it is another's."""
-    file = directory / CONFIG
+def claim(directory: Path, config: StageConfig, **inputs: str) -> None:
+    """Make `directory` the home of `config` and of the `inputs` with these fingerprints, or refuse if it is another's."""
+    file, wanted = directory / CONFIG, asdict(config) | {"inputs": inputs}
     if file.exists():
         known = OmegaConf.to_object(OmegaConf.load(file))
-        difference = _difference(known, asdict(config), RunConfig.IRRELEVANT)
+        difference = _difference(known, wanted, config.IRRELEVANT)
         if difference:
             raise InputError(
                 f"{directory} belongs to another config ({difference}): choose another name or group, or remove it"
             )
-    write_text(file, OmegaConf.to_yaml(OmegaConf.create(asdict(config))))
+    write_text(file, OmegaConf.to_yaml(OmegaConf.create(wanted)))
 
 
 def write_stamp(directory: Path, **facts: str | int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import WandbLogger
 
-from proteinlm.config import RunConfig, digest
+from proteinlm.config import StageConfig, digest
 
 METRICS = "metrics.csv"
 
@@ -32,7 +32,7 @@ class MetricsFile:
 class Tracker:
     """All the places that metrics go to, on the process that reports."""
 
-    def __init__(self, config: RunConfig, stage: str, directory: Path, step: int) -> None:
+    def __init__(self, config: StageConfig, stage: str, directory: Path, step: int) -> None:
         self.file = MetricsFile(directory / METRICS, step) if config.tracking.backend != "none" else None
         self.wandb = _wandb(config, stage, directory) if config.tracking.backend == "wandb" else None
 
@@ -49,7 +49,7 @@ class Tracker:
             self.wandb.experiment.finish()
 
 
-def _wandb(config: RunConfig, stage: str, directory: Path) -> WandbLogger:
+def _wandb(config: StageConfig, stage: str, directory: Path) -> WandbLogger:
     """Offline unless WANDB_MODE says otherwise; the run's identity follows from its directory, so it can be resumed."""
     import wandb
 

@@ -2,14 +2,13 @@
 
 import json
 import logging
-import math
 import os
 import sys
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -17,8 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from proteinlm import checkpoint, launch, parallel
-from proteinlm.config import RunConfig, StrategyConfig, TrainConfig
-from proteinlm.data.loader import MaskedBatch
+from proteinlm.config import MachineConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.tracking import Tracker
@@ -45,7 +43,7 @@ class Machine:
     hardware: str
 
 
-def settle(train: TrainConfig, strategy: StrategyConfig) -> Machine:
+def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     """Choose accelerator, precision and threads, and tell torch."""
     if train.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
@@ -59,18 +57,29 @@ def settle(train: TrainConfig, strategy: StrategyConfig) -> Machine:
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
 
 
-def build_trainer(config: RunConfig, machine: Machine, directory: Path, callbacks: list[L.Callback]) -> L.Trainer:
+class Budget(NamedTuple):
+    """How long a Trainer trains, and how it takes a step."""
+
+    steps: int
+    micro_batches: int
+    """Of one step, over all processes."""
+    max_grad_norm: float
+
+
+def build_trainer(
+    strategy: StrategyConfig, machine: Machine, budget: Budget, directory: Path, callbacks: list[L.Callback]
+) -> L.Trainer:
     """A Trainer whose epochs are the stretches between two validations."""
     return L.Trainer(
         accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
-        devices=config.strategy.devices,
-        num_nodes=config.strategy.nodes,
-        strategy=parallel.strategy(config.strategy),
+        devices=strategy.devices,
+        num_nodes=strategy.nodes,
+        strategy=parallel.strategy(strategy),
         precision="bf16-mixed" if machine.precision == "bf16-mixed" else "32-true",
-        max_steps=config.train.steps,
+        max_steps=budget.steps,
         max_epochs=-1,
-        accumulate_grad_batches=config.train.micro_batches // config.strategy.processes,
-        gradient_clip_val=config.optim.max_grad_norm or None,
+        accumulate_grad_batches=budget.micro_batches // strategy.processes,
+        gradient_clip_val=budget.max_grad_norm or None,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -123,7 +132,7 @@ class Checkpoints(L.Callback):
 
 
 class Report(L.Callback):
-    """Loss, perplexity, speed and time left: on the screen, in the tracker, and in ``progress.json``."""
+    """Loss, scores, speed and time left: on the screen, in the tracker, and in ``progress.json``."""
 
     LINE_SECONDS = 15.0
     """Between lines where there is no terminal to draw a bar on."""
@@ -151,9 +160,7 @@ class Report(L.Callback):
             self.bar.start()
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: MaskedBatch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.residues += batch.residues * trainer.world_size
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
@@ -165,13 +172,14 @@ class Report(L.Callback):
         if not trainer.is_global_zero:
             return
         rate = self.residues / (time.monotonic() - self.began)
-        figures = {"train/loss": loss, "train/perplexity": math.exp(min(20.0, loss))}
+        figures = pl_module.figures(loss)
+        shown = "  ".join(f"{name.removeprefix('train/')} {value:.3f}" for name, value in figures.items())
         self.last.update(figures)
         if self.tracker:
             figures["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
             figures["progress/residues_per_second"] = rate
             self.tracker.log(figures, step)
-        self._show(step, rate)
+        self._show(step, f"{shown}  {rate:,.0f} res/s")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -194,12 +202,9 @@ class Report(L.Callback):
             self.bar.stop()
             self.bar = None
 
-    def _show(self, step: int, rate: float) -> None:
+    def _show(self, step: int, figures: str) -> None:
         now = time.monotonic()
         left = (now - self.began) / max(1, step - self.first_step) * (self.steps - step)
-        figures = (
-            f"loss {self.last['train/loss']:.3f}  perplexity {self.last['train/perplexity']:.2f}  {rate:,.0f} res/s"
-        )
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)
         elif now - self.lined >= self.LINE_SECONDS or step == self.steps:

@@ -1,7 +1,7 @@
 """Masked, packed batches for training and validation, prepared in this process or in workers."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from proteinlm.data.packing import MicroBatch, Schedule, cut, pack, targets_of
 from proteinlm.data.randomness import Purpose, key
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
+
+AnyBatch = TypeVar("AnyBatch")
 
 PINNED_SEED = 0
 """Validation masks do not depend on a run's seed, so that runs can be compared."""
@@ -76,7 +78,7 @@ class Plans(Sampler[MicroBatch]):
 def training_loader(
     proteins: MaskedProteins, share: ShareOfSteps, *, workers: int, pin_memory: bool
 ) -> DataLoader[MaskedBatch]:
-    return _loader(proteins, share, workers, pin_memory)
+    return loader(proteins, share, workers, pin_memory)
 
 
 def validation_loader(
@@ -86,6 +88,15 @@ def validation_loader(
     lengths = np.minimum(proteins.sequences.lengths(), proteins.longest)
     if tokens:
         lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths + 1), tokens, side="right")))]
+    plans = [
+        MicroBatch(index, 0, records, int(targets_of(lengths[records], proteins.mask_percent).sum()))
+        for index, records in enumerate(pieces_by_length(lengths, budget, world))
+    ]
+    return loader(proteins, Plans(plans[rank::world]), workers, pin_memory)
+
+
+def pieces_by_length(lengths: np.ndarray, budget: int, world: int) -> list[np.ndarray]:
+    """All records in order of their `lengths` (N,), cut into micro-batches, of which each process gets every `world`-th."""
     order = np.argsort(lengths, kind="stable")
     pieces = cut(order, lengths[order] + 1, budget)
     if len(order) < world:
@@ -93,16 +104,13 @@ def validation_loader(
     while len(pieces) < world:  # no process may stay without work: the others would wait for it
         largest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
         pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
-    plans = [
-        MicroBatch(index, 0, records, int(targets_of(lengths[records], proteins.mask_percent).sum()))
-        for index, records in enumerate(pieces)
-    ]
-    return _loader(proteins, Plans(plans[rank::world]), workers, pin_memory)
+    return pieces
 
 
-def _loader(
-    proteins: MaskedProteins, sampler: Sampler[MicroBatch], workers: int, pin_memory: bool
-) -> DataLoader[MaskedBatch]:
+def loader(
+    proteins: Dataset[AnyBatch], sampler: Sampler[MicroBatch], workers: int, pin_memory: bool
+) -> DataLoader[AnyBatch]:
+    """Batches made of the plans that `sampler` gives, in this process or in `workers`."""
     return DataLoader(
         proteins,
         sampler=sampler,

@@ -38,7 +38,7 @@ class MicroBatch(NamedTuple):
     records: np.ndarray
     """(B,) record numbers, in order of length: neighbours of equal length share an attention call."""
     step_targets: int
-    """Masked residues of the whole optimiser step that this belongs to."""
+    """Masked residues, or other targets, of the whole optimiser step that this belongs to."""
 
 
 class Totals(NamedTuple):
@@ -62,11 +62,23 @@ class Schedule:
     `budget` tokens. An optimiser step is `per_step` consecutive micro-batches and may reach into the next epoch.
     """
 
-    def __init__(self, lengths: np.ndarray, *, longest: int, budget: int, per_step: int, seed: int, mask_percent: int):
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        longest: int,
+        budget: int,
+        per_step: int,
+        seed: int,
+        mask_percent: int = 0,
+        targets: np.ndarray | None = None,
+    ):
+        """Each record has `mask_percent` of its residues as targets, or as many as `targets` (N,) says."""
         if not len(lengths):
             raise InputError("data: no proteins to train on")
         self.lengths, self._crops = np.minimum(lengths, longest), lengths > longest
-        self.budget, self.per_step, self.seed, self.mask_percent = budget, per_step, seed, mask_percent
+        self.budget, self.per_step, self.seed = budget, per_step, seed
+        self.mask_percent, self._targets = mask_percent, targets
         if self.lengths.max() + 1 > budget:
             raise InputError(
                 f"train.micro_batch_tokens={budget} cannot hold the longest protein: {self.lengths.max()} residues and [CLS]"
@@ -84,7 +96,7 @@ class Schedule:
         for index, epoch, records in self._from(first * self.per_step):
             step.append((index, epoch, records[np.argsort(self.lengths[records], kind="stable")]))
             if len(step) == self.per_step:
-                targets = int(sum(targets_of(self.lengths[r], self.mask_percent).sum() for _, _, r in step))
+                targets = sum(self._targets_in(r) for _, _, r in step)
                 yield [MicroBatch(*micro_batch, targets) for micro_batch in step]
                 step = []
                 first += 1
@@ -107,10 +119,15 @@ class Schedule:
             tokens=int((lengths + 1).sum()),
             residues=int(lengths.sum()),
             squares=int(((lengths + 1) ** 2).sum()),
-            targets=int(targets_of(lengths, self.mask_percent).sum()),
+            targets=self._targets_in(records),
             cropped=int(self._crops[records].sum()),
             epochs=epochs,
         )
+
+    def _targets_in(self, records: np.ndarray) -> int:
+        if self._targets is not None:
+            return int(self._targets[records].sum(dtype=np.int64))
+        return int(targets_of(self.lengths[records], self.mask_percent).sum())
 
     def _from(self, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
         begin = epoch = 0
@@ -123,11 +140,14 @@ class Schedule:
 
 
 def cut(order: np.ndarray, tokens: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cut `order` (N,) greedily into consecutive pieces of at most `budget` tokens; `tokens` (N,) in that order."""
+    """Cut `order` (N,) greedily into consecutive pieces of at most `budget` tokens; `tokens` (N,) in that order.
+
+    A record of more tokens is a piece by itself.
+    """
     ends = np.cumsum(tokens, dtype=np.int64)
     pieces, begin, used = [], 0, 0
     while begin < len(order):
-        end = int(np.searchsorted(ends, used + budget, side="right"))
+        end = max(begin + 1, int(np.searchsorted(ends, used + budget, side="right")))
         pieces.append(order[begin:end])
         begin, used = end, int(ends[end - 1])
     return pieces

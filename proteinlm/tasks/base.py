@@ -13,17 +13,39 @@ from proteinlm.config import ModelConfig, OptimConfig
 
 
 class TaskModule(L.LightningModule, ABC):
-    """A backbone with something on top that can be trained and scored."""
+    """A backbone with something on top that can be trained and scored.
+
+    The loss of an optimiser step is the sum over its targets divided by their number, over all its micro-batches on all
+    processes: the same whichever way a step is divided.
+    """
 
     backbone: Backbone
 
-    def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int) -> None:
+    def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
         self.backbone = Backbone(model)
-        self.optim_config, self.steps = optim_config, steps
+        self.optim_config, self.steps, self.micro_batches = optim_config, steps, micro_batches
+        self.step_loss = torch.zeros(())  # of the current step, this process's share
 
     @abstractmethod
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor: ...
+    def summed_loss(self, batch: Any) -> Tensor:
+        """The loss summed over all targets of a micro-batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        torch.manual_seed(batch.seed)  # dropout follows from the micro-batch, not from what ran before it
+        loss = self.summed_loss(batch) / batch.step_targets
+        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
+        # Lightning divides by this process's micro-batches of a step, DDP by the processes: together by all of them
+        return loss * self.micro_batches
+
+    def loss_of_step(self) -> float:
+        """Loss of the step just finished, over all processes; called once per step, by all of them."""
+        loss, self.step_loss = self.step_loss, torch.zeros_like(self.step_loss)
+        return self.summed_over_processes(loss).item()
+
+    def figures(self, loss: float) -> dict[str, float]:
+        """What to show of a step, given its loss."""
+        return {"train/loss": loss}
 
     @abstractmethod
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -16,20 +15,14 @@ from proteinlm.tasks.base import TaskModule
 
 
 class MaskedLanguageModel(TaskModule):
-    """Cross-entropy on the masked residues; scored by perplexity.
-
-    The loss of an optimiser step is the sum over its masked residues divided by their number, over all its
-    micro-batches on all processes: the same whichever way a step is divided.
-    """
+    """Cross-entropy on the masked residues; scored by perplexity."""
 
     def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        super().__init__(config.backbone, config.optim, config.train.steps)
+        super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
         self.head = LanguageModelHead(config.backbone)
-        self.micro_batches = config.train.micro_batches
         self.evaluations = evaluations
         self.losses = MetricCollection({split: ResidueLoss() for split in evaluations}, compute_groups=False)
         self.scored: dict[str, Sample] = {}  # the loss of each split, protein by protein
-        self.step_loss = torch.zeros(())  # of the current step, this process's share
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         """Loss in nats of each masked residue, (K,) float32."""
@@ -39,17 +32,11 @@ class MaskedLanguageModel(TaskModule):
         logits = self.head(masked, self.backbone.token_embedding.weight)  # (K, V)
         return F.cross_entropy(logits.float(), batch.masked.targets, reduction="none")
 
-    def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
-        torch.manual_seed(batch.seed)  # dropout follows from the micro-batch, not from what ran before it
-        loss = self(batch).sum() / batch.step_targets
-        self.step_loss = self.step_loss.to(loss.device) + loss.detach()
-        # Lightning divides by this process's micro-batches of a step, DDP by the processes: together by all of them
-        return loss * self.micro_batches
+    def summed_loss(self, batch: MaskedBatch) -> Tensor:
+        return self(batch).sum()
 
-    def loss_of_step(self) -> float:
-        """Loss of the step just finished, over all processes; called once per step, by all of them."""
-        loss, self.step_loss = self.step_loss, torch.zeros_like(self.step_loss)
-        return self.summed_over_processes(loss).item()
+    def figures(self, loss: float) -> dict[str, float]:
+        return {"train/loss": loss, "train/perplexity": math.exp(min(20.0, loss))}
 
     def validation_step(self, batch: MaskedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         starts = batch.masked.packed.starts

@@ -87,16 +87,14 @@ def test_a_build_that_is_stopped_leaves_nothing(root, tmp_path, number):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    with path.open("w") as source:
-        source.write(f">a\n{protein(100)}\n")
-        source.flush()
+    with path.open("wb", buffering=0) as source:
+        source.write(f">a\n{protein(100)}\n".encode())
         deadline = time.monotonic() + 20
         while not list(tmp_path.glob("cache/.*.building/pretrain/train.arrow")) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert list(tmp_path.glob("cache/.*.building"))
         process.send_signal(number)
         with suppress(BrokenPipeError):  # a read that began just before the signal waits for more
-            source.write(f">b\n{protein(100)}\n")
-            source.flush()
+            source.write(f">b\n{protein(100)}\n".encode())
         assert process.wait(10) != 0
     assert not list((tmp_path / "cache").iterdir())
