@@ -93,6 +93,7 @@ def test_a_build_that_is_stopped_leaves_nothing(root, tmp_path, number):
         while not list(tmp_path.glob("cache/.*.building/pretrain/train.arrow")) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert list(tmp_path.glob("cache/.*.building"))
+        time.sleep(0.3)  # let it come to the source that never ends: inside Arrow's writer a signal can go unheard
         process.send_signal(number)
         with suppress(BrokenPipeError):  # a read that began just before the signal waits for more
             source.write(f">b\n{protein(100)}\n".encode())
