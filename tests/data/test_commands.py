@@ -93,6 +93,46 @@ def test_a_build_that_is_stopped_leaves_nothing(root, tmp_path, number):
         while not list(tmp_path.glob("cache/.*.building/pretrain/train.arrow")) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert list(tmp_path.glob("cache/.*.building"))
+        process.send_signal(number)
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(BrokenPipeError):  # another thread may have taken the signal: end the wait of the main one
+                source.write(f">b\n{protein(100)}\n".encode())
+            time.sleep(0.05)
+        assert process.wait(10) != 0
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_fetch_says_what_is_there_and_what_is_not(tmp_path, run):
+    (tmp_path / "data/stability").mkdir(parents=True)
+    result = run("fetch", "tape", "--to", tmp_path / "data", "--only", "stability")
+    assert "stability: already there" in result.stdout
+    assert_refused(run("fetch", "tape", "--to", tmp_path / "data", "--only", "unknown"), "unknown is not one of")
+
+
+def test_help_answers_without_the_heavy_libraries():
+    code = "import sys; from proteinlm.data.commands import app; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"pyarrow", "numpy", "torch", "lmdb", "omegaconf"} & set(modules)
+    result = subprocess.run([sys.executable, "-c", MAIN, "--help"], capture_output=True, text=True, check=True)
+    assert all(name in result.stdout for name in ("build", "check", "show", "fetch"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_build_that_is_stopped_leaves_nothing(root, tmp_path, number):
+    path = root / "pretrain" / "pretrain_valid.fasta"
+    os.mkfifo(path)  # a source that never ends
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, "build", str(root)],
+        env=os.environ | {"PROTEINLM_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    with path.open("wb", buffering=0) as source:
+        source.write(f">a\n{protein(100)}\n".encode())
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.glob("cache/.*.building/pretrain/train.arrow")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(tmp_path.glob("cache/.*.building"))
         time.sleep(0.3)  # let it come to the source that never ends: inside Arrow's writer a signal can go unheard
         process.send_signal(number)
         with suppress(BrokenPipeError):  # a read that began just before the signal waits for more
