@@ -1,18 +1,23 @@
 """Model and optimiser on disk: checkpoints to go on from, and weights to keep."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
+from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
+
+WEIGHTS, SHAPE = "model.safetensors", "config.json"
 
 KEPT = 2
 """Checkpoints of a run that stay on disk: the last and, should it prove damaged, the one before."""
@@ -54,7 +59,56 @@ def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: Mode
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
-    directory.mkdir(exist_ok=True)
-    with written_whole(directory / "model.safetensors") as file:
+    directory.mkdir(parents=True, exist_ok=True)
+    with written_whole(directory / WEIGHTS) as file:
         file.write(save(tensors))
-    write_text(directory / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    write_text(directory / SHAPE, json.dumps(asdict(config), indent=2) + "\n")
+
+
+class Weights(NamedTuple):
+    """What `save_weights` wrote."""
+
+    config: ModelConfig
+    tensors: dict[str, Tensor]
+    fingerprint: str
+    """Twelve hexadecimal digits that identify the tensors."""
+    origin: str
+    """The directory, for messages."""
+
+
+def load_weights(directory: Path) -> Weights:
+    """Read what `save_weights` wrote to `directory`; `InputError` if a file is missing or something else."""
+    for name in (WEIGHTS, SHAPE):
+        if not (directory / name).is_file():
+            raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
+    try:
+        config = ModelConfig(**json.loads((directory / SHAPE).read_bytes()))
+    except (ValueError, TypeError, InputError) as error:
+        raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
+    content = (directory / WEIGHTS).read_bytes()
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise InputError(f"{directory / WEIGHTS}: damaged: {error}") from None
+    return Weights(config, tensors, hashlib.sha256(content).hexdigest()[:12], str(directory))
+
+
+def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:
+    """Put saved weights into modules, named by their prefixes; `InputError` for a tensor missing, unknown or misshapen.
+
+    Prefixes without a module are passed over.
+    """
+    for prefix, module in modules.items():
+        found = {
+            name.removeprefix(f"{prefix}."): tensor
+            for name, tensor in weights.tensors.items()
+            if name.startswith(f"{prefix}.")
+        }
+        wanted = module.state_dict()
+        for name in sorted(wanted.keys() | found.keys()):
+            if name not in found or name not in wanted:
+                raise InputError(f"{weights.origin}: {'an unknown' if name in found else 'no'} tensor {prefix}.{name}")
+            if found[name].shape != wanted[name].shape:
+                shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+                raise InputError(f"{weights.origin}: tensor {prefix}.{name} has shape {shapes}")
+        module.load_state_dict(found)

@@ -1,7 +1,6 @@
 """The pretraining stage: from a config to weights and a result record, from wherever an earlier attempt left off."""
 
 import math
-import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +41,7 @@ def directory_of(config: RunConfig) -> Path:
 def run(config: RunConfig) -> Result:
     """Pretrain, or go on where an earlier attempt stopped, or return the result that is already there."""
     directory = directory_of(config)
-    reports = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+    reports = training.reports()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         if reports:
@@ -73,14 +72,12 @@ class PretrainingData(L.LightningDataModule):
             seed=config.seed,
             mask_percent=self.percent,
         )
-        steps, validations = config.train.steps, config.train.validations
-        self.validated_after = sorted({-(-steps * (k + 1) // validations) for k in range(validations)})
 
     def train_dataloader(self) -> DataLoader[MaskedBatch]:
         """Up to the next validation."""
         assert self.trainer
         done = self.trainer.global_step
-        until = next((step for step in self.validated_after if step > done), self.config.train.steps)
+        until = training.next_validation(done, self.config.train.steps, self.config.train.validations)
         share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
         proteins = self._masked("train", self.config.seed)
         pin_memory = self.trainer.strategy.root_device.type == "cuda"

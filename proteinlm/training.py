@@ -66,6 +66,16 @@ class Budget(NamedTuple):
     max_grad_norm: float
 
 
+def reports() -> bool:
+    """Whether this process is the first of its group, which alone writes results; known before the group has met."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
+def next_validation(done: int, steps: int, validations: int) -> int:
+    """The step after which the next of `validations` evenly spread over `steps` steps comes, `done` of them done."""
+    return next(after for k in range(validations) if (after := -(-steps * (k + 1) // validations)) > done)
+
+
 def build_trainer(
     strategy: StrategyConfig, machine: Machine, budget: Budget, directory: Path, callbacks: list[L.Callback]
 ) -> L.Trainer:

@@ -80,17 +80,23 @@ def _errors() -> Iterator[None]:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Clean up when asked to terminate, as a scheduler does, the same way as on Ctrl-C."""
+    """Clean up when asked to stop, by a scheduler or by Ctrl-C.
+
+    What a signal raises is lost if it came inside one of Arrow's callbacks: a timer raises it again.
+    """
     import signal
 
     def stop(number: int, frame: object) -> None:
-        raise typer.Exit(128 + number)
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+        raise typer.Exit(130 if number == signal.SIGINT else 143)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _store(directory: Path) -> Path:

@@ -1,1 +1,25 @@
 """What can be learnt: pretraining and the downstream tasks, all on one backbone."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from proteinlm.errors import InputError
+
+if TYPE_CHECKING:
+    from proteinlm.tasks.labelled import LabelledTask
+
+TASKS = {
+    "secondary_structure": "SecondaryStructure",
+    "remote_homology": "RemoteHomology",
+    "contact": "Contact",
+    "fluorescence": "Fluorescence",
+    "stability": "Stability",
+}
+"""The downstream tasks: each is the class of this name in the module of its own name, imported when it is needed."""
+
+
+def downstream(name: str) -> "type[LabelledTask]":
+    """The module class of a downstream task."""
+    if name not in TASKS:
+        raise InputError(f"task.name={name} is not one of {', '.join(TASKS)}")
+    return getattr(import_module(f"proteinlm.tasks.{name}"), TASKS[name])
