@@ -7,6 +7,7 @@ one job: the process that sweeps only composes. Imports no torch.
 import functools
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -106,6 +107,8 @@ def follow_parent() -> None:
 
     def wait() -> None:
         select.select([descriptor], [], [])  # readable once the process has ended
+        if os.getpgrp() == os.getpid():  # of a sweep: takes along the launcher's workers, idle ones too
+            os.killpg(0, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,8 +1,11 @@
 """Pretraining runs small enough for tests, as real processes or in this one."""
 
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,6 +31,8 @@ SMALL = (  # two micro-batches a step, dropout on, a few steps
     "train.checkpoint_seconds=0",
     "optim.learning_rate=1e-2",
     "tracking=csv",
+    "data.folds=5",  # an epoch takes about six steps
+    "data.members=6",
 )
 
 
@@ -57,6 +62,34 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return output
+
+
+def in_group(world: int, work: Callable[[], object]) -> None:
+    """Let `world` processes `work` together, forked so that they need not import everything again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_member, args=(rank, world, port, work)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0] * world
+
+
+def _member(rank: int, world: int, port: int, work: Callable[[], object]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    work()
 
 
 def home(output: Path) -> Path:

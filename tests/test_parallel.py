@@ -2,15 +2,12 @@
 
 import csv
 import json
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 
 import pytest
 
 from proteinlm import pretraining
-from tests.runs import SMALL, composed, finish, furthest, home, start, weights
+from tests.runs import SMALL, composed, finish, furthest, home, in_group, start, weights
 
 OVERRIDES = (*SMALL, "optim.learning_rate=1e-3")
 
@@ -35,37 +32,10 @@ def assert_agree(ours: Path, theirs: Path) -> None:
     assert furthest(weights(ours), weights(theirs)) < 2e-4
 
 
-def member(rank: int, world: int, port: int, overrides: tuple[str, ...]) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    pretraining.run(composed(*overrides))
-
-
-def in_group(world: int, *overrides: str) -> None:
-    """Run the pretraining stage in `world` processes, forked so that they need not import everything again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=member, args=(rank, world, port, overrides)) for rank in range(world)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(240)
-    assert [process.exitcode for process in processes] == [0] * world
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_groups_agree_with_one_process(alone: Path, tmp_path: Path, world: int):
-    in_group(world, *OVERRIDES, "strategy=ddp", f"strategy.devices={world}", f"output={tmp_path}")
+    config = composed(*OVERRIDES, "strategy=ddp", f"strategy.devices={world}", f"output={tmp_path}")
+    in_group(world, lambda: pretraining.run(config))
     assert_agree(tmp_path, alone)
 
 

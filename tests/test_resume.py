@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,17 @@ def test_killed_at_any_micro_batch(undisturbed: Path, tmp_path: Path, workers: i
     moments = [0, 4, 7, first_of_second_epoch, first_of_second_epoch + 1, 30, 47]
     training_step = MaskedLanguageModel.training_step
 
-    def step_or_die(self: MaskedLanguageModel, batch: MaskedBatch, batch_idx: int) -> Tensor:
-        if self.trainer.global_step * 4 + batch_idx % 4 == moment:
-            raise Killed
-        return training_step(self, batch, batch_idx)
+    def dying_at(moment: int) -> Callable[..., Tensor]:
+        def step(self: MaskedLanguageModel, batch: MaskedBatch, batch_idx: int) -> Tensor:
+            if self.trainer.global_step * 4 + batch_idx % 4 == moment:
+                raise Killed
+            return training_step(self, batch, batch_idx)
+
+        return step
 
     for moment in sorted(moments):
         with monkeypatch.context() as patched, pytest.raises(Killed):
-            patched.setattr(MaskedLanguageModel, "training_step", step_or_die)
+            patched.setattr(MaskedLanguageModel, "training_step", dying_at(moment))
             pretraining.run(config)
     pretraining.run(config)
     assert len(json.loads((home(tmp_path) / "stamp.json").read_text())) == len(moments) + 1

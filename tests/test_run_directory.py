@@ -1,9 +1,9 @@
 """A run directory has one owner and one config, and a disk that fills up costs nothing that was there before."""
 
 import fcntl
-import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,8 +56,8 @@ def test_two_runs_in_one_directory(tmp_path: Path):
 
 
 def test_ownership_ends_with_its_process(tmp_path: Path):
-    code = f"import pathlib, os; from proteinlm.files import owned\nwith owned(pathlib.Path({str(tmp_path)!r}), 'x'): os._exit(1)"
-    subprocess.run([os.sys.executable, "-c", code], check=False)
+    dies = "import pathlib, os; from proteinlm.files import owned\nwith owned(pathlib.Path('.'), 'x'): os._exit(1)"
+    subprocess.run([sys.executable, "-c", dies], check=False, cwd=tmp_path)
     with owned(tmp_path, "us"), (tmp_path / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -31,7 +31,7 @@ def key(*words: int | np.ndarray) -> np.ndarray:
     return state
 
 
-def draws(keys: np.ndarray, indices: np.ndarray) -> np.ndarray:
+def draws(keys: np.ndarray | np.uint64, indices: np.ndarray) -> np.ndarray:
     """The draws number `indices` of the streams `keys`: 64 random bits each, uint64; the arguments broadcast."""
     return _mix(keys + indices.astype(np.uint64) * _GOLDEN)
 

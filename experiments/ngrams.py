@@ -1,0 +1,97 @@
+"""What counting reaches on the very masked residues that pretraining is scored on: ``python -m experiments.ngrams``.
+
+A language model that does not beat these numbers has learnt nothing but frequencies. Takes the same config as
+``experiments.pretrain``; fits on the training split, scores the validation and held-out splits with their pinned masks.
+"""
+
+import math
+from collections.abc import Iterator
+
+import hydra
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from proteinlm import launch
+from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
+from proteinlm.data.sequences import Sequences
+from proteinlm.vocabulary import IDS, TOKENS
+
+register_schema()
+LETTERS = len(TOKENS)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
+@launch.reported
+def main(composed: DictConfig) -> None:
+    config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    for split, perplexities in score(config).items():
+        print(split, "  ".join(f"{name} {value:.3f}" for name, value in perplexities.items()), sep="  ")
+
+
+def score(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Perplexity of each model on each split: residue frequencies, left neighbour, both neighbours."""
+    from proteinlm.data import sources
+
+    corpus = sources.corpus(config.data)
+    singles, pairs = count(corpus.splits["train"])
+    frequency = singles / singles.sum()
+    given_left = pairs / pairs.sum(axis=1, keepdims=True)  # (left, residue)
+    given_right = (pairs / pairs.sum(axis=0, keepdims=True)).T  # (right, residue)
+    perplexities = {}
+    for split in ("valid", "holdout"):
+        losses = {"frequencies": [], "left neighbour": [], "both neighbours": []}
+        for target, left, right in masked_residues(config, corpus.splits[split]):
+            # a neighbour that is hidden, or not there, says nothing
+            from_left = np.where(is_residue(left)[:, None], given_left[left], frequency)  # (K, letters)
+            from_right = np.where(is_residue(right)[:, None], given_right[right], frequency)
+            both = from_left * from_right / frequency
+            models = (np.broadcast_to(frequency, from_left.shape), from_left, both / both.sum(axis=1, keepdims=True))
+            for name, model in zip(losses, models, strict=True):
+                losses[name].append(-np.log(model[np.arange(len(target)), target]))
+        perplexities[split] = {name: math.exp(np.concatenate(parts).mean()) for name, parts in losses.items()}
+    return perplexities
+
+
+def count(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """Residues (31,) and neighbouring pairs (31, 31) of the training split, one added to each."""
+    singles = np.ones(LETTERS)
+    pairs = np.ones((LETTERS, LETTERS))
+    for record in range(len(sequences)):
+        tokens = sequences.tokens(record).astype(np.int64)
+        singles += np.bincount(tokens, minlength=LETTERS)
+        pairs += np.bincount(tokens[:-1] * LETTERS + tokens[1:], minlength=LETTERS**2).reshape(LETTERS, LETTERS)
+    return singles, pairs
+
+
+def masked_residues(
+    config: RunConfig,
+    sequences: Sequences,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """What was hidden (K,), and the tokens shown to its left and right (K,), as validation has them."""
+    from proteinlm.data.loader import PINNED_SEED, MaskedProteins, validation_loader
+
+    assert isinstance(config.task, MaskedLanguageModelConfig)
+    proteins = MaskedProteins(
+        sequences, longest=config.model.max_positions - 1, mask_percent=config.task.mask_percent, seed=PINNED_SEED
+    )
+    batches = validation_loader(
+        proteins,
+        budget=config.train.micro_batch_tokens,
+        tokens=config.train.validation_tokens,
+        rank=0,
+        world=1,
+        workers=0,
+        pin_memory=False,
+    )
+    for batch in batches:
+        shown = np.append(batch.masked.packed.tokens.numpy(), 0)  # nothing after the last protein
+        positions = batch.masked.positions.numpy()
+        yield batch.masked.targets.numpy(), shown[positions - 1], shown[positions + 1]
+
+
+def is_residue(tokens: np.ndarray) -> np.ndarray:
+    return tokens >= IDS["A"]
+
+
+if __name__ == "__main__":
+    launch.entry(main)
