@@ -25,8 +25,15 @@ class StartConfig:
 class PretrainedConfig(StartConfig):
     """Weights that an earlier run saved."""
 
-    path: str = MISSING
+    path: str = ""
     """Their directory, as in ``runs/single/tiny/pretrain/model``."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError(
+                "model.path is empty: name the directory of pretrained weights, or a shape to start from random ones, "
+                "as in model=tiny"
+            )
 
 
 @dataclass
@@ -294,6 +301,24 @@ class SyntheticDataConfig(DataConfig):
 
     name: str = "synthetic"
     seed: int = 0
+    folds: int = 100
+    """Arrangements of strands and helices; a fifth of them never occur in the training corpus."""
+    superfamilies: int = 4
+    """Of each fold; the last is held out."""
+    families: int = 4
+    """Of each superfamily; the last is held out."""
+    members: int = 24
+    """Sequences of each family in the training corpus."""
+    labelled: float = 1.0
+    """Scale of the labelled sets (`proteinlm.data.synthetic.SIZES`)."""
+
+    def __post_init__(self) -> None:
+        for knob, lowest in (("seed", 0), ("folds", 5), ("superfamilies", 2), ("families", 2), ("members", 1)):
+            _at_least(lowest, f"data.{knob}", getattr(self, knob))
+        if self.folds > 300:
+            raise InputError(f"data.folds={self.folds} is more than 300: there are not many more arrangements")
+        if not 0 < self.labelled <= 100:
+            raise InputError(f"data.labelled={self.labelled} is not above 0 and at most 100")
 
 
 @dataclass
@@ -422,6 +447,11 @@ class FinetuneConfig(StageConfig):
         super().__post_init__()
         _at_least(1, "seeds", self.seeds)
         _share_micro_batches(self.task.micro_batches, self.strategy, "task")
+
+    @property
+    def directory(self) -> Path:
+        """Home of the stage: ``output/group/name/<task>``."""
+        return Path(self.output) / self.group / self.name / self.task.label
 
 
 @dataclass

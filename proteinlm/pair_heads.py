@@ -6,6 +6,7 @@ The paper's head is `PairMLP` (ProteinLM ``megatron/model/token_pair_classificat
 L residues of one protein, R of its rows, H hidden size, W width of a layer, C classes.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -37,6 +38,19 @@ class PairHead(Head):
     def pairs(self, residues: Tensor) -> Tensor:
         """Logits (L, L) of ordered pairs, from the hidden states (L, H) of one protein."""
 
+    @property
+    @abstractmethod
+    def final(self) -> nn.Linear:
+        """The layer that the logit comes from."""
+
+    def expect(self, share: float) -> None:
+        """Let an untrained head say that this `share` of pairs is in contact.
+
+        Contacts are few: a head that starts at one half moves everything it has towards "no" in its first steps, and
+        `PairMLP` can saturate its tanh for good on the way.
+        """
+        nn.init.constant_(self.final.bias, math.log(share / (1 - share)))
+
 
 class PairMLP(PairHead):
     """Linear, tanh, dropout, linear on the two hidden states of a pair, concatenated (paper section 3.2.3).
@@ -57,6 +71,10 @@ class PairMLP(PairHead):
         first, second = F.linear(residues, of_first, self.dense.bias), F.linear(residues, of_second)
         dropout = self.dropout if self.training else 0.0
         return by_rows(tanh_rows, dropout, second.numel(), first, second, *self.output.parameters()).squeeze(-1)
+
+    @property
+    def final(self) -> nn.Linear:
+        return self.output
 
 
 def tanh_rows(dropout: float, first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -106,6 +124,10 @@ class PairLinear(PairHead):
     def pairs(self, residues: Tensor) -> Tensor:
         return self.features(residues).squeeze(-1)
 
+    @property
+    def final(self) -> nn.Linear:
+        return self.features.linear
+
 
 class PairResidualNetwork(PairHead):
     """Thirty residual 3 x 3 blocks on product and difference: the contact head of the authors' fork of TAPE.
@@ -128,6 +150,10 @@ class PairResidualNetwork(PairHead):
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False, context_fn=partial(recomputation, block))
         return self.output(x.squeeze(0).permute(1, 2, 0)).squeeze(-1)
+
+    @property
+    def final(self) -> nn.Linear:
+        return self.output
 
 
 class ResidualBlock(nn.Module):

@@ -72,7 +72,7 @@ class Result:
     config: str
     data: str
     seeds: int = 1
-    """Runs that the scores are means of: `seed`, `seed` + 1, ... What was consumed is the sum over them."""
+    """Runs that the scores are means of: `seed`, `seed` + 1, ...; steps to seconds are sums over them, epochs the mean."""
     start: str = "scratch"
     """Fingerprint of the weights that were fine-tuned."""
 

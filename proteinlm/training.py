@@ -73,7 +73,7 @@ def reports() -> bool:
 
 def next_validation(done: int, steps: int, validations: int) -> int:
     """The step after which the next of `validations` evenly spread over `steps` steps comes, `done` of them done."""
-    return next(after for k in range(validations) if (after := -(-steps * (k + 1) // validations)) > done)
+    return next((after for k in range(validations) if (after := -(-steps * (k + 1) // validations)) > done), steps)
 
 
 def build_trainer(

@@ -48,6 +48,8 @@ class MaskedLanguageModel(TaskModule):
 
     def on_validation_epoch_end(self) -> None:
         for split in self.evaluations:
-            self.scored[split] = self.losses[split].per_record()["loss"]
+            metric = self.losses[split]
+            assert isinstance(metric, ResidueLoss)
+            self.scored[split] = metric.per_record()["loss"]
             loss = self.scored[split].estimate()
             self.log_dict({f"{split}/loss": loss, f"{split}/perplexity": math.exp(loss)})

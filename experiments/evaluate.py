@@ -1,0 +1,31 @@
+"""Score weights that were kept: the command line of ``experiments.finetune keep_weights=true``, and ``split=valid``."""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from experiments.finetune import line
+from proteinlm import launch
+from proteinlm.config import EvaluateConfig, register_schema
+
+register_schema()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@launch.reported
+def main(composed: DictConfig) -> None:
+    config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    log = config.directory.parent / f"{config.task.label}.log"
+    launch.job("experiments.evaluate", config.strategy.devices, log, lambda: run(config))
+
+
+def run(config: EvaluateConfig) -> None:
+    from proteinlm import finetuning, training
+
+    scores = finetuning.evaluate(config)
+    if training.reports():
+        for score in scores:
+            print(line(config.name, score))
+
+
+if __name__ == "__main__":
+    launch.entry(main)

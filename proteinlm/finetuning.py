@@ -1,0 +1,256 @@
+"""The fine-tuning stage: one task, several seeds, each restartable; then all test splits once, with the best weights.
+
+A seed leaves ``seed-<n>/selected.json`` when its training has ended and its best weights are chosen. The test splits are
+not read before all seeds have; the result is written when they are scored.
+"""
+
+import json
+import shutil
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from math import isnan
+from pathlib import Path
+
+import lightning as L
+import torch
+
+from proteinlm import checkpoint, predictions, results, training
+from proteinlm.checkpoint import Weights
+from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
+from proteinlm.errors import InputError
+from proteinlm.files import owned, write_text
+from proteinlm.intervals import Sample, bootstrap
+from proteinlm.results import Result, Score
+from proteinlm.selection import Selection, best_of, discard_all_but
+from proteinlm.splits import Batches, Splits
+from proteinlm.tasks.labelled import LabelledTask
+from proteinlm.tracking import Tracker
+from proteinlm.training import Budget, Machine
+
+SELECTED = "selected.json"
+
+Samples = dict[tuple[str, str], Sample]
+"""What the score of each (split, metric) is computed from."""
+
+
+def run(config: FinetuneConfig) -> Result:
+    """Fine-tune, or go on where an earlier attempt stopped, or return the result that is already there."""
+    directory, reports = config.directory, training.reports()
+    with owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
+        start = Start.of(config)
+        splits = Splits(config, start.shape)
+        if reports:
+            results.claim(directory, config, data=splits.source.fingerprint, start=start.fingerprint)
+        finished = directory / results.RESULT
+        if finished.exists():
+            result, inputs = results.load(finished), (splits.source.fingerprint, start.fingerprint)
+            if (result.config, result.data, result.start) == (config.digest(), *inputs):
+                return result
+        if reports:
+            splits.announce()
+        return Finetuning(config, start, splits, training.settle(config.train, config.strategy)).run()
+
+
+def evaluate(config: EvaluateConfig) -> list[Score]:
+    """Score on one split the weights that `run` left behind because of ``keep_weights``."""
+    start = Start.of(config)
+    stage = Finetuning(config, start, Splits(config, start.shape), training.settle(config.train, config.strategy))
+    return stage.scores(stage.samples((config.split,)))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from."""
+
+    shape: ModelConfig
+    weights: Weights | None
+    """None: random ones."""
+
+    @classmethod
+    def of(cls, config: FinetuneConfig) -> "Start":
+        if isinstance(config.model, PretrainedConfig):
+            weights = checkpoint.load_weights(Path(config.model.path))
+            return cls(weights.config, weights)
+        assert isinstance(config.model, ModelConfig)
+        return cls(config.model, None)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.weights.fingerprint if self.weights else "scratch"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What training with one seed came to."""
+
+    step: int
+    """Of the best weights."""
+    score: float
+    """Of the best weights, on the validation split."""
+    steps: int
+    tokens: int
+    residues: int
+    epochs: float
+    flops: float
+    seconds: float
+
+
+class Finetuning:
+    """One attempt at the stage."""
+
+    def __init__(self, config: FinetuneConfig, start: Start, splits: Splits, machine: Machine) -> None:
+        self.config, self.start, self.splits, self.machine = config, start, splits, machine
+        self.directory, self.reports = config.directory, training.reports()
+        self.seeds = range(config.seed, config.seed + config.seeds)
+
+    def run(self) -> Result:
+        if self.reports:
+            results.write_stamp(self.directory, hardware=self.machine.hardware, threads=self.machine.threads)
+        selected = [self._selected(seed) for seed in self.seeds]
+        samples = self.samples(self.splits.scored)
+        result = self._result(selected, self.scores(samples))
+        if self.reports:
+            self._tell_unscored(samples)
+            predictions.save(self.directory, samples)
+            result.save(self.directory)
+            if not self.config.keep_weights:
+                for seed in self.seeds:
+                    shutil.rmtree(self._home(seed) / "best")
+        return result
+
+    def samples(self, splits: tuple[str, ...]) -> Samples:
+        """Score `splits` with the best weights of every seed."""
+        proteins = {split: self.splits.read(split) for split in splits}
+        runs = []
+        for seed in self.seeds:
+            module = self._module(seed)
+            checkpoint.restore(module.parts(), checkpoint.load_weights(self._best(seed)))
+            module.evaluate_on(*splits)
+            self._trainer([]).validate(module, datamodule=Batches(self.config, proteins), verbose=False)
+            runs.append(module.scored)
+        return {
+            (split, metric): type(sample).over_seeds([run[split][metric] for run in runs])
+            for split in splits
+            for metric, sample in runs[0][split].items()
+        }
+
+    def scores(self, samples: Samples) -> list[Score]:
+        """Means over the seeds, with intervals over proteins and seeds."""
+        scores = []
+        for (split, metric), sample in samples.items():
+            low, high = (None if isnan(bound) else bound for bound in bootstrap(sample))
+            scores.append(Score(self.config.task.label, split, metric, sample.estimate(), low, high, sample.n))
+        return scores
+
+    def _tell_unscored(self, samples: Samples) -> None:
+        """Name the records that have nothing to score, such as a chain without a known state."""
+        for split in self.splits.scored:
+            sample = samples[split, self.splits.task.score]
+            if len(records := sample.unscored):
+                named = ", ".join(map(str, records[:10])) + (", ..." if len(records) > 10 else "")
+                of = f"{len(records):,} of {len(sample.record):,} proteins"
+                print(
+                    f"{self.config.task.label}: nothing to score in {of} of {split}: records {named}", file=sys.stderr
+                )
+
+    def _home(self, seed: int) -> Path:
+        return self.directory / f"seed-{seed}"
+
+    def _best(self, seed: int) -> Path:
+        """Directory of a seed's best weights."""
+        record = self._home(seed) / SELECTED
+        if not record.exists():
+            raise InputError(f"{self._home(seed)}: no {SELECTED} in it: nothing was fine-tuned there")
+        return best_of(self._home(seed) / "best", json.loads(record.read_text())["step"])
+
+    def _module(self, seed: int) -> LabelledTask:
+        torch.manual_seed(seed)
+        module = self.splits.task(self.config.task, self.start.shape)
+        if self.start.weights:
+            checkpoint.restore({"backbone": module.backbone}, self.start.weights)
+        return module
+
+    def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
+        task = self.config.task
+        budget = Budget(task.steps, task.micro_batches, task.optim.max_grad_norm)
+        return training.build_trainer(self.config.strategy, self.machine, budget, self.directory, callbacks)
+
+    def _selected(self, seed: int) -> Selected:
+        """Train with one seed, unless that has been done."""
+        record = self._home(seed) / SELECTED
+        selected = Selected(**json.loads(record.read_text())) if record.exists() else self._train(seed)
+        if self.reports:
+            write_text(record, json.dumps(asdict(selected), indent=2) + "\n")
+            discard_all_but(self._home(seed) / "best", selected.step)
+            shutil.rmtree(self._home(seed) / "checkpoints", ignore_errors=True)
+        return selected
+
+    def _train(self, seed: int) -> Selected:
+        config, task, home = self.config, self.config.task, self._home(seed)
+        checkpoints = home / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        schedule = self.splits.schedule(seed)
+        batches = Batches(config, {"valid": self.splits.valid}, self.splits.train, schedule)
+        module = self._module(seed)
+        module.prepare(self.splits.train)
+        latest = checkpoint.newest(checkpoints)
+        done = checkpoint.step_of(latest) if latest else 0
+        tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
+        report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, task.steps)
+        selection = Selection(home / "best", self.start.shape, task.patience)
+        saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
+        trainer = self._trainer([report, selection, saving])
+        try:
+            trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
+        finally:
+            report.close()
+            if tracker:
+                tracker.finish()
+        seen = schedule.totals(trainer.global_step)
+        passes = 1 / 3 if module.frozen else 1  # a frozen backbone has no backward pass, which costs two forward ones
+        return Selected(
+            step=selection.best_step(),
+            score=selection.score,
+            steps=trainer.global_step,
+            tokens=seen.tokens,
+            residues=seen.residues,
+            epochs=seen.epochs,
+            flops=passes * self.start.shape.training_flops(seen.tokens, seen.squares, targets=0),
+            seconds=report.seconds,
+        )
+
+    def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
+        config, shape, provenance = self.config, self.start.shape, results.provenance()
+        with torch.device("meta"):
+            module = self.splits.task(config.task, shape)
+        return Result(
+            row=config.name,
+            stage=config.task.label,
+            scores=scores,
+            hidden_size=shape.hidden_size,
+            num_layers=shape.num_layers,
+            num_heads=shape.num_heads,
+            scale={},
+            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            seed=config.seed,
+            steps=sum(run.steps for run in selected),
+            tokens=sum(run.tokens for run in selected),
+            residues=sum(run.residues for run in selected),
+            epochs=sum(run.epochs for run in selected) / len(selected),
+            cropped=0,
+            flops=sum(run.flops for run in selected),
+            seconds=sum(run.seconds for run in selected),
+            mfu=None,
+            precision=self.machine.precision,
+            processes=config.strategy.processes,
+            threads=self.machine.threads,
+            hardware=self.machine.hardware,
+            versions=provenance.versions,
+            commit=provenance.commit,
+            source=provenance.source,
+            config=config.digest(),
+            data=self.splits.source.fingerprint,
+            seeds=config.seeds,
+            start=self.start.fingerprint,
+        )

@@ -1,0 +1,74 @@
+"""Which weights of a fine-tuning are kept, and when it has gone on for long enough: both by the validation score alone."""
+
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from proteinlm import checkpoint
+from proteinlm.config import ModelConfig
+from proteinlm.errors import InputError
+from proteinlm.tasks.labelled import LabelledTask
+
+
+class Selection(L.Callback):
+    """Saves the weights whenever their validation score is the best so far; ends training when it no longer improves.
+
+    The best weights are named by their step, which the checkpoints know too: an attempt that goes on from before the
+    latest best finds the weights that were the best then.
+    """
+
+    def __init__(self, directory: Path, shape: ModelConfig, patience: int) -> None:
+        self.directory, self.shape, self.patience = directory, shape, patience
+        self.step, self.score, self.stale = 0, -math.inf, 0
+
+    def best_step(self) -> int:
+        """The step of the best weights; `InputError` if no score was a number."""
+        if not self.step:
+            raise InputError("no validation score was a number: lower task.learning_rate")
+        return self.step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "score": self.score, "stale": self.stale}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.step, self.score, self.stale = (state_dict[name] for name in ("step", "score", "stale"))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = self._exhausted()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, LabelledTask)
+        score = pl_module.scored["valid"][pl_module.score].estimate()
+        if score > self.score:  # never true of nan
+            if trainer.is_global_zero:
+                self._keep(pl_module, trainer.global_step)
+            self.step, self.score, self.stale = trainer.global_step, score, 0
+        else:
+            self.stale += 1
+        trainer.should_stop = self._exhausted()
+
+    def _exhausted(self) -> bool:
+        return 0 < self.patience <= self.stale
+
+    def _keep(self, module: LabelledTask, step: int) -> None:
+        """Save the new best; the one before stays until no checkpoint asks for it any more."""
+        discard_all_but(self.directory, self.step)
+        checkpoint.save_weights(best_of(self.directory, step), module.parts(), self.shape)
+
+
+def best_of(directory: Path, step: int) -> Path:
+    """Directory of the weights that were the best after `step` steps."""
+    return directory / f"step-{step:09d}"
+
+
+def discard_all_but(directory: Path, step: int) -> None:
+    """Delete the weights of every other step."""
+    for old in directory.glob("step-*"):
+        if old != best_of(directory, step):
+            shutil.rmtree(old)

@@ -1,0 +1,126 @@
+"""The splits of a downstream task, read when they are asked for, and the batches that a Trainer gets of them."""
+
+import sys
+from functools import cached_property
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from proteinlm import tasks, training
+from proteinlm.config import FilesDataConfig, FinetuneConfig, ModelConfig
+from proteinlm.data import labelled, sources
+from proteinlm.data.labelled import LabelledBatch, LabelledBatches, LabelledProteins, Record, numbers
+from proteinlm.data.loader import ShareOfSteps, loader
+from proteinlm.data.packing import Schedule
+from proteinlm.errors import InputError
+
+
+class Splits:
+    """The proteins of a task, for a model of some shape."""
+
+    def __init__(self, config: FinetuneConfig, shape: ModelConfig) -> None:
+        self.config, self.longest = config, shape.max_positions - 1
+        self.task = tasks.downstream(config.task.name)
+        self.task.choose_head(config.task, shape)  # a mistake there should not wait for the data
+        self.source = sources.labelled(config.data, self.task.dataset, self.task.splits)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """All splits but the one that is learnt from, and the views of them that the records allow."""
+        splits = tuple(split for split in self.source.sizes if split != "train")
+        views = self.task.views.items()
+        return splits + tuple(view for view, (split, field) in views if field in next(iter(self.source.records(split))))
+
+    @cached_property
+    def train(self) -> LabelledProteins:
+        """The proteins to learn from: those that have a label."""
+        return self.read("train").labelled()
+
+    @cached_property
+    def valid(self) -> LabelledProteins:
+        """The proteins to select by: those that have a label."""
+        return self.read("valid").labelled()
+
+    def read(self, name: str) -> LabelledProteins:
+        """All proteins of a split, or of a view."""
+        split, field = self.task.views.get(name, (name, ""))
+        if split not in self.source.sizes:
+            raise InputError(f"split={name} is not one of {', '.join((*self.source.sizes, *self.task.views))}")
+        records = self.source.records(split)
+        if field:
+            records = (narrowed(record, field) for record in records)
+        origin, labels = self.source.origins[split], self.task.labels(self.config.task)
+        return labelled.read(records, labels, origin=origin, longest=self.longest)
+
+    def schedule(self, seed: int) -> Schedule:
+        """The order of training with a seed."""
+        lengths, budget = self.train.lengths, self.config.task.micro_batch_tokens
+        if not len(lengths):
+            raise InputError(f"{self.source.origins['train']}: no protein has a label")
+        if lengths.max() + 1 > budget:
+            raise InputError(
+                f"task.micro_batch_tokens={budget} cannot hold the longest protein of {self.source.origins['train']}: "
+                f"{lengths.max()} residues and [CLS]"
+            )
+        per_step, targets = self.config.task.micro_batches, self.train.terms
+        return Schedule(lengths, longest=self.longest, budget=budget, per_step=per_step, seed=seed, targets=targets)
+
+    def announce(self) -> None:
+        """Say how many proteins there are, and where real data are not what TAPE published."""
+        sizes = ", ".join(f"{split} {size:,}" for split, size in self.source.sizes.items())
+        print(f"{self.config.task.label}: {sizes} proteins", file=sys.stderr)
+        for split, size in self.source.sizes.items():
+            if isinstance(self.config.data, FilesDataConfig) and size != self.task.splits[split]:
+                print(
+                    f"warning: {self.source.origins[split]} has {size:,} proteins, TAPE's {self.task.splits[split]:,}",
+                    file=sys.stderr,
+                )
+
+
+def narrowed(record: Record, field: str) -> Record:
+    """The record with nothing resolved but what `field` marks."""
+    marked = numbers(record, field, (len(record["primary"]),)) > 0
+    return {**record, "valid_mask": np.where(marked, record["valid_mask"], 0)}
+
+
+class Batches(L.LightningDataModule):
+    """Packed batches: to train, from the step that has been reached; to score, of all proteins of some splits."""
+
+    def __init__(
+        self,
+        config: FinetuneConfig,
+        scored: dict[str, LabelledProteins],
+        train: LabelledProteins | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.scored, self.train, self.schedule = config, scored, train, schedule
+
+    def train_dataloader(self) -> DataLoader[LabelledBatch]:
+        """Up to the next validation."""
+        assert self.trainer
+        assert self.train
+        assert self.schedule
+        done, task = self.trainer.global_step, self.config.task
+        until = training.next_validation(done, task.steps, task.validations)
+        share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
+        return loader(LabelledBatches(self.train, self.schedule.seed), share, self.config.train.workers, self._pinned())
+
+    def val_dataloader(self) -> list[DataLoader[LabelledBatch]]:
+        assert self.trainer
+        return [
+            labelled.scoring_loader(
+                proteins,
+                budget=self.config.task.micro_batch_tokens,
+                rank=self.trainer.global_rank,
+                world=self.trainer.world_size,
+                workers=self.config.train.workers,
+                pin_memory=self._pinned(),
+            )
+            for proteins in self.scored.values()
+        ]
+
+    def _pinned(self) -> bool:
+        assert self.trainer
+        return self.trainer.strategy.root_device.type == "cuda"

@@ -1,0 +1,120 @@
+"""What the downstream tasks have in common: a head on the backbone, a loss over labels, and scores record by record.
+
+T tokens of packed proteins, B proteins, C outputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from proteinlm.config import LabelledTaskConfig, ModelConfig
+from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels
+from proteinlm.data.packing import Packed
+from proteinlm.errors import InputError
+from proteinlm.heads import Head, ProteinLinear, ProteinMLP, ProteinWeightNorm
+from proteinlm.intervals import Sample
+from proteinlm.metrics import RecordMetric
+from proteinlm.tasks.base import TaskModule
+
+Heads = Mapping[str, Callable[[], Head]]
+"""The choices of ``task.head``."""
+
+
+class LabelledTask(TaskModule, ABC):
+    """A backbone and a head, which learn from the labels of one split and are scored on others."""
+
+    dataset: ClassVar[str]
+    """TAPE's name for the records."""
+    splits: ClassVar[Mapping[str, int]]
+    """``train``, ``valid`` and the test splits, with the number of proteins that TAPE published of each."""
+    views: ClassVar[Mapping[str, tuple[str, str]]] = MappingProxyType({})
+    """Test splits narrowed to the residues that a field marks, where records have it: by name, the split and the field."""
+    score: ClassVar[str]
+    """The metric that the best weights are chosen by, on ``valid``; more is better."""
+
+    def __init__(self, config: LabelledTaskConfig, model: ModelConfig) -> None:
+        super().__init__(model, config.optim, config.steps, config.micro_batches)
+        self.head = self.choose_head(config, model)()
+        self.frozen = config.freeze == "backbone"
+        self.backbone.requires_grad_(not self.frozen)
+        self.evaluate_on("valid")
+
+    @classmethod
+    @abstractmethod
+    def labels(cls, config: LabelledTaskConfig) -> Labels:
+        """How records become targets."""
+
+    @classmethod
+    @abstractmethod
+    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
+        """The heads to choose from, the paper's first."""
+
+    @abstractmethod
+    def metric(self) -> RecordMetric:
+        """A new metric, whose scores include `score`."""
+
+    @abstractmethod
+    def update(self, metric: RecordMetric, output: Any, batch: LabelledBatch) -> None:
+        """Add what the head said of a batch to a metric."""
+
+    @classmethod
+    def choose_head(cls, config: LabelledTaskConfig, model: ModelConfig) -> Callable[[], Head]:
+        heads = cls.heads(config, model)
+        if config.head not in heads:
+            raise InputError(f"task.head={config.head} is not one of {', '.join(heads)} ({config.name})")
+        return heads[config.head]
+
+    def prepare(self, training: LabelledProteins) -> None:
+        """Take from the training split what is not learnt by gradient."""
+
+    def parts(self) -> dict[str, nn.Module]:
+        """All modules with weights, by the prefix they are saved under."""
+        return {name: part for name, part in self.named_children() if part is not self.metrics}
+
+    def evaluate_on(self, *splits: str) -> None:
+        """From now on, the validation loaders hold these splits."""
+        self.evaluations = splits
+        self.metrics = nn.ModuleList(self.metric() for _ in splits)
+        self.scored: dict[str, dict[str, Sample]] = {}
+
+    def forward(self, packed: Packed) -> Any:
+        hidden = self.backbone(packed.tokens, packed.starts, packed.longest)  # (T, H)
+        return self.head(hidden, packed.starts)
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        metric = self.metrics[dataloader_idx]
+        assert isinstance(metric, RecordMetric)
+        self.update(metric, self.forward(batch.packed), batch)
+
+    def on_validation_epoch_start(self) -> None:
+        for buffer in self.head.buffers():  # batch statistics: each process has seen its own share of the proteins
+            if buffer.is_floating_point():
+                self.summed_over_processes(buffer).div_(self.trainer.world_size)
+
+    def on_validation_epoch_end(self) -> None:
+        for split, metric in zip(self.evaluations, self.metrics, strict=True):
+            assert isinstance(metric, RecordMetric)
+            self.scored[split] = metric.per_record()
+            metric.reset()
+            self.log_dict({f"{split}/{name}": sample.estimate() for name, sample in self.scored[split].items()})
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()  # a probe reads the same hidden states every time
+        return self
+
+
+def protein_heads(model: ModelConfig, outputs: int) -> Heads:
+    """The heads that read a protein's [CLS]: the paper's, a single layer, TAPE's, and that of the authors' fork of TAPE."""
+    hidden, dropout = model.hidden_size, model.dropout
+    return {
+        "mlp": partial(ProteinMLP, hidden, outputs, dropout),
+        "linear": partial(ProteinLinear, hidden, outputs, dropout),
+        "weight_norm": partial(ProteinWeightNorm, hidden, outputs),
+        "weight_norm_wide": partial(ProteinWeightNorm, hidden, outputs, width=1024, pooler=False),
+    }

@@ -1,0 +1,497 @@
+"""Fine-tuning selects by the validation split alone, resumes exactly, and scores every test record once."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from proteinlm import checkpoint, finetuning, predictions, results
+from proteinlm.config import EvaluateConfig, ModelConfig, PretrainedConfig, SyntheticDataConfig
+from proteinlm.data import synthetic
+from proteinlm.errors import InputError
+from proteinlm.intervals import Predictions, Sample, Scores, bootstrap
+from proteinlm.splits import Splits
+from proteinlm.tasks import TASKS, downstream
+from proteinlm.tasks.base import TaskModule
+from proteinlm.tasks.labelled import LabelledTask
+from tests.runs import ROOT, equal, in_group
+from tests.tasks import toys
+from tests.tasks.toys import composed, home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toy_proteins() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(synthetic, "labelled", toys.labelled, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stability, two seeds, weights kept."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    finetuning.run(composed("task=stability", f"output={output}", "keep_weights=true"))
+    return output
+
+
+class Killed(BaseException):
+    """Stands in for a signal: nothing between it and the process catches it."""
+
+
+def weights(output: Path, seed: int) -> dict[str, Tensor]:
+    (best,) = (home(output, "stability") / f"seed-{seed}/best").glob(f"step-{selected(output, seed)['step']:09d}")
+    return checkpoint.load_weights(best).tensors
+
+
+def selected(output: Path, seed: int, label: str = "stability") -> dict[str, Any]:
+    return json.loads((home(output, label) / f"seed-{seed}/selected.json").read_text())
+
+
+def scores(output: Path, label: str = "stability") -> dict[tuple[str, str], results.Score]:
+    return {(s.split, s.metric): s for s in results.load(home(output, label) / "result.json").scores}
+
+
+def values(sample: Sample) -> np.ndarray:
+    """What each seed said of each record."""
+    if isinstance(sample, Predictions):
+        return sample.prediction
+    assert isinstance(sample, Scores)
+    return sample.value
+
+
+def assert_same(ours: Path, theirs: Path) -> None:
+    assert scores(ours) == scores(theirs)
+    for seed in (0, 1):
+        assert equal(weights(ours, seed), weights(theirs, seed))
+        timeless = [{k: v for k, v in selected(output, seed).items() if k != "seconds"} for output in (ours, theirs)]
+        assert timeless[0] == timeless[1]
+    found, wanted = (predictions.load(home(output, "stability")) for output in (ours, theirs))
+    assert all(np.array_equal(values(found[name]), values(wanted[name])) for name in wanted)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_learns(task: str, tmp_path: Path):
+    longer = ("task.tokens=24576", "task.learning_rate=1e-2", "seeds=1", "model.dropout=0")
+    untrained = (f"task={task}", "task.tokens=1024", "task.learning_rate=1e-9", "task.validations=1", "seeds=1")
+    before = finetuning.run(composed(*untrained, f"output={tmp_path / 'untrained'}"))
+    after = finetuning.run(composed(f"task={task}", *longer, f"output={tmp_path / 'trained'}"))
+    metric = downstream(task).score
+    for split in list(downstream(task).splits)[1:]:
+        learnt, untaught = (result.score(result.stage, split, metric) for result in (after, before))
+        assert learnt is not None
+        assert untaught is not None
+        assert learnt.low is not None
+        assert learnt.low > untaught.value + 0.1, (split, learnt, untaught)
+        assert learnt.n == (toys.COUNTS["valid"] if split == "valid" else toys.TESTED)
+
+
+def test_killed_anywhere_and_started_again(undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = composed("task=stability", f"output={tmp_path}", "keep_weights=true")
+    # per seed 12 steps of four micro-batches: at the start of a step, inside, next to validations, and in the other seed
+    moments = [(0, 0), (0, 6), (0, 12), (0, 13), (0, 31), (0, 47), (1, 0), (1, 22), (1, 47)]
+    training_step = TaskModule.training_step
+
+    def step_or_die(self: TaskModule, batch: Any, batch_idx: int) -> Tensor:
+        begun = (home(tmp_path, "stability") / "seed-1").exists()
+        if (int(begun), self.trainer.global_step * 4 + batch_idx % 4) == moment:
+            raise Killed
+        return training_step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TaskModule, "training_step", step_or_die)
+    for coming in moments:
+        moment = coming
+        with pytest.raises(Killed):
+            finetuning.run(config)
+    moment = None
+    for place in ("samples", "_result"):
+        with monkeypatch.context() as patched:
+            patched.setattr(finetuning.Finetuning, place, raising(Killed))
+            with pytest.raises(Killed):
+                finetuning.run(config)
+    finetuning.run(config)
+    assert_same(tmp_path, undisturbed)
+
+
+def raising(error: type[BaseException]) -> Callable[..., None]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_killed_between_the_last_checkpoint_and_the_selection(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = composed("task=stability", f"output={tmp_path}", "keep_weights=true")
+    with monkeypatch.context() as patched:
+        patched.setattr(finetuning, "write_text", raising(Killed))
+        with pytest.raises(Killed):
+            finetuning.run(config)
+    assert list((home(tmp_path, "stability") / "seed-0/checkpoints").glob("step-*"))
+    finetuning.run(config)
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_finished_stage_is_not_repeated(undisturbed: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(finetuning.Finetuning, "run", raising(AssertionError))
+    result = finetuning.run(composed("task=stability", f"output={undisturbed}", "keep_weights=true"))
+    assert {(s.split, s.metric): s for s in result.scores} == scores(undisturbed)
+    assert (result.stage, result.seeds, result.start) == ("stability", 2, "scratch")
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("task.patience=1", "task.patience is 6 there and 1 here"),
+        ("data.seed=1", "data.seed is 0 there and 1 here"),
+    ],
+)
+def test_a_directory_belongs_to_one_config(undisturbed: Path, override: str, difference: str):
+    with pytest.raises(InputError, match=difference):
+        finetuning.run(composed("task=stability", f"output={undisturbed}", "keep_weights=true", override))
+
+
+def test_weights_are_deleted_unless_kept(tmp_path: Path):
+    finetuning.run(composed("task=stability", "seeds=1", "task.tokens=2048", f"output={tmp_path}"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+    assert len(list(tmp_path.rglob("result.json"))) == 1
+    with pytest.raises(InputError, match=r"best/step-\d+: no model.safetensors in it"):
+        finetuning.evaluate(evaluation(tmp_path, "test", "seeds=1", "task.tokens=2048"))
+
+
+def evaluation(output: Path, split: str, *overrides: str) -> EvaluateConfig:
+    config = composed("task=stability", f"output={output}", *overrides)
+    return EvaluateConfig(**vars(config), split=split)
+
+
+@pytest.mark.parametrize("budget", [16, 64, 1024, 100_000])
+def test_any_batch_budget_scores_every_record_the_same(undisturbed: Path, budget: int):
+    config = evaluation(undisturbed, "test", f"task.micro_batch_tokens={budget}", f"task.step_tokens={budget}")
+    for score in finetuning.evaluate(config):
+        expected = scores(undisturbed)["test", score.metric]
+        assert score.n == toys.TESTED
+        assert score.value == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_an_evaluation_needs_a_split_that_exists(undisturbed: Path):
+    with pytest.raises(InputError, match=r"split=casp99 is not one of train, valid, test"):
+        finetuning.evaluate(evaluation(undisturbed, "casp99"))
+    assert finetuning.evaluate(evaluation(undisturbed, "train"))[0].n == toys.COUNTS["train"]
+
+
+def test_the_predictions_give_the_scores_again(undisturbed: Path):
+    found = predictions.load(home(undisturbed, "stability"))
+    assert found.keys() == scores(undisturbed).keys()
+    for name, score in scores(undisturbed).items():
+        sample = found[name]
+        assert (sample.estimate(), *bootstrap(sample), sample.n) == (score.value, score.low, score.high, score.n)
+        assert sample.seeds == 2
+        assert sample.record.tolist() == list(range(score.n))
+
+
+def test_predictions_are_in_the_units_of_the_targets(undisturbed: Path):
+    sample = predictions.load(home(undisturbed, "stability"))["test", "spearman"]
+    assert isinstance(sample, Predictions)
+    assert np.abs(sample.prediction - sample.target).max() < 25, "around 1000, where the targets are"
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_groups_agree_with_one_process(undisturbed: Path, tmp_path: Path, world: int):
+    group = ("strategy=ddp", f"strategy.devices={world}", f"output={tmp_path}")
+    config = composed("task=stability", "keep_weights=true", *group)
+    in_group(world, lambda: finetuning.run(config))
+    ours, theirs = (predictions.load(home(output, "stability")) for output in (tmp_path, undisturbed))
+    assert ours.keys() == theirs.keys()
+    for name in theirs:
+        assert ours[name].record.tolist() == theirs[name].record.tolist(), "every record, once"
+        assert np.allclose(values(ours[name]), values(theirs[name]), rtol=1e-4)
+
+
+def test_batch_statistics_are_shared_by_all_processes(tmp_path: Path):
+    overrides = (
+        "task=secondary_structure",
+        "task.head=convolution",
+        "seeds=1",
+        "task.tokens=4096",
+        "keep_weights=true",
+    )
+    config = composed(*overrides, "strategy=ddp", "strategy.devices=2", f"output={tmp_path}")
+    in_group(2, lambda: finetuning.run(config))
+    for score in scores(tmp_path, "secondary_structure_q3").values():
+        assert score.n == (toys.COUNTS["valid"] if score.split == "valid" else toys.TESTED)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, script: list[float]) -> list[tuple[int, dict[str, Tensor]]]:
+    """Let the validation score follow a script; the weights at each validation, as they come."""
+    seen: list[tuple[int, dict[str, Tensor]]] = []
+    end = LabelledTask.on_validation_epoch_end
+
+    def follow(self: LabelledTask) -> None:
+        end(self)
+        if self.trainer.state.fn == "fit":
+            self.scored["valid"][self.score] = Scores(np.arange(2), np.full(2, script[len(seen)]), np.ones(2))
+            tensors = {f"{p}.{n}": t.clone() for p, part in self.parts().items() for n, t in part.state_dict().items()}
+            seen.append((self.trainer.global_step, tensors))
+
+    monkeypatch.setattr(LabelledTask, "on_validation_epoch_end", follow)
+    return seen
+
+
+def test_the_best_validation_is_kept_and_patience_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = scripted(monkeypatch, [0.1, 0.5, 0.5, float("nan"), 0.4, 0.9, 0.9, 0.9])
+    overrides = ("task=stability", "seeds=1", "task.validations=8", "task.patience=3", "keep_weights=true")
+    result = finetuning.run(composed(*overrides, f"output={tmp_path}"))
+    assert [step for step, _ in seen] == [2, 3, 5, 6, 8], "ended three validations after the best"
+    assert selected(tmp_path, 0) | {"step": 3, "score": 0.5, "steps": 8} == selected(tmp_path, 0)
+    assert result.steps == 8
+    assert equal(weights(tmp_path, 0), seen[1][1])
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+
+
+def test_killed_when_patience_is_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    overrides = ("task=stability", "seeds=1", "task.validations=8", "task.patience=2", "keep_weights=true")
+    with monkeypatch.context() as patched:
+        scripted(patched, [0.1, 0.5, 0.3, 0.2])
+        patched.setattr(finetuning, "write_text", raising(Killed))
+        with pytest.raises(Killed):
+            finetuning.run(composed(*overrides, f"output={tmp_path}"))
+    monkeypatch.setattr(TaskModule, "training_step", raising(AssertionError))
+    result = finetuning.run(composed(*overrides, f"output={tmp_path}"))
+    assert (result.steps, selected(tmp_path, 0)["step"]) == (6, 3)
+
+
+def test_scores_that_are_no_numbers_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scripted(monkeypatch, [float("nan")] * 4)
+    with pytest.raises(InputError, match=r"no validation score was a number: lower task.learning_rate"):
+        finetuning.run(composed("task=stability", f"output={tmp_path}"))
+
+
+def test_test_splits_are_read_once_and_after_all_selection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    events: list[str] = []
+    read, step = Splits.read, TaskModule.training_step
+
+    def reading(self: Splits, split: str) -> Any:
+        events.append(split)
+        return read(self, split)
+
+    def stepping(self: TaskModule, batch: Any, batch_idx: int) -> Tensor:
+        events.append("step")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Splits, "read", reading)
+    monkeypatch.setattr(TaskModule, "training_step", stepping)
+    finetuning.run(composed("task=remote_homology", "task.tokens=2048", f"output={tmp_path}"))
+    tests = list(downstream("remote_homology").splits)[2:]
+    assert [event for event in events if event in tests] == tests
+    assert events.index(tests[0]) > max(i for i, event in enumerate(events) if event == "step")
+
+
+def test_standardisation_makes_training_blind_to_units(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def in_other_units(*arguments: Any) -> list[dict[str, Any]]:
+        records = toys.labelled(*arguments)
+        return [r | {"stability_score": 2.0 * r["stability_score"] - 4096} for r in records]
+
+    monkeypatch.setattr(synthetic, "labelled", in_other_units)
+    finetuning.run(composed("task=stability", f"output={tmp_path}"))
+    ours, theirs = (predictions.load(home(o, "stability"))["test", "spearman"] for o in (tmp_path, undisturbed))
+    assert np.allclose(values(ours), 2 * values(theirs) - 4096, rtol=1e-4)
+    assert scores(tmp_path)["test", "spearman"].value == pytest.approx(
+        scores(undisturbed)["test", "spearman"].value, abs=0.02
+    )
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path) -> Path:
+    """Weights as pretraining leaves them."""
+    from proteinlm.backbone import Backbone
+    from proteinlm.heads import LanguageModelHead
+
+    shape = ModelConfig(32, 1, 4, max_positions=64)
+    directory = tmp_path / "runs/sweep/row/pretrain/model"
+    checkpoint.save_weights(directory, {"backbone": Backbone(shape), "head": LanguageModelHead(shape)}, shape)
+    return directory
+
+
+def test_a_probe_leaves_the_pretrained_backbone_as_it_was(pretrained: Path, tmp_path: Path):
+    config = composed("task=stability", "task.freeze=backbone", f"output={tmp_path}", "keep_weights=true", "seeds=1")
+    config.model, config.name = PretrainedConfig(str(pretrained)), ""
+    config.__post_init__()
+    assert config.name == "row", "that of the pretraining run"
+    result = finetuning.run(config)
+    assert result.start == checkpoint.load_weights(pretrained).fingerprint
+    (best,) = tmp_path.rglob("best/step-*")
+    start, end = checkpoint.load_weights(pretrained).tensors, checkpoint.load_weights(best).tensors
+    backbone = {name for name in start if name.startswith("backbone.")}
+    assert backbone == {name for name in end if name.startswith("backbone.")}
+    assert equal({name: start[name] for name in backbone}, {name: end[name] for name in backbone})
+
+
+def test_other_weights_do_not_go_on_with_a_stage(pretrained: Path, tmp_path: Path):
+    config = composed("task=stability", "name=row", "seeds=1", "task.tokens=1024", f"output={tmp_path}")
+    config.model = PretrainedConfig(str(pretrained))
+    finetuning.run(config)
+    moved = pretrained.rename(pretrained.with_name("moved"))
+    config.model = PretrainedConfig(str(moved))
+    finetuning.run(config)  # the same weights, in another place
+    tensors = checkpoint.load_weights(moved).tensors
+    tensors["backbone.norm.bias"] += 1
+    (moved / "model.safetensors").write_bytes(checkpoint.save(tensors))
+    with pytest.raises(InputError, match=r"belongs to another config \(inputs.start is \w+ there and \w+ here\)"):
+        finetuning.run(config)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: (d / "model.safetensors").unlink(), r"model: no model.safetensors in it"),
+        (lambda d: (d / "config.json").unlink(), r"model: no config.json in it"),
+        (lambda d: (d / "config.json").write_text('{"hidden_size": 32, "colour": 1}'), r"config.json: not the shape"),
+        (lambda d: (d / "config.json").write_text("{"), r"config.json: not the shape of a model"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 64), r"model.safetensors: damaged"),
+        (lambda d: change(d, "backbone.norm.bias", None), r"model: no tensor backbone.norm.bias"),
+        (lambda d: change(d, "backbone.extra", "backbone.norm.bias"), r"model: an unknown tensor backbone.extra"),
+        (
+            lambda d: change(d, "backbone.norm.bias", "backbone.position_embedding.weight"),
+            r"model: tensor backbone.norm.bias has shape \(64, 32\), not \(32,\)",
+        ),
+    ],
+)
+def test_foreign_weights_are_named(pretrained: Path, tmp_path: Path, damage: Callable[[Path], Any], message: str):
+    config = composed("task=stability", "name=row", f"output={tmp_path}")
+    config.model = PretrainedConfig(str(pretrained))
+    damage(pretrained)
+    with pytest.raises(InputError, match=message):
+        finetuning.run(config)
+
+
+def change(directory: Path, name: str, copied: str | None) -> None:
+    tensors = checkpoint.load_weights(directory).tensors
+    tensors.pop(name, None)
+    if copied:
+        tensors[name] = tensors[copied].clone()
+    (directory / "model.safetensors").write_bytes(checkpoint.save(tensors))
+
+
+def test_sizes_unlike_the_published_ones_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tmp_path / "data"
+    publish(root)
+    config = composed(
+        "task=stability", "data=files", f"data.root={root}", f"data.cache={tmp_path / 'cache'}", f"output={tmp_path}"
+    )
+    result = finetuning.run(config)
+    told = capsys.readouterr().err
+    assert "stability: train 60, valid 15, test 13 proteins" in told
+    for split, size, published in (("train", "60", "53,614"), ("valid", "15", "2,512"), ("test", "13", "12,851")):
+        assert f"warning: {root}/stability/stability_{split}.json has {size} proteins, TAPE's {published}" in told
+    assert [score.n for score in result.scores] == [15, 15, 13, 13]
+
+
+def test_a_mask_narrows_a_split_to_what_others_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def masked(config: SyntheticDataConfig, task: str, split: str) -> list[dict[str, Any]]:
+        records = toys.labelled(config, task, split)
+        extra = [{"cb513_mask": (np.arange(len(r["primary"])) < 5).astype(np.float32)} for r in records]
+        return [r | x for r, x in zip(records, extra, strict=True)] if split == "cb513" else records
+
+    monkeypatch.setattr(synthetic, "labelled", masked)
+    finetuning.run(composed("task=secondary_structure", "seeds=1", "task.tokens=2048", f"output={tmp_path}"))
+    found = predictions.load(home(tmp_path, "secondary_structure_q3"))
+    weight = {}
+    for split in ("cb513", "cb513_proper"):
+        sample = found[split, "accuracy"]
+        assert isinstance(sample, Scores)
+        weight[split] = sample.weight
+    resolved = [r["valid_mask"][:5].sum() for r in masked(SyntheticDataConfig(), "secondary_structure", "cb513")]
+    assert weight["cb513_proper"].tolist() == resolved
+    assert weight["cb513"].sum() > sum(resolved)
+    assert ("ts115_proper", "accuracy") not in found
+
+
+def test_proteins_without_anything_to_score_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def unknown(config: SyntheticDataConfig, task: str, split: str) -> list[dict[str, Any]]:
+        first, second, *others = toys.labelled(config, task, split)
+        return [first, second | {"ss3": np.full(len(second["primary"]), -1)}, *others]
+
+    monkeypatch.setattr(synthetic, "labelled", unknown)
+    result = finetuning.run(composed("task=secondary_structure", "seeds=1", "task.tokens=2048", f"output={tmp_path}"))
+    assert "secondary_structure_q3: nothing to score in 1 of 13 proteins of casp12: records 1\n" in capsys.readouterr().err
+    assert {score.n for score in result.scores} == {toys.COUNTS["valid"] - 1, toys.TESTED - 1}
+
+
+def test_a_missing_split_is_named(tmp_path: Path):
+    root = tmp_path / "data"
+    publish(root)
+    (root / "stability/stability_valid.json").unlink()
+    config = composed(
+        "task=stability", "data=files", f"data.root={root}", f"data.cache={tmp_path / 'cache'}", f"output={tmp_path}"
+    )
+    with pytest.raises(InputError, match=r"no valid split of stability, only"):
+        finetuning.run(config)
+
+
+def publish(root: Path) -> None:
+    """Toy proteins as TAPE's JSON."""
+    (root / "stability").mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        records = toys.labelled(SyntheticDataConfig(), "stability", split)
+        plain = [record | {"stability_score": record["stability_score"].tolist()} for record in records]
+        (root / f"stability/stability_{split}.json").write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task.head=enormous"], r"task.head=enormous is not one of mlp"),
+        (["task.freeze=head"], r"task.freeze=head is not one of none, backbone"),
+        (["task.micro_batch_tokens=300"], r"task.micro_batch_tokens=300 does not divide task.step_tokens=1024"),
+        (
+            ["task.micro_batch_tokens=16"],
+            r"task.micro_batch_tokens=16 cannot hold the longest protein of synthetic stab",
+        ),
+        (["model.max_positions=20"], r"synthetic stability train, record \d+ \(train-\d+\): primary has 2\d residues"),
+        (["seeds=0"], r"seeds=0 is less than 1"),
+        (["strategy=ddp", "strategy.devices=3"], r"3 does not divide the 4 micro-batches of a step \(task.step_tokens"),
+    ],
+)
+def test_impossible_values_name_their_knob(overrides: list[str], message: str, tmp_path: Path):
+    with pytest.raises(InputError, match=message):
+        finetuning.run(composed("task=stability", f"output={tmp_path}", *overrides))
+
+
+def test_a_start_must_be_chosen():
+    with pytest.raises(InputError, match=r"model.path is empty: name the directory of pretrained weights, or a shape"):
+        PretrainedConfig()
+
+
+@pytest.mark.parametrize("entry", ["finetune", "evaluate"])
+def test_printing_the_config_imports_no_torch(entry: str, tmp_path: Path):
+    code = (
+        f"import runpy, sys; sys.argv = ['{entry}', '--cfg', 'job', 'task=contact'];"
+        f"runpy.run_module('experiments.{entry}', run_name='__main__');"
+        "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "name: contact" in ended.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "experiments.finetune", "task=contact"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "model.path is empty" in ended.stderr
