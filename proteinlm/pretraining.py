@@ -119,6 +119,7 @@ class Pretraining:
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
             results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
+            training.announce(self.config.name, self.config.backbone.parameters, self.machine, step)
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
         report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
         saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)

@@ -66,6 +66,14 @@ class Budget(NamedTuple):
     max_grad_norm: float
 
 
+def announce(name: str, parameters: int, machine: Machine, step: int) -> None:
+    """Say what is about to be trained, and on what."""
+    threads = f"{machine.threads} thread{'s' if machine.threads > 1 else ''}"
+    start = f"going on after step {step}" if step else "from the start"
+    line = f"{name}  {parameters:,} parameters, {machine.precision}, {threads}, {machine.hardware}; {start}"
+    print(line, file=sys.stderr, flush=True)
+
+
 def reports() -> bool:
     """Whether this process is the first of its group, which alone writes results; known before the group has met."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
