@@ -425,7 +425,9 @@ def test_proteins_without_anything_to_score_are_named(
 
     monkeypatch.setattr(synthetic, "labelled", unknown)
     result = finetuning.run(composed("task=secondary_structure", "seeds=1", "task.tokens=2048", f"output={tmp_path}"))
-    assert "secondary_structure_q3: nothing to score in 1 of 13 proteins of casp12: records 1\n" in capsys.readouterr().err
+    assert (
+        "secondary_structure_q3: nothing to score in 1 of 13 proteins of casp12: records 1\n" in capsys.readouterr().err
+    )
     assert {score.n for score in result.scores} == {toys.COUNTS["valid"] - 1, toys.TESTED - 1}
 
 

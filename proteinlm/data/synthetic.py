@@ -1,16 +1,18 @@
 """A made-up universe of proteins, so that everything runs without a download. It is not biology.
 
 **Structure.** A protein is a chain of strands (5 residues) and helices (13), joined by loops (3). Its strands lie two by two
-in ladders, 4.8 Å apart, parallel or antiparallel; any two strands of the chain may share one, and which do is what tells
+in ladders, 4.8 Å apart, parallel or antiparallel. Any two strands of the chain may share a ladder; which do is what tells
 folds apart. Ladders and helices stand upright in a ring. Contacts are read off the C-alpha coordinates.
 
-**Sequence.** Each residue depends on its surroundings (`PREFERENCE`) and on at most one residue before it: on its partner,
-which it complements (`COMPLEMENTS`), across the ladder or 3, 4 or 5 residues back in a helix; or, in the first strand of a
+**Sequence.** A residue depends on its surroundings (`_preferences`) and on at most one residue before it: on its partner
+across the ladder, or 3, 4 or 5 residues back in a helix, which it complements (`COMPLEMENTS`); or, in the first strand of a
 ladder, on the residue two before it, which it resembles. The rules are the same in all families, so what is learnt from
-some holds for all. A family's profile does not say who its partners are: that takes a comparison of distant residues.
+some holds for all. No profile of a family says who its partners are: that takes a comparison of distant residues.
 
-**Descent.** Fold, superfamily, family, member: each member descends from the ancestor of its family, and that from the
-ancestor of its superfamily. Substitutions are compensated: a residue is drawn anew where the one it depends on has changed.
+**Descent.** Fold, superfamily, family, member: members descend from the ancestor of their family, and that from the ancestor
+of its superfamily. Substitutions are compensated: a residue is drawn anew where the one it depends on has changed.
+
+Lengths are constant because learned positions then find partners within minutes; tails make up for it a little.
 
 F folds, M families, N proteins, L residues, W residues of the longest protein. Residues are indices of the 20 amino acids.
 """
@@ -67,20 +69,8 @@ class Role(IntEnum):
     """Of a new fold."""
 
 
-SIZES = {
-    "secondary_structure": {"train": 300, "valid": 80, "cb513": 120, "ts115": 60, "casp12": 40},
-    "proteinnet": {"train": 120, "valid": 40, "test": 80},
-    "remote_homology": {
-        "train": 900,
-        "valid": 100,
-        "test_fold_holdout": 150,
-        "test_superfamily_holdout": 150,
-        "test_family_holdout": 150,
-    },
-    "fluorescence": {"train": 1000, "valid": 250, "test": 1000},
-    "stability": {"train": 1200, "valid": 200, "test": 400},
-}
-"""Records of each labelled set, times ``data.labelled``."""
+HELD_OUT = Role.SUPERFAMILY, Role.FOLD
+"""Families that the corpus has in its holdout only."""
 
 
 class Fold(NamedTuple):
@@ -113,8 +103,7 @@ def corpus(config: SyntheticDataConfig, split: str) -> pa.Table:
     if split not in per_family:
         raise InputError(f"split {split!r} is not one of {', '.join(per_family)}")
     universe = _universe(config)
-    roles = (Role.SUPERFAMILY, Role.FOLD) if split == "holdout" else (Role.TRAIN,)
-    families = np.repeat(universe.of(*roles), per_family[split])
+    families = np.repeat(universe.of(*(HELD_OUT if split == "holdout" else (Role.TRAIN,))), per_family[split])
     residues = members(universe, families, _generator(config, "corpus", split))
     lengths = universe.length[families]
     letters = _LETTERS[residues[np.arange(residues.shape[1]) < lengths[:, None]]]
@@ -153,7 +142,8 @@ def _built(seed: int, folds: int, superfamilies: int, families: int) -> Universe
     drawn: dict[tuple[str, tuple[int, ...]], Fold] = {}
     while len(drawn) < folds:
         architecture = _architecture(generator)
-        drawn.setdefault(architecture, _fold(*architecture))
+        if architecture not in drawn:
+            drawn[architecture] = _fold(*architecture)
     fold, superfamily, family = (axis.ravel() for axis in np.indices((folds, superfamilies, families)))
     role = np.where(family < families - 1, Role.TRAIN, Role.FAMILY)
     role = np.where(superfamily < superfamilies - 1, role, Role.SUPERFAMILY)
@@ -302,23 +292,22 @@ def _arc(start: np.ndarray, stop: np.ndarray, bonds: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _log_probability() -> np.ndarray:
     """The universal rules: log-probability (surroundings, dependence, earlier residue, residue)."""
-    preference = _preference()
+    preference = _preferences()
     kind = np.full(len(AMINO_ACIDS), -1)
     partner = np.full(len(AMINO_ACIDS), -1)
     for number, classes in enumerate(COMPLEMENTS):
         for side, letters in enumerate(classes):
             kind[_indices(letters)] = 2 * number + side
             partner[_indices(letters)] = _indices(classes[1 - side])
-    structured = kind >= 0
     bonds = np.zeros((3, len(AMINO_ACIDS), len(AMINO_ACIDS)))
-    bonds[COMPLEMENTARY] += 4.0 * ((kind[:, None] ^ 1) == kind) * structured * structured[:, None]
+    bonds[COMPLEMENTARY] += 4.0 * ((kind[:, None] ^ 1) == kind)
     bonds[COMPLEMENTARY] += 1.2 * (partner[:, None] == np.arange(len(AMINO_ACIDS)))
-    bonds[ALIKE] += 2.5 * (kind[:, None] == kind) * structured * structured[:, None]
+    bonds[ALIKE] += 2.5 * ((kind[:, None] == kind) & (kind >= 0))
     weights = preference[:, None, None, :] + bonds  # (8, 3, 20, 20)
     return weights - np.log(np.exp(weights).sum(axis=-1, keepdims=True))
 
 
-def _preference() -> np.ndarray:
+def _preferences() -> np.ndarray:
     """Log-preferences (8, 20) of surroundings: inside hydrophobic, outside polar, loops flexible."""
     preference = np.zeros((8, len(AMINO_ACIDS)))
     hydrophobic = _indices("".join(map("".join, COMPLEMENTS[:2])))
@@ -410,10 +399,25 @@ def _names(universe: Universe, families: np.ndarray, split: str) -> list[str]:
 
 # Labelled sets
 
+SIZES = {
+    "secondary_structure": {"train": 300, "valid": 80, "cb513": 120, "ts115": 60, "casp12": 40},
+    "proteinnet": {"train": 120, "valid": 40, "test": 80},
+    "remote_homology": {
+        "train": 900,
+        "valid": 100,
+        "test_fold_holdout": 150,
+        "test_superfamily_holdout": 150,
+        "test_family_holdout": 150,
+    },
+    "fluorescence": {"train": 1000, "valid": 250, "test": 1000},
+    "stability": {"train": 1200, "valid": 200, "test": 400},
+}
+"""Records of each labelled set, times ``data.labelled``."""
+
 
 def _secondary_structure(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
     """Test proteins come from families that the corpus has in its holdout only; those of casp12 from new folds."""
-    roles = {"cb513": _HELD_OUT, "ts115": _HELD_OUT, "casp12": (Role.FOLD,)}.get(split, (Role.TRAIN,))
+    roles = {"cb513": HELD_OUT, "ts115": HELD_OUT, "casp12": (Role.FOLD,)}.get(split, (Role.TRAIN,))
     universe, generator = _universe(config), _generator(config, "secondary_structure", split)
     families = _choice(universe.of(*roles), count, generator)
     records = _proteins(universe, families, split, generator)
@@ -426,7 +430,7 @@ def _secondary_structure(config: SyntheticDataConfig, split: str, count: int) ->
 def _proteinnet(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
     """Test proteins come from families that the corpus has in its holdout only."""
     universe, generator = _universe(config), _generator(config, "proteinnet", split)
-    families = _choice(universe.of(*(_HELD_OUT if split == "test" else (Role.TRAIN,))), count, generator)
+    families = _choice(universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,))), count, generator)
     records = _proteins(universe, families, split, generator)
     for record, fold in zip(records, universe.fold[families], strict=True):
         resolved = _resolved(record["protein_length"], generator)
@@ -436,15 +440,25 @@ def _proteinnet(config: SyntheticDataConfig, split: str, count: int) -> list[Rec
 
 
 def _remote_homology(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
-    """Fold holdout: new superfamilies of known folds. Superfamily holdout: new families of known superfamilies."""
-    role = {"test_fold_holdout": Role.SUPERFAMILY, "test_superfamily_holdout": Role.FAMILY}.get(split, Role.TRAIN)
-    universe, generator = _universe(config), _generator(config, "remote_homology", split)
-    families = _choice(universe.of(role), count, generator)
+    """Fold holdout: new superfamilies of the folds in train. Superfamily holdout: new families of its superfamilies."""
+    universe = _universe(config)
+    trained = _choice(
+        universe.of(Role.TRAIN), _size(config, "remote_homology", "train"), _generator(config, "remote_homology")
+    )
+    generator = _generator(config, "remote_homology", split)
+    if split == "test_fold_holdout":
+        pool = universe.of(Role.SUPERFAMILY)
+        pool = pool[np.isin(universe.fold[pool], universe.fold[trained])]
+    elif split == "test_superfamily_holdout":
+        pool = universe.of(Role.FAMILY)
+        pool = pool[np.isin(universe.superfamily[pool], universe.superfamily[trained])]
+    else:
+        pool = np.unique(trained)
+    families = trained if split == "train" else _choice(pool, count, generator)
     records = _proteins(universe, families, split, generator)
     for record, family in zip(records, families.tolist(), strict=True):
-        fold = int(universe.fold[family])
+        fold, superfamily = int(universe.fold[family]), int(universe.superfamily[family])
         helices = sum(kind != "E" for kind in universe.folds[fold].elements)
-        superfamily = int(universe.superfamily[family])
         record |= {"class_label": helices, "fold_label": fold, "superfamily_label": superfamily, "family_label": family}
     return records
 
@@ -479,7 +493,7 @@ def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Reco
     """Mutants of small proteins, which for test are others than for train and valid, of families held out of the corpus."""
     universe, generator = _universe(config), _generator(config, "stability", "test" if split == "test" else "train")
     small = np.array([fold.elements.count("E") == 4 for fold in universe.folds])
-    pool = universe.of(*(_HELD_OUT if split == "test" else (Role.TRAIN,)))
+    pool = universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,)))
     parents = generator.permutation(pool[small[universe.fold[pool]]])[: 10 if split == "test" else 40]
     records: list[Record] = []
     wanted = count if split == "test" else sum(_size(config, "stability", name) for name in ("train", "valid"))
@@ -525,16 +539,6 @@ def _mutants(fold: Fold, parent: np.ndarray, numbers: np.ndarray, generator: np.
     return mutants[np.sort(first)]
 
 
-_HELD_OUT = Role.SUPERFAMILY, Role.FOLD
-_RECORDS = {
-    "secondary_structure": _secondary_structure,
-    "proteinnet": _proteinnet,
-    "remote_homology": _remote_homology,
-    "fluorescence": _fluorescence,
-    "stability": _stability,
-}
-
-
 def _proteins(universe: Universe, families: np.ndarray, split: str, generator: np.random.Generator) -> list[Record]:
     """New members of families (N,) with the fields common to all tasks."""
     residues = members(universe, families, generator)
@@ -562,3 +566,12 @@ def _size(config: SyntheticDataConfig, task: str, split: str) -> int:
 
 def _text(residues: np.ndarray) -> str:
     return _LETTERS[residues].tobytes().decode()
+
+
+_RECORDS = {
+    "secondary_structure": _secondary_structure,
+    "proteinnet": _proteinnet,
+    "remote_homology": _remote_homology,
+    "fluorescence": _fluorescence,
+    "stability": _stability,
+}

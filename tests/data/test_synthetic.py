@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -252,7 +253,7 @@ def of_level(found: list[synthetic.Record], level: str) -> set[str]:
     return {record["id"].split("/")[place] for record in found}
 
 
-def identity(universe: synthetic.Universe, other: object) -> float:
+def identity(universe: synthetic.Universe, other: Callable[[int], int]) -> float:
     """Mean share of equal residues between members of families and of the families that `other` names."""
     generator = np.random.default_rng(0)
     families = np.arange(0, len(universe.fold), 3)

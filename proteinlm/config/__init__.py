@@ -1,0 +1,56 @@
+"""Every knob of a run, typed and checked. Imports neither torch nor Lightning, so that composing a config is instant.
+
+The YAML files under ``conf/`` hold values; the structure, the documentation and the checks are here. Derived quantities are
+methods, computed in this one place. `register_schema` makes the dataclasses known to Hydra, which then rejects a misspelt
+key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
+"""
+
+from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
+from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
+from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RunConfig, StageConfig, digest
+from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
+from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
+
+__all__ = [
+    "DataConfig",
+    "EvaluateConfig",
+    "FilesDataConfig",
+    "FinetuneConfig",
+    "LabelledTaskConfig",
+    "MachineConfig",
+    "MaskedLanguageModelConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainedConfig",
+    "RunConfig",
+    "ScaleConfig",
+    "SecondaryStructureConfig",
+    "StageConfig",
+    "StartConfig",
+    "StrategyConfig",
+    "SyntheticDataConfig",
+    "TaskConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "digest",
+    "register_schema",
+]
+
+
+def register_schema() -> None:
+    """Make the dataclasses available to the ``defaults`` lists under ``conf/``."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunConfig)
+    store.store(name="finetune_schema", node=FinetuneConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(group="model", name="schema", node=ModelConfig)
+    store.store(group="model", name="pretrained_schema", node=PretrainedConfig)
+    store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
+    store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
+    store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)
+    store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
+    store.store(group="data", name="files_schema", node=FilesDataConfig)
+    store.store(group="strategy", name="schema", node=StrategyConfig)
+    store.store(group="tracking", name="schema", node=TrackingConfig)

@@ -1,0 +1,52 @@
+"""Where proteins come from."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from proteinlm.config.checks import at_least
+from proteinlm.errors import InputError
+
+
+@dataclass
+class DataConfig:
+    """Where proteins come from; each source has a subclass."""
+
+    name: str = MISSING
+
+
+@dataclass
+class SyntheticDataConfig(DataConfig):
+    """The embedded default: a made-up protein universe (`proteinlm.data.synthetic`)."""
+
+    name: str = "synthetic"
+    seed: int = 0
+    folds: int = 100
+    """Arrangements of strands and helices; a fifth of them never occur in the training corpus."""
+    superfamilies: int = 4
+    """Of each fold; the last is held out."""
+    families: int = 4
+    """Of each superfamily; the last is held out."""
+    members: int = 24
+    """Sequences of each family in the training corpus."""
+    labelled: float = 1.0
+    """Scale of the labelled sets (`proteinlm.data.synthetic.SIZES`)."""
+
+    def __post_init__(self) -> None:
+        for knob, lowest in (("seed", 0), ("folds", 5), ("superfamilies", 2), ("families", 2), ("members", 1)):
+            at_least(lowest, f"data.{knob}", getattr(self, knob))
+        if self.folds > 300:
+            raise InputError(f"data.folds={self.folds} is more than 300: there are not many more arrangements")
+        if not 0 < self.labelled <= 10:
+            raise InputError(f"data.labelled={self.labelled} is not above 0 and at most 10")
+
+
+@dataclass
+class FilesDataConfig(DataConfig):
+    """Real proteins: a directory as published, or a store made of it (`proteinlm.data.store`)."""
+
+    name: str = "files"
+    root: str = MISSING
+    """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, or both."""
+    cache: str = ""
+    """Where the store is built on first use; by default the user's cache directory."""

@@ -1,0 +1,102 @@
+"""The shape of the backbone, or where to find one."""
+
+from dataclasses import asdict, dataclass, replace
+
+from omegaconf import MISSING
+
+from proteinlm.config.checks import at_least, one_of
+from proteinlm.errors import InputError
+
+
+@dataclass
+class StartConfig:
+    """What fine-tuning starts from: a shape with random weights, or pretrained weights, which know their shape."""
+
+
+@dataclass
+class PretrainedConfig(StartConfig):
+    """Weights that an earlier run saved."""
+
+    path: str = ""
+    """Their directory, as in ``runs/single/tiny/pretrain/model``."""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise InputError(
+                "model.path is empty: name the directory of pretrained weights, or a shape to start from random ones, "
+                "as in model=tiny"
+            )
+
+
+@dataclass
+class ModelConfig(StartConfig):
+    """Shape of the backbone (paper section 3.2; ProteinLM ``megatron/model/transformer.py``)."""
+
+    hidden_size: int = MISSING
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    max_positions: int = 2176
+    """Positions of the learned table, [CLS] included: the longest protein has one residue less."""
+    vocab_size: int = 128
+    """Rows of the embedding; the 31 tokens and Megatron's padding."""
+    dropout: float = 0.1
+    """On the embedding and both residual branches. Attention weights are not dropped: the fast kernels cannot."""
+    head_activation: str = "gelu_tanh"
+    """GELU of the language-model head: ``gelu_tanh``, or ``gelu`` (erf) as in ProteinLM's released weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers", "num_heads", "max_positions", "vocab_size"):
+            at_least(1, f"model.{name}", getattr(self, name))
+        if self.hidden_size % self.num_heads:
+            raise InputError(f"model.num_heads={self.num_heads} does not divide model.hidden_size={self.hidden_size}")
+        if self.vocab_size < 31:
+            raise InputError(f"model.vocab_size={self.vocab_size} is smaller than the vocabulary of 31 tokens")
+        if not 2 <= self.max_positions <= 65536:
+            raise InputError(f"model.max_positions={self.max_positions} is not between 2 and 65536")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"model.dropout={self.dropout} is not in [0, 1)")
+        one_of("model.head_activation", self.head_activation, ("gelu_tanh", "gelu"))
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def intermediate_size(self) -> int:
+        return 4 * self.hidden_size
+
+    def training_flops(self, tokens: int, squares: int, targets: int) -> float:
+        """Forward and backward over `tokens`, with `squares` the sum of squared protein lengths in tokens.
+
+        Six per weight and token, ``12 L H`` per attended pair, and the head on the masked `targets` alone; only matrix
+        products are counted, padding never occurs, and recomputation does not count.
+        """
+        hidden = self.hidden_size
+        matrices = 6 * 12 * self.num_layers * hidden**2 * tokens
+        head = 6 * (hidden**2 + self.vocab_size * hidden) * targets
+        return float(matrices + 12 * self.num_layers * hidden * squares + head)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters with the language-model head: ``L(12H^2 + 13H) + (V + P + 2)H + H^2 + 3H + V``."""
+        hidden = self.hidden_size
+        blocks = self.num_layers * (12 * hidden**2 + 13 * hidden)
+        tables = (self.vocab_size + self.max_positions) * hidden
+        return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
+
+
+@dataclass
+class ScaleConfig:
+    """Divisors that a profile applies to the model's shape, so that a paper row fits the machine."""
+
+    hidden_size: int = 1
+    num_layers: int = 1
+    num_heads: int = 1
+
+    def apply(self, model: ModelConfig) -> ModelConfig:
+        """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
+        for name, divisor in asdict(self).items():
+            at_least(1, f"scale.{name}", divisor)
+            if name != "num_layers" and getattr(model, name) % divisor:
+                raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(model, name)}")
+        return replace(model, **{name: -(-getattr(model, name) // by) for name, by in asdict(self).items()})

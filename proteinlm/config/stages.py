@@ -1,0 +1,125 @@
+"""One stage, completely: what ``pretrain.yaml``, ``finetune.yaml`` and ``evaluate.yaml`` come to."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import MISSING
+
+from proteinlm.config.checks import at_least
+from proteinlm.config.data import DataConfig
+from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
+from proteinlm.config.tasks import LabelledTaskConfig, TaskConfig
+from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
+from proteinlm.errors import InputError
+
+
+@dataclass
+class StageConfig:
+    """What every stage is told: whose result it makes, where that goes, from which data and on how many processes."""
+
+    name: str = MISSING
+    """Row of the table or name of the model."""
+    group: str = "single"
+    """What the run belongs to: the sweep's name. Results go to ``output/group/name/``."""
+    output: str = "runs"
+    seed: int = 0
+    data: DataConfig = MISSING
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
+        {"name", "group", "output", "tracking", "data.root", "data.cache"}
+        | {f"train.{knob}" for knob in ("checkpoint_seconds", "workers", "threads", "accelerator")}
+    )
+    """Knobs that cannot change the result: where it is written, who watches, how often it is saved, what computes it, and
+    where the data lie, whose content has a fingerprint."""
+
+    def __post_init__(self) -> None:
+        for knob in ("name", "group"):
+            value = getattr(self, knob)
+            if not value or value.startswith(".") or "/" in value:
+                raise InputError(f"{knob}={value!r} is not a plain directory name")
+
+    def digest(self) -> str:
+        """Hash of every knob that can change the result."""
+        values = asdict(self)
+        for knob in self.IRRELEVANT:
+            *path, last = knob.split(".")
+            inner = values
+            for key in path:
+                inner = inner[key]
+            inner.pop(last, None)
+        return digest(values)
+
+
+@dataclass
+class RunConfig(StageConfig):
+    """One pretraining run, completely."""
+
+    model: ModelConfig = MISSING
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
+    task: TaskConfig = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.backbone.__post_init__()
+        _share_micro_batches(self.train.micro_batches, self.strategy, "train")
+
+    @property
+    def backbone(self) -> ModelConfig:
+        """The shape that is built: the model's after the profile's scaling."""
+        return self.scale.apply(self.model)
+
+
+@dataclass
+class FinetuneConfig(StageConfig):
+    """One task, fine-tuned from one start with several seeds, completely."""
+
+    name: str = ""
+    """Row of the table or name of the model; by default that of the pretraining run, or ``scratch``."""
+    model: StartConfig = MISSING
+    task: LabelledTaskConfig = MISSING
+    train: MachineConfig = field(default_factory=MachineConfig)
+    seeds: int = 3
+    """Runs that differ in the new weights, the order of the proteins and the dropout: `seed`, `seed` + 1, ..."""
+    keep_weights: bool = False
+    """Keep each seed's best weights after the result is written."""
+
+    IRRELEVANT: ClassVar[frozenset[str]] = StageConfig.IRRELEVANT | {"model.path", "keep_weights"}
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            self.name = Path(self.model.path).parents[1].name if isinstance(self.model, PretrainedConfig) else "scratch"
+        super().__post_init__()
+        at_least(1, "seeds", self.seeds)
+        _share_micro_batches(self.task.micro_batches, self.strategy, "task")
+
+    @property
+    def directory(self) -> Path:
+        """Home of the stage: ``output/group/name/<task>``."""
+        return Path(self.output) / self.group / self.name / self.task.label
+
+
+@dataclass
+class EvaluateConfig(FinetuneConfig):
+    """Score the weights that a fine-tuning with `keep_weights` left behind."""
+
+    split: str = MISSING
+
+
+def digest(values: Any) -> str:
+    """Twelve hexadecimal digits that identify plain values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _share_micro_batches(micro_batches: int, strategy: StrategyConfig, knobs: str) -> None:
+    if micro_batches % strategy.processes:
+        raise InputError(
+            f"strategy.devices * strategy.nodes = {strategy.processes} does not divide the {micro_batches} "
+            f"micro-batches of a step ({knobs}.step_tokens / {knobs}.micro_batch_tokens)"
+        )

@@ -1,0 +1,102 @@
+"""What is learnt."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.training import OptimConfig
+from proteinlm.errors import InputError
+
+
+@dataclass
+class TaskConfig:
+    """What is learnt; each task has a subclass, which selects its module (`proteinlm.tasks.TASKS`)."""
+
+    name: str = MISSING
+
+
+@dataclass
+class MaskedLanguageModelConfig(TaskConfig):
+    """Pretraining (paper section 3.1): hide residues, recover them."""
+
+    name: str = "masked_language_model"
+    mask_percent: int = 15
+    """``ceil(mask_percent / 100 * residues)`` residues of each protein are targets."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.mask_percent <= 100:
+            raise InputError(f"task.mask_percent={self.mask_percent} is not between 1 and 100")
+
+
+@dataclass
+class LabelledTaskConfig(TaskConfig):
+    """A downstream task: what is put on the backbone, and the recipe it is fine-tuned by."""
+
+    head: str = "mlp"
+    """``mlp`` is the paper's; each task's module lists the others."""
+    freeze: str = "none"
+    """``none`` trains every weight; ``backbone`` trains the head alone: a probe."""
+    learning_rate: float = 1e-4
+    """Reached after the warm-up, from where it falls linearly to zero at the end of the budget."""
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    tokens: int = 1_000_000
+    """Budget of each seed, residues and one [CLS] per protein; rounded up to whole steps."""
+    step_tokens: int = 8_192
+    micro_batch_tokens: int = 4_096
+    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
+    validations: int = 20
+    """How often the validation split is scored, evenly spread over the budget; the best weights are kept."""
+    patience: int = 6
+    """Training ends early after so many validations without a better score; 0 never ends it."""
+
+    def __post_init__(self) -> None:
+        for knob in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
+            at_least(1, f"task.{knob}", getattr(self, knob))
+        at_least(0, "task.patience", self.patience)
+        one_of("task.freeze", self.freeze, ("none", "backbone"))
+        if self.step_tokens % self.micro_batch_tokens:
+            raise InputError(
+                f"task.micro_batch_tokens={self.micro_batch_tokens} does not divide task.step_tokens={self.step_tokens}"
+            )
+
+    @property
+    def label(self) -> str:
+        """What the task is called in results and directories."""
+        return self.name
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one step, over all processes."""
+        return self.step_tokens // self.micro_batch_tokens
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tokens // self.step_tokens)
+
+    @property
+    def optim(self) -> OptimConfig:
+        return OptimConfig(
+            learning_rate=self.learning_rate,
+            min_learning_rate=0.0,
+            warmup_fraction=self.warmup_fraction,
+            weight_decay=self.weight_decay,
+        )
+
+
+@dataclass
+class SecondaryStructureConfig(LabelledTaskConfig):
+    """Helix, strand or coil of every residue (Q3), or the eight states of DSSP (Q8)."""
+
+    name: str = "secondary_structure"
+    classes: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.classes not in (3, 8):
+            raise InputError(f"task.classes={self.classes} is neither 3 nor 8")
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}_q{self.classes}"

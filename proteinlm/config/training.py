@@ -1,0 +1,124 @@
+"""How a model is trained, on what, and who watches."""
+
+from dataclasses import dataclass
+
+from proteinlm.config.checks import at_least, one_of
+from proteinlm.errors import InputError
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, linear warm-up and linear decay (ProteinLM ``megatron/learning_rates.py``; 1e-4 to 1e-5 in its scripts)."""
+
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-5
+    warmup_fraction: float = 0.01
+    """Share of the run's steps in which the learning rate rises from zero."""
+    weight_decay: float = 0.01
+    """Not applied to biases and LayerNorms."""
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_learning_rate <= self.learning_rate:
+            raise InputError(
+                f"optim.min_learning_rate={self.min_learning_rate} is not between 0 and "
+                f"optim.learning_rate={self.learning_rate}"
+            )
+        if not 0 <= self.warmup_fraction < 1:
+            raise InputError(f"optim.warmup_fraction={self.warmup_fraction} is not in [0, 1)")
+        if self.max_grad_norm < 0:
+            raise InputError(f"optim.max_grad_norm={self.max_grad_norm} is negative")
+
+
+@dataclass
+class MachineConfig:
+    """How a process computes and how it keeps its progress."""
+
+    precision: str = "auto"
+    """``auto`` (bf16-mixed where the hardware multiplies bf16 fast, else fp32), ``fp32`` or ``bf16-mixed``."""
+    checkpoint_seconds: float = 30.0
+    """Longest time between two checkpoints; 0 writes one after every step."""
+    workers: int = 0
+    """Loader processes per training process."""
+    threads: int = 0
+    """CPU threads per training process; 0 shares the physical cores among the processes of this machine."""
+    accelerator: str = "auto"
+    """``auto``, ``cpu`` or ``cuda``."""
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoint_seconds", "workers", "threads"):
+            at_least(0, f"train.{name}", getattr(self, name))
+        one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
+        one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+
+
+@dataclass
+class TrainConfig(MachineConfig):
+    """Budget and batches, in tokens: residues and one [CLS] per protein."""
+
+    tokens: int = 10_000_000
+    """Budget of the whole run; rounded up to whole steps."""
+    step_tokens: int = 16_384
+    """Global batch of one optimiser step, over all processes and micro-batches."""
+    micro_batch_tokens: int = 4_096
+    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
+    validations: int = 10
+    """How often the validation sets are scored, evenly spread; the last is at the end."""
+    validation_tokens: int = 0
+    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
+            at_least(1, f"train.{name}", getattr(self, name))
+        at_least(0, "train.validation_tokens", self.validation_tokens)
+        if self.step_tokens % self.micro_batch_tokens:
+            raise InputError(
+                f"train.micro_batch_tokens={self.micro_batch_tokens} does not divide train.step_tokens={self.step_tokens}"
+            )
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of one step, over all processes."""
+        return self.step_tokens // self.micro_batch_tokens
+
+    @property
+    def steps(self) -> int:
+        return -(-self.tokens // self.step_tokens)
+
+
+@dataclass
+class StrategyConfig:
+    """How one model is spread over processes: ``nodes * devices`` of them."""
+
+    name: str = "single"
+    devices: int = 1
+    """Processes on each node; on a GPU node, one per GPU."""
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        one_of("strategy.name", self.name, ("single", "ddp"))
+        at_least(1, "strategy.devices", self.devices)
+        at_least(1, "strategy.nodes", self.nodes)
+        if self.name == "single" and self.processes > 1:
+            raise InputError(f"strategy.devices={self.devices} and strategy.nodes={self.nodes} need strategy=ddp")
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.nodes
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides ``metrics.csv`` and ``result.json``, which every run writes."""
+
+    backend: str = "wandb"
+    """``wandb`` (offline unless WANDB_MODE=online), ``csv`` (nothing besides) or ``none`` (no metrics.csv either)."""
+    project: str = "proteinlm"
+
+    def __post_init__(self) -> None:
+        one_of("tracking.backend", self.backend, ("wandb", "csv", "none"))
