@@ -428,9 +428,9 @@ def _secondary_structure(config: SyntheticDataConfig, split: str, count: int) ->
 
 
 def _proteinnet(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
-    """Test proteins come from families that the corpus has in its holdout only."""
+    """Test proteins are of new folds, which the corpus has in its holdout only."""
     universe, generator = _universe(config), _generator(config, "proteinnet", split)
-    families = _choice(universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,))), count, generator)
+    families = _choice(universe.of(Role.FOLD if split == "test" else Role.TRAIN), count, generator)
     records = _proteins(universe, families, split, generator)
     for record, fold in zip(records, universe.fold[families], strict=True):
         resolved = _resolved(record["protein_length"], generator)

@@ -188,7 +188,8 @@ def test_structures_to_predict_are_of_families_unseen_in_train(
         for split in splits:
             assert not of_level(records[task][split], "family") & trained
         assert of_level(records[task]["train"], "family") <= trained
-    assert not of_level(records["secondary_structure"]["casp12"], "fold") & lineages(tables["train"], "fold")
+    for found in (records["secondary_structure"]["casp12"], records["proteinnet"]["test"]):
+        assert not of_level(found, "fold") & lineages(tables["train"], "fold")
 
 
 def test_remote_homology_holds_out_what_its_splits_are_called_after(
