@@ -66,5 +66,6 @@ def _wandb(config: StageConfig, stage: str, directory: Path) -> WandbLogger:
         log_model=False,
         settings=wandb.Settings(console="off", silent=True),
     )
+    logger._wandb_init.pop("anonymous", None)  # Lightning passes a setting that wandb has dropped: it warns of it
     logger.log_hyperparams(asdict(config))
     return logger
