@@ -7,6 +7,7 @@ not read before all seeds have; the result is written when they are scored.
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import isnan
@@ -127,7 +128,7 @@ class Finetuning:
             module = self._module(seed)
             checkpoint.restore(module.parts(), checkpoint.load_weights(self._best(seed)))
             module.evaluate_on(*splits)
-            self._trainer([]).validate(module, datamodule=Batches(self.config, proteins), verbose=False)
+            self._trainer().validate(module, datamodule=Batches(self.config, proteins), verbose=False)
             runs.append(module.scored)
         return {
             (split, metric): type(sample).over_seeds([run[split][metric] for run in runs])
@@ -171,10 +172,10 @@ class Finetuning:
             checkpoint.restore({"backbone": module.backbone}, self.start.weights)
         return module
 
-    def _trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
+    def _trainer(self, callbacks: Sequence[L.Callback] = (), steps: int = 1) -> L.Trainer:
         task = self.config.task
-        budget = Budget(task.steps, task.micro_batches, task.optim.max_grad_norm)
-        return training.build_trainer(self.config.strategy, self.machine, budget, self.directory, callbacks)
+        budget = Budget(steps, task.micro_batches, task.optim.max_grad_norm)
+        return training.build_trainer(self.config.strategy, self.machine, budget, self.directory, list(callbacks))
 
     def _selected(self, seed: int) -> Selected:
         """Train with one seed, unless that has been done."""
@@ -191,16 +192,18 @@ class Finetuning:
         checkpoints = home / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         schedule = self.splits.schedule(seed)
-        batches = Batches(config, {"valid": self.splits.valid}, self.splits.train, schedule)
+        steps = self.splits.steps(schedule)
+        batches = Batches(config, {"valid": self.splits.valid}, self.splits.train, schedule, steps)
         module = self._module(seed)
+        module.steps = steps
         module.prepare(self.splits.train)
         latest = checkpoint.newest(checkpoints)
         done = checkpoint.step_of(latest) if latest else 0
         tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
-        report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, task.steps)
+        report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
         selection = Selection(home / "best", self.start.shape, task.patience)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
-        trainer = self._trainer([report, selection, saving])
+        trainer = self._trainer([report, selection, saving], steps)
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
         finally:

@@ -66,6 +66,14 @@ class Splits:
         per_step, targets = self.config.task.micro_batches, self.train.terms
         return Schedule(lengths, longest=self.longest, budget=budget, per_step=per_step, seed=seed, targets=targets)
 
+    def steps(self, schedule: Schedule) -> int:
+        """Optimiser steps of the budget."""
+        task = self.config.task
+        if not task.epochs:
+            return task.steps
+        micro_batches = sum(len(schedule.epoch(number)) for number in range(task.epochs))
+        return min(task.steps, -(-micro_batches // task.micro_batches))
+
     def announce(self) -> None:
         """Say how many proteins there are, and where real data are not what TAPE published."""
         sizes = ", ".join(f"{split} {size:,}" for split, size in self.source.sizes.items())
@@ -93,17 +101,18 @@ class Batches(L.LightningDataModule):
         scored: dict[str, LabelledProteins],
         train: LabelledProteins | None = None,
         schedule: Schedule | None = None,
+        steps: int = 0,
     ) -> None:
         super().__init__()
-        self.config, self.scored, self.train, self.schedule = config, scored, train, schedule
+        self.config, self.scored, self.train, self.schedule, self.steps = config, scored, train, schedule, steps
 
     def train_dataloader(self) -> DataLoader[LabelledBatch]:
         """Up to the next validation."""
         assert self.trainer
         assert self.train
         assert self.schedule
-        done, task = self.trainer.global_step, self.config.task
-        until = training.next_validation(done, task.steps, task.validations)
+        done = self.trainer.global_step
+        until = training.next_validation(done, self.steps, self.config.task.validations)
         share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
         return loader(LabelledBatches(self.train, self.schedule.seed), share, self.config.train.workers, self._pinned())
 

@@ -43,6 +43,8 @@ class LabelledTaskConfig(TaskConfig):
     weight_decay: float = 0.01
     tokens: int = 1_000_000
     """Budget of each seed, residues and one [CLS] per protein; rounded up to whole steps."""
+    epochs: int = 0
+    """Should so many passes over the training proteins be less than `tokens`, they are the budget; 0 never are."""
     step_tokens: int = 8_192
     micro_batch_tokens: int = 4_096
     """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
@@ -54,7 +56,8 @@ class LabelledTaskConfig(TaskConfig):
     def __post_init__(self) -> None:
         for knob in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
             at_least(1, f"task.{knob}", getattr(self, knob))
-        at_least(0, "task.patience", self.patience)
+        for knob in ("epochs", "patience"):
+            at_least(0, f"task.{knob}", getattr(self, knob))
         one_of("task.freeze", self.freeze, ("none", "backbone"))
         if self.step_tokens % self.micro_batch_tokens:
             raise InputError(
