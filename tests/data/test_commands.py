@@ -89,14 +89,15 @@ def test_a_build_that_is_stopped_leaves_nothing(root, tmp_path, number):
     )
     with path.open("wb", buffering=0) as source:
         source.write(f">a\n{protein(100)}\n".encode())
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not list(tmp_path.glob("cache/.*.building/pretrain/train.arrow")) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert list(tmp_path.glob("cache/.*.building"))
         process.send_signal(number)
+        deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(BrokenPipeError):  # another thread may have taken the signal: end the wait of the main one
                 source.write(f">b\n{protein(100)}\n".encode())
             time.sleep(0.05)
-        assert process.wait(10) != 0
+        assert process.poll() not in (None, 0)
     assert not list((tmp_path / "cache").iterdir())
