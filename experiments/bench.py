@@ -61,7 +61,10 @@ def data(fasta: Path | None, repeats: int) -> list[Figure]:
             source.symlink_to(fasta.resolve())
         else:
             made_up(source)
-        return [*building(root, source, repeats), *loading(Path(folder) / "store", repeats), *planning()]
+        built = building(root, source, repeats)
+        store = Path(folder) / "store"
+        rates = [figure for budget in (16_384, 65_536) for figure in loading(store, budget, repeats)]
+        return [*built, *rates, *planning()]
 
 
 def building(root: Path, source: Path, repeats: int) -> list[Figure]:
@@ -87,15 +90,15 @@ def building(root: Path, source: Path, repeats: int) -> list[Figure]:
     ]
 
 
-def loading(directory: Path, repeats: int) -> list[Figure]:
-    """Masked, packed micro-batches of 16,384 tokens, from one worker."""
+def loading(directory: Path, budget: int, repeats: int) -> list[Figure]:
+    """Masked, packed micro-batches of `budget` tokens, from one worker."""
     from proteinlm.data import store
     from proteinlm.data.loader import MaskedProteins, ShareOfSteps, training_loader
     from proteinlm.data.packing import Schedule
 
     sequences = store.open(directory).sequences("pretrain", "train")
-    longest, steps = 2175, 300
-    schedule = Schedule(sequences.lengths(), longest=longest, budget=16_384, per_step=1, seed=0, mask_percent=15)
+    longest, steps = 2175, 5_000_000 // budget
+    schedule = Schedule(sequences.lengths(), longest=longest, budget=budget, per_step=1, seed=0, mask_percent=15)
     proteins = MaskedProteins(sequences, longest=longest, mask_percent=15, seed=0)
     rates = []
     for repeat in range(repeats):
@@ -106,7 +109,14 @@ def loading(directory: Path, repeats: int) -> list[Figure]:
         for batch in batches:
             residues += batch.residues
         rates.append(residues / (time.perf_counter() - begin))
-    return [Figure("one loader worker", statistics.median(rates) / 1e6, "M residues/s", "at least 3")]
+    return [
+        Figure(
+            f"one loader worker, {budget:,} tokens a batch",
+            statistics.median(rates) / 1e6,
+            "M residues/s",
+            "at least 3",
+        )
+    ]
 
 
 def planning() -> list[Figure]:

@@ -256,6 +256,19 @@ def test_the_best_validation_is_kept_and_patience_ends_training(tmp_path: Path, 
     assert len(list(tmp_path.rglob("model.safetensors"))) == 1
 
 
+@pytest.mark.parametrize(("tokens", "epochs"), [(100_000, 2), (100_000, 5), (2048, 5)])
+def test_the_budget_is_in_tokens_or_epochs_whichever_ends_first(tokens: int, epochs: int, tmp_path: Path):
+    limits = (f"task.tokens={tokens}", f"task.epochs={epochs}", "seeds=1", "task.patience=0")
+    result = finetuning.run(composed("task=stability", *limits, f"output={tmp_path}"))
+    if tokens == 2048:
+        assert result.steps == 2
+    else:
+        assert epochs <= result.epochs < epochs + 0.5, "rounded up to whole steps"
+    rows = [row.split(",") for row in (home(tmp_path, "stability") / "seed-0/metrics.csv").read_text().splitlines()]
+    (*_, last) = [float(value) for _, name, value in rows if name == "train/learning_rate"]
+    assert last < 1e-9, "the learning rate has fallen to zero"
+
+
 def test_killed_when_patience_is_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     overrides = ("task=stability", "seeds=1", "task.validations=8", "task.patience=2", "keep_weights=true")
     with monkeypatch.context() as patched:
