@@ -59,6 +59,11 @@ def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: Mode
         for prefix, module in modules.items()
         for name, tensor in module.state_dict().items()
     }
+    save_tensors(directory, tensors, config)
+
+
+def save_tensors(directory: Path, tensors: dict[str, Tensor], config: ModelConfig) -> None:
+    """Write tensors that are named as `save_weights` names them."""
     directory.mkdir(parents=True, exist_ok=True)
     with written_whole(directory / WEIGHTS) as file:
         file.write(save(tensors))
