@@ -40,7 +40,9 @@ def model(args: Namespace, seed: int = 0) -> State:
     draw = torch.Generator().manual_seed(seed)
     h, vocab = args.hidden_size, args.padded_vocab_size
 
-    def normal(*shape: int, mean: float = 0.0, std: float = 0.1) -> Tensor:
+    std = min(0.1, h**-0.5)  # logits of about one, whose rounding in float32 is about 1e-6
+
+    def normal(*shape: int, mean: float = 0.0) -> Tensor:
         return (mean + std * torch.randn(shape, generator=draw)).half()
 
     def linear(name: str, rows: int, columns: int) -> State:
