@@ -5,6 +5,7 @@ import typer
 from proteinlm import launch
 from proteinlm.data import commands as data
 from proteinlm.errors import InputError
+from proteinlm.interop import commands as interop
 
 app = typer.Typer(
     help="Protein language models: data, plans, embeddings. Training is started by `python -m experiments.pretrain`.",
@@ -15,6 +16,8 @@ app = typer.Typer(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(interop.import_app, name="import")
+app.command("export")(interop.export)
 
 
 def main() -> None:

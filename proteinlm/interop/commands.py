@@ -1,0 +1,68 @@
+"""``proteinlm import`` and ``proteinlm export``: weights of other systems, in and out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from proteinlm.config import ModelConfig
+
+import_app = typer.Typer(no_args_is_help=True, help="Take over weights of other systems.")
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Directory of weights that this suite saved.")]
+New = Annotated[Path, typer.Argument(metavar="OUT", help="New directory for the result.")]
+Checkpoint = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Directory with mp_rank_00/model_optim_rng.pt, or its parent.")
+]
+MegatronBert = Annotated[Path, typer.Argument(metavar="DIR", help="Directory with config.json and model.safetensors.")]
+Approximate = Annotated[
+    bool, typer.Option("--approximate", help="Let the head have the blocks' activation; prints what that changes.")
+]
+
+
+@import_app.command("megatron")
+def import_megatron(source: Checkpoint, target: New) -> None:
+    """Import a released checkpoint of ProteinLM; nothing in it is executed."""
+    from proteinlm.interop import megatron
+
+    report = megatron.import_checkpoint(source, target)
+    shards = f"{report.shards} shard{'s' if report.shards > 1 else ''}"
+    iteration = "" if report.iteration is None else f", iteration {report.iteration:,}"
+    typer.echo(f"{report.row}: {shards}{iteration}")
+    _tell(report.config, report.has_head, "unused", report.unused)
+    typer.echo(f"written to {target}")
+
+
+@import_app.command("hf")
+def import_hugging_face(source: MegatronBert, target: New) -> None:
+    """Import a MegatronBert of Hugging Face with ProteinLM's vocabulary."""
+    from proteinlm.interop import huggingface
+
+    report = huggingface.import_directory(source, target)
+    _tell(report.config, report.has_head, "unused", report.unused)
+    typer.echo(f"written to {target}")
+
+
+def export(source: Model, target: New, approximate: Approximate = False) -> None:
+    """Export to Hugging Face: AutoModelForMaskedLM and AutoTokenizer load the result."""
+    from proteinlm.interop import huggingface
+
+    report = huggingface.export(source, target, approximate=approximate)
+    _tell(report.config, report.has_head, "left out", report.left_out)
+    if report.difference is not None:
+        typer.echo(
+            f"approximate: logits of random proteins differ by up to {report.difference:.2g} from the original's"
+        )
+    typer.echo(f"written to {target}")
+
+
+def _tell(config: "ModelConfig", has_head: bool, verb: str, rest: list[str]) -> None:
+    """Sizes, and what stayed behind."""
+    typer.echo(
+        f"hidden size {config.hidden_size}, {config.num_layers} layers, {config.num_heads} heads of "
+        f"{config.head_dim}, {config.max_positions} positions, vocabulary {config.vocab_size}: "
+        f"{config.parameters:,} parameters with the language-model head{'' if has_head else ', which is missing'}"
+    )
+    for name in rest:
+        typer.echo(f"{verb}: {name}")
