@@ -41,15 +41,26 @@ def read_fasta(path: Path, watch: Watch) -> Iterator[Proteins]:
     """The proteins of a FASTA file, plain, .gz or .xz.
 
     Sequences may run over several lines, hold blanks, end lines with CRLF and be in lower case. `InputError` for a file
-    without records, a sequence without header, a header without sequence, and a letter outside the vocabulary's 25.
+    without records, a sequence without header, a header without sequence, and a letter outside the vocabulary's 25; the
+    records before it are given first.
     """
     records, lines = 0, 0
     for block in _whole_records(path, watch):
-        proteins, line_count = _parse(block, path, records, lines)
-        if proteins is not None:
-            yield proteins
-            records += len(proteins.lengths)
-        lines += line_count
+        pieces = [block]
+        while pieces:
+            piece = pieces.pop(0)
+            try:
+                proteins, line_count = _parse(piece, path, records, lines)
+            except InputError:
+                parts = _one_by_one(piece)
+                if len(parts) == 1:
+                    raise
+                pieces = parts  # the piece is the whole block
+                continue
+            if proteins is not None:
+                yield proteins
+                records += len(proteins.lengths)
+            lines += line_count
     if not records:
         raise InputError(f"{path}: no FASTA records")
 
@@ -70,6 +81,12 @@ def _whole_records(path: Path, watch: Watch) -> Iterator[bytes]:
             raise InputError(f"{path}: a record of more than {MAX_RECORD} bytes: not a FASTA file")
     if pending:
         yield bytes(pending) if pending.endswith(b"\n") else bytes(pending) + b"\n"
+
+
+def _one_by_one(block: bytes) -> list[bytes]:
+    first, *others = block.split(b"\n>")
+    parts = [first, *(b">" + other for other in others)]
+    return [*(part + b"\n" for part in parts[:-1]), parts[-1]]
 
 
 def _parse(block: bytes, path: Path, record: int, line: int) -> tuple[Proteins | None, int]:

@@ -1,0 +1,169 @@
+"""A trained model that is asked, not trained: ``load(path).embed(["MKT..."])``.
+
+T tokens of packed proteins, B proteins, L residues of one, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Literal, NamedTuple, final, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from proteinlm import checkpoint, vocabulary
+from proteinlm.backbone import Backbone
+from proteinlm.checkpoint import Weights
+from proteinlm.data.packing import Packed, cut, lay_out
+from proteinlm.errors import InputError
+from proteinlm.heads import LanguageModelHead
+
+Pooling = Literal["mean", "cls", "residue"]
+"""One vector of a protein, the mean over its residues or that of [CLS], or one of each residue."""
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "residue")
+PRECISIONS = ("auto", "fp32", "bf16-mixed")
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
+
+
+class Machine(NamedTuple):
+    """What a model computes on."""
+
+    device: torch.device
+    precision: str
+    """``fp32`` or ``bf16-mixed``."""
+    batch_tokens: int
+    """Tokens that are computed at once; a longer protein is a batch by itself."""
+
+    @classmethod
+    def settled(cls, device: str = "auto", precision: str = "auto", batch_tokens: int = 0) -> "Machine":
+        """Choose what is left open: a GPU if there is one, bfloat16 where it has the instructions, batches that fit.
+
+        `InputError` for a device that torch does not know or find, and for another precision.
+        """
+        if precision not in PRECISIONS:
+            raise InputError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
+        if batch_tokens < 0:
+            raise InputError(f"--batch-tokens {batch_tokens} is negative")
+        try:
+            chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
+            raise InputError(f"--device {device}: torch finds no such device") from None
+        if precision == "auto":
+            fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bf16-mixed" if fast else "fp32"
+        return cls(chosen, precision, batch_tokens or BATCH_TOKENS.get(chosen.type, BATCH_TOKENS["cpu"]))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def batches(self, proteins: Sequence[np.ndarray]) -> Iterator[tuple[list[int], Packed]]:
+        """Proteins (L,) uint8 in order of their lengths, packed and on the device, with their places in `proteins`."""
+        lengths = np.array([len(letters) for letters in proteins])
+        order = np.argsort(lengths, kind="stable")
+        for piece in cut(order, lengths[order] + 1, self.batch_tokens):
+            yield piece.tolist(), self.moved(lay_out([proteins[place] for place in piece.tolist()]))
+
+    def moved(self, packed: Packed) -> Packed:
+        return packed._replace(tokens=packed.tokens.to(self.device), starts=packed.starts.to(self.device))
+
+
+def load(path: str | Path, *, device: str = "auto", precision: str = "auto", batch_tokens: int = 0) -> "Model":
+    """The model whose weights are in the directory `path`: pretrained, fine-tuned or imported.
+
+    `InputError` if there are none; see `Machine.settled` for the rest.
+    """
+    machine = Machine.settled(device, precision, batch_tokens)
+    return Model(checkpoint.load_weights(Path(path)), machine)
+
+
+@final
+class Model:
+    """A backbone with its language-model head, if that was saved, in evaluation mode."""
+
+    def __init__(self, weights: Weights, machine: Machine) -> None:
+        self.config, self.machine = weights.config, machine
+        self.fingerprint, self.origin = weights.fingerprint, weights.origin
+        self.backbone = Backbone(weights.config)
+        modules: dict[str, nn.Module] = {"backbone": self.backbone}
+        self._head: LanguageModelHead | None = None
+        if "head.bias" in weights.tensors:  # no task's head has one
+            modules["head"] = self._head = LanguageModelHead(weights.config)
+        checkpoint.restore(modules, weights)
+        for module in modules.values():
+            module.eval().requires_grad_(False).to(machine.device)
+
+    @property
+    def longest(self) -> int:
+        """Residues of the longest protein that there are positions for."""
+        return self.config.max_positions - 1
+
+    @property
+    def head(self) -> LanguageModelHead:
+        """The language-model head; `InputError` if it was not saved."""
+        if self._head is None:
+            raise InputError(f"{self.origin}: no language-model head in it: name a pretrained model")
+        return self._head
+
+    @torch.inference_mode()
+    def hidden_states(self, packed: Packed) -> Tensor:
+        """Hidden states (T, H) float32 of packed proteins on the model's device."""
+        with self.machine.autocast():
+            return self.backbone(packed.tokens, packed.starts, packed.longest).float()
+
+    @torch.inference_mode()
+    def log_probabilities(self, packed: Packed, places: Tensor) -> Tensor:
+        """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream."""
+        with self.machine.autocast():
+            hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
+            logits = self.head(hidden, self.backbone.token_embedding.weight)
+        return logits.float().log_softmax(dim=-1)
+
+    @overload
+    def embed(self, sequences: Sequence[str], pooling: Literal["mean", "cls"] = "mean") -> np.ndarray: ...
+
+    @overload
+    def embed(self, sequences: Sequence[str], pooling: Literal["residue"]) -> list[np.ndarray]: ...
+
+    def embed(self, sequences: Sequence[str], pooling: Pooling = "mean") -> np.ndarray | list[np.ndarray]:
+        """Embeddings of proteins given by their letters: (N, H) float32, or for ``residue`` N arrays (L, H) float32.
+
+        `InputError` names the place of a protein that is empty, too long, or has a letter outside the vocabulary.
+        """
+        if pooling not in POOLINGS:
+            raise InputError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
+        embedded = self.pooled([self._letters(place, sequence) for place, sequence in enumerate(sequences)], pooling)
+        if pooling == "residue":
+            return embedded
+        return np.stack(embedded) if embedded else np.zeros((0, self.config.hidden_size), np.float32)
+
+    def pooled(self, proteins: Sequence[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
+        """Embeddings, (H,) or (L, H), of proteins (L,) of valid ASCII letters, in their order."""
+        result: dict[int, np.ndarray] = {}
+        for places, packed in self.machine.batches(proteins):
+            parts = self.hidden_states(packed).split(packed.starts.diff().tolist())  # [CLS] first in each
+            if pooling == "residue":
+                result |= zip(places, (part[1:].cpu().numpy() for part in parts), strict=True)
+            else:
+                vectors = torch.stack([part[0] if pooling == "cls" else part[1:].mean(dim=0) for part in parts])
+                result |= zip(places, vectors.cpu().numpy(), strict=True)
+        return [result[place] for place in range(len(proteins))]
+
+    def _letters(self, place: int, sequence: str) -> np.ndarray:
+        try:
+            vocabulary.encode(sequence)
+            check_length(len(sequence), self.longest)
+        except InputError as error:
+            raise InputError(f"protein {place}: {error}") from None
+        return np.frombuffer(sequence.encode(), dtype=np.uint8)
+
+
+def check_length(residues: int, longest: int) -> None:
+    """`InputError` for a protein that is empty or longer than a model has positions for."""
+    if not residues:
+        raise InputError("an empty sequence")
+    if residues > longest:
+        raise InputError(f"{residues} residues, more than the {longest} that the model has positions for")

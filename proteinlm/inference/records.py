@@ -1,0 +1,78 @@
+"""Proteins from a FASTA file or standard input, a window of them at a time, so that memory does not grow with the file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from proteinlm.data.formats.fasta import read_fasta
+from proteinlm.errors import InputError
+from proteinlm.inference.model import check_length
+
+STANDARD_INPUT = Path("/dev/stdin")
+
+
+class Protein(NamedTuple):
+    """One record."""
+
+    name: str
+    """The header's first word."""
+    letters: np.ndarray
+    """(L,) uint8: capital ASCII letters."""
+    size: int
+    """About its bytes in the file."""
+
+
+Window = list[Protein]
+
+
+def read(path: Path, longest: int) -> Iterator[Protein]:
+    """The proteins of a FASTA file (plain, .gz, .xz), or of standard input if `path` is ``-``.
+
+    `InputError` with file, number and name of the record for what `read_fasta` refuses, a record without a name or with
+    one that came before, and a protein of more than `longest` residues; the records before it are given first.
+    """
+    path = STANDARD_INPUT if str(path) == "-" else path
+    seen: set[int] = set()  # hashes of the names: some 60 bytes for each record, whatever its size
+    try:
+        for block in read_fasta(path, lambda raw: None):
+            headers = np.split(block.headers, np.cumsum(block.header_lengths)[:-1])
+            sequences = np.split(block.letters, np.cumsum(block.lengths)[:-1])
+            for header, letters in zip(headers, sequences, strict=True):
+                name = _name(header)
+                try:
+                    if not name:
+                        raise InputError("no name after the >")
+                    if hash(name) in seen:
+                        raise InputError("a name that came before")
+                    check_length(len(letters), longest)
+                except InputError as error:
+                    raise InputError(f"{path}: record {len(seen)} ({name}): {error}") from None
+                seen.add(hash(name))
+                yield Protein(name, letters, len(header) + len(letters) + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def windows(proteins: Iterator[Protein], tokens: int) -> Iterator[Window]:
+    """Consecutive proteins of about `tokens` tokens together; those before an `InputError` are given before it."""
+    window, size = [], 0
+    try:
+        for protein in proteins:
+            window.append(protein)
+            size += len(protein.letters) + 1
+            if size >= tokens:
+                yield window
+                window, size = [], 0
+    except InputError:
+        if window:
+            yield window
+        raise
+    if window:
+        yield window
+
+
+def _name(header: np.ndarray) -> str:
+    words = header[1:].tobytes().decode(errors="replace").split(maxsplit=1)
+    return words[0] if words and not chr(header[1]).isspace() else ""
