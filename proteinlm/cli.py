@@ -5,6 +5,7 @@ import typer
 from proteinlm import launch
 from proteinlm.data import commands as data
 from proteinlm.errors import InputError
+from proteinlm.inference import commands as inference
 from proteinlm.interop import commands as interop
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(interop.import_app, name="import")
 app.command("export")(interop.export)
+inference.add_to(app)
 
 
 def main() -> None:

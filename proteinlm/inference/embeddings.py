@@ -1,0 +1,136 @@
+"""``proteinlm embed``: embeddings of every protein of a FASTA file, as .npz, .h5 or .arrow.
+
+``mean`` and ``cls`` give ``ids`` (N,) and ``embeddings`` (N, H); ``residue`` gives one array (L, H) by the name of each
+protein. An Arrow file has the columns ``id``, ``length`` and ``embedding``. All numbers are float32.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from proteinlm.errors import InputError
+from proteinlm.files import written_whole
+from proteinlm.inference.model import POOLINGS, Model, Pooling
+from proteinlm.inference.records import Window
+from proteinlm.inference.streaming import Finished, Job, proteins_table
+
+Writer = Callable[[Path, Finished], None]
+
+
+def embed(model: Model, source: Path, output: Path, pooling: str) -> None:
+    """Write the embeddings of the proteins in `source` to `output`, or go on where an earlier attempt stopped."""
+    chosen = next((name for name in POOLINGS if name == pooling), None)
+    if chosen is None:
+        raise InputError(f"--pooling {pooling} is not one of {', '.join(POOLINGS)}")
+    write = writer(output)
+    job = Job(source, model, lambda window: table(model, window, chosen), {"pooling": pooling}, "embedding")
+    job.to_file(output, write)
+
+
+def writer(output: Path) -> Writer:
+    """What writes a file of this name; `InputError` if nothing does."""
+    writers: dict[str, Writer] = {".npz": write_npz, ".h5": write_h5, ".arrow": write_arrow}
+    if output.suffix not in writers:
+        raise InputError(f"{output}: its name ends in none of {', '.join(writers)}")
+    if output.suffix == ".h5":
+        _h5py()
+    return writers[output.suffix]
+
+
+def table(model: Model, window: Window, pooling: Pooling) -> pa.Table:
+    """Embeddings of a window: a list of numbers for each protein, or a list of such lists."""
+    embedded = model.pooled([protein.letters for protein in window], pooling)
+    flat = pa.array(np.concatenate([array.ravel() for array in embedded]))
+    vectors = pa.FixedSizeListArray.from_arrays(flat, model.config.hidden_size)
+    if pooling == "residue":
+        ends = np.cumsum([0, *(len(array) for array in embedded)])
+        vectors = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), vectors)
+    return proteins_table(window, {"embedding": vectors})
+
+
+def write_arrow(output: Path, finished: Finished) -> None:
+    with written_whole(output) as file, pa.ipc.new_file(file, finished.schema) as sink:
+        for part in finished:
+            sink.write_table(part)
+
+
+def write_npz(output: Path, finished: Finished) -> None:
+    """Array by array, as `numpy.savez` would if it could be given them one after another."""
+    per_residue, hidden = _kind(finished)
+    with written_whole(output) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        if per_residue:
+            for name, array in _arrays(finished, hidden):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+            return
+        longest = max(max(pc.utf8_length(part["id"]).to_pylist()) for part in finished)
+        names = np.dtype(f"<U{longest}")
+        with archive.open("ids.npy", "w", force_zip64=True) as entry:
+            _write_header(entry, names, (finished.records,))
+            for part in finished:
+                entry.write(np.array(part["id"].to_pylist(), dtype=names).tobytes())
+        with archive.open("embeddings.npy", "w", force_zip64=True) as entry:
+            _write_header(entry, np.dtype("<f4"), (finished.records, hidden))
+            for part in finished:
+                entry.write(_numbers(part, hidden).tobytes())
+
+
+def write_h5(output: Path, finished: Finished) -> None:
+    h5py = _h5py()
+    per_residue, hidden = _kind(finished)
+    partial = output.with_name(f".{output.name}.partial")
+    with h5py.File(partial, "w") as file:
+        if per_residue:
+            for name, array in _arrays(finished, hidden):
+                file[name] = array
+        else:
+            ids = file.create_dataset("ids", (finished.records,), dtype=h5py.string_dtype())
+            vectors = file.create_dataset("embeddings", (finished.records, hidden), dtype="f4")
+            begin = 0
+            for part in finished:
+                ids[begin : begin + len(part)] = part["id"].to_pylist()
+                vectors[begin : begin + len(part)] = _numbers(part, hidden)
+                begin += len(part)
+    os.replace(partial, output)
+
+
+def _h5py() -> Any:
+    try:
+        import h5py  # type: ignore[import-not-found]
+    except ImportError:
+        raise InputError("--out: a .h5 file needs h5py (pip install h5py); .npz and .arrow need nothing") from None
+    return h5py
+
+
+def _kind(finished: Finished) -> tuple[bool, int]:
+    """Whether there is a vector for each residue, and the hidden size."""
+    kind = finished.schema.field("embedding").type
+    per_residue = pa.types.is_large_list(kind)
+    return per_residue, (kind.value_type if per_residue else kind).list_size
+
+
+def _numbers(part: pa.Table, hidden: int) -> np.ndarray:
+    """All vectors of a table, (rows or residues, H)."""
+    column = part["embedding"].combine_chunks()
+    while not pa.types.is_floating(column.type):
+        column = column.flatten()
+    return column.to_numpy().reshape(-1, hidden)
+
+
+def _arrays(finished: Finished, hidden: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and (L, H) of each protein."""
+    for part in finished:
+        ends = np.cumsum(part["length"].to_numpy())[:-1]
+        yield from zip(part["id"].to_pylist(), np.split(_numbers(part, hidden), ends), strict=True)
+
+
+def _write_header(entry: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """The beginning of an .npy file whose content follows."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(entry, header)

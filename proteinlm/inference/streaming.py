@@ -1,0 +1,122 @@
+"""From a FASTA file to results, window by window: in memory that does not grow, and without repeating what is done.
+
+While a file is written, its finished windows lie in ``.<name>.parts`` beside it, each an Arrow file named by a digest of
+all that it was computed from. The same command after an interruption finds them; another model or a changed sequence
+does not.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import pyarrow as pa
+
+from proteinlm.data.progress import Bar
+from proteinlm.errors import InputError
+from proteinlm.files import owned, written_whole
+from proteinlm.inference.model import Model
+from proteinlm.inference.records import Protein, Window, read, windows
+
+BATCHES = 8  # of a window: enough to sort by length, little enough to lose
+
+
+@dataclass(frozen=True)
+class Job:
+    """One table for each window of a FASTA file."""
+
+    source: Path
+    model: Model
+    compute: Callable[[Window], pa.Table]
+    settings: Mapping[str, object]
+    """What else the tables depend on."""
+    title: str
+
+    def windows(self) -> Iterator[Window]:
+        """The proteins, with a progress bar."""
+        path = self.source
+        plain = path.is_file() and path.suffix not in (".gz", ".xz")
+        tokens = BATCHES * self.model.machine.batch_tokens
+        with Bar(self.title, path.stat().st_size if plain else None) as bar:
+            for window in windows(read(path, self.model.longest), tokens):
+                yield window
+                bar.advance(sum(protein.size for protein in window))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Each as soon as it is computed."""
+        for window in self.windows():
+            yield self.compute(window)
+
+    def to_file(self, output: Path, write: Callable[[Path, "Finished"], None]) -> None:
+        """Compute what is not done yet, then let `write` make the file of all."""
+        if not output.parent.is_dir():
+            raise InputError(f"{output}: no such directory")
+        settings = {**self.settings, "weights": self.model.fingerprint, "precision": self.model.machine.precision}
+        with _kept(output, settings) as finished, closing(self.windows()) as coming:
+            for window in coming:
+                finished.add(window, self.compute)
+            write(output, finished)
+
+
+@final
+class Finished:
+    """The tables of finished windows, in order, on the disk."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
+        self.directory, self.records = directory, 0
+        self.start = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        self.files: list[Path] = []
+
+    def add(self, window: Window, compute: Callable[[Window], pa.Table]) -> None:
+        """Compute the table of a window, unless that has been done."""
+        file = self.directory / f"{self._digest(window)}.arrow"
+        if not file.exists():
+            table = compute(window)
+            with written_whole(file) as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        self.files.append(file)
+        self.records += len(window)
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for file in self.files:
+            with pa.OSFile(str(file)) as source:  # not memory-mapped: the pages would count as memory of this process
+                yield pa.ipc.open_file(source).read_all()
+
+    @property
+    def schema(self) -> pa.Schema:
+        return next(iter(self)).schema
+
+    def _digest(self, window: Window) -> str:
+        whole = self.start.copy()
+        for protein in window:
+            whole.update(f"{protein.name} {len(protein.letters)}\n".encode() + protein.letters.tobytes())
+        return whole.hexdigest()[:32]
+
+
+def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]) -> pa.Table:
+    """A table with ``id`` and ``length`` of each protein before the other columns."""
+    lengths = pa.array([len(protein.letters) for protein in window], pa.int32())
+    return pa.table({"id": pa.array([protein.name for protein in window]), "length": lengths, **columns})
+
+
+@contextmanager
+def _kept(output: Path, settings: Mapping[str, object]) -> Iterator[Finished]:
+    """The finished windows of `output`; forgotten once it is written, kept if anything goes wrong."""
+    directory = output.with_name(f".{output.name}.parts")
+    with owned(directory, f"what writes {output.name}"):
+        finished = Finished(directory, settings)
+        try:
+            yield finished
+        except InputError as error:
+            if not finished.records:
+                raise
+            kept = f"{finished.records:,} protein{'s' if finished.records > 1 else ''}"
+            raise InputError(f"{error}; {kept} before it are done and kept for the next run") from None
+        finally:
+            if not any(directory.glob("*.arrow")):
+                shutil.rmtree(directory)
+        shutil.rmtree(directory)
