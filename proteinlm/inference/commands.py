@@ -10,6 +10,12 @@ ModelDirectory = Annotated[
     Path, typer.Option("--model", help="Directory of weights: pretrained, fine-tuned, imported.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="File to write. Killed and started again, the command goes on.")]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="File to write, .csv, .jsonl or, of structures, .fasta. Default: CSV to standard output."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
 Precision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16-mixed; auto takes bfloat16 on a GPU that has it.")
@@ -36,7 +42,65 @@ def embed(
     embeddings.embed(load(model, device=device, precision=precision, batch_tokens=batch_tokens), source, out, pooling)
 
 
+def score(
+    wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
+    variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; plain or .gz.")],
+    model: ModelDirectory,
+    out: Out,
+    column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
+    first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
+    from proteinlm.inference import likelihoods
+    from proteinlm.inference.model import load
+
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    likelihoods.score_variants(loaded, wildtype, variants, out, column=column, first=first)
+
+
+def pppl(
+    source: Fasta,
+    model: ModelDirectory,
+    out: Lines = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Pseudo-perplexity of each protein: every residue hidden once, a pass for each."""
+    from proteinlm.inference import likelihoods, rows
+    from proteinlm.inference.model import load
+
+    if out:
+        rows.writer(out)
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    likelihoods.give_pseudo_perplexities(loaded, source, out)
+
+
+def predict(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure.")
+    ],
+    source: Fasta,
+    model: Annotated[Path, typer.Option("--model", help="A fine-tuning that ran with keep_weights=true.")],
+    out: Lines = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Predictions of a fine-tuned model, a line for each protein."""
+    from proteinlm.inference import fine_tuned, rows
+    from proteinlm.inference.model import Machine
+
+    if out:
+        rows.writer(out)
+    loaded = fine_tuned.load(model, task, Machine.settled(device, precision, batch_tokens))
+    fine_tuned.predict(loaded, source, out)
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
-    for command in (embed,):
+    for command in (embed, score, pppl, predict):
         app.command()(command)

@@ -80,13 +80,25 @@ def load(path: str | Path, *, device: str = "auto", precision: str = "auto", bat
     return Model(checkpoint.load_weights(Path(path)), machine)
 
 
-@final
-class Model:
-    """A backbone with its language-model head, if that was saved, in evaluation mode."""
+class Loaded:
+    """Weights on a machine, ready to be asked; the base of `Model` and of `fine_tuned.FineTuned`."""
 
     def __init__(self, weights: Weights, machine: Machine) -> None:
         self.config, self.machine = weights.config, machine
         self.fingerprint, self.origin = weights.fingerprint, weights.origin
+
+    @property
+    def longest(self) -> int:
+        """Residues of the longest protein that there are positions for."""
+        return self.config.max_positions - 1
+
+
+@final
+class Model(Loaded):
+    """A backbone with its language-model head, if that was saved, in evaluation mode."""
+
+    def __init__(self, weights: Weights, machine: Machine) -> None:
+        super().__init__(weights, machine)
         self.backbone = Backbone(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
@@ -95,11 +107,6 @@ class Model:
         checkpoint.restore(modules, weights)
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
-
-    @property
-    def longest(self) -> int:
-        """Residues of the longest protein that there are positions for."""
-        return self.config.max_positions - 1
 
     @property
     def head(self) -> LanguageModelHead:

@@ -1,6 +1,6 @@
 """Proteins from a FASTA file or standard input, a window of them at a time, so that memory does not grow with the file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,14 +55,19 @@ def read(path: Path, longest: int) -> Iterator[Protein]:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def windows(proteins: Iterator[Protein], tokens: int) -> Iterator[Window]:
-    """Consecutive proteins of about `tokens` tokens together; those before an `InputError` are given before it."""
+def tokens_of(protein: Protein) -> int:
+    """Tokens that one pass over a protein computes."""
+    return len(protein.letters) + 1
+
+
+def windows(proteins: Iterator[Protein], budget: int, cost: Callable[[Protein], int] = tokens_of) -> Iterator[Window]:
+    """Consecutive proteins that reach `budget` tokens together; those before an `InputError` are given before it."""
     window, size = [], 0
     try:
         for protein in proteins:
             window.append(protein)
-            size += len(protein.letters) + 1
-            if size >= tokens:
+            size += cost(protein)
+            if size >= budget:
                 yield window
                 window, size = [], 0
     except InputError:

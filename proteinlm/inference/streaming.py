@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -19,8 +20,8 @@ import pyarrow as pa
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.files import owned, written_whole
-from proteinlm.inference.model import Model
-from proteinlm.inference.records import Protein, Window, read, windows
+from proteinlm.inference.model import Loaded
+from proteinlm.inference.records import Protein, Window, read, tokens_of, windows
 
 BATCHES = 8  # of a window: enough to sort by length, little enough to lose
 
@@ -30,19 +31,21 @@ class Job:
     """One table for each window of a FASTA file."""
 
     source: Path
-    model: Model
+    model: Loaded
     compute: Callable[[Window], pa.Table]
     settings: Mapping[str, object]
-    """What else the tables depend on."""
+    """What the tables depend on besides the model."""
     title: str
+    cost: Callable[[Protein], int] = tokens_of
+    """Tokens that a protein makes the model compute."""
 
     def windows(self) -> Iterator[Window]:
         """The proteins, with a progress bar."""
         path = self.source
         plain = path.is_file() and path.suffix not in (".gz", ".xz")
-        tokens = BATCHES * self.model.machine.batch_tokens
+        budget = BATCHES * self.model.machine.batch_tokens
         with Bar(self.title, path.stat().st_size if plain else None) as bar:
-            for window in windows(read(path, self.model.longest), tokens):
+            for window in windows(read(path, self.model.longest), budget, self.cost):
                 yield window
                 bar.advance(sum(protein.size for protein in window))
 
@@ -53,12 +56,11 @@ class Job:
 
     def to_file(self, output: Path, write: Callable[[Path, "Finished"], None]) -> None:
         """Compute what is not done yet, then let `write` make the file of all."""
-        if not output.parent.is_dir():
-            raise InputError(f"{output}: no such directory")
-        settings = {**self.settings, "weights": self.model.fingerprint, "precision": self.model.machine.precision}
-        with _kept(output, settings) as finished, closing(self.windows()) as coming:
+        with kept(output, self.model, self.settings) as finished, closing(self.windows()) as coming:
             for window in coming:
-                finished.add(window, self.compute)
+                content = [f"{protein.name} {len(protein.letters)}\n".encode() for protein in window]
+                content += [protein.letters.tobytes() for protein in window]
+                finished.add(b"".join(content), len(window), partial(self.compute, window))
             write(output, finished)
 
 
@@ -71,15 +73,17 @@ class Finished:
         self.start = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         self.files: list[Path] = []
 
-    def add(self, window: Window, compute: Callable[[Window], pa.Table]) -> None:
-        """Compute the table of a window, unless that has been done."""
-        file = self.directory / f"{self._digest(window)}.arrow"
+    def add(self, content: bytes, records: int, compute: Callable[[], pa.Table]) -> None:
+        """Compute the table of `content`, unless that has been done."""
+        digest = self.start.copy()
+        digest.update(content)
+        file = self.directory / f"{digest.hexdigest()[:32]}.arrow"
         if not file.exists():
-            table = compute(window)
+            table = compute()
             with written_whole(file) as sink, pa.ipc.new_file(sink, table.schema) as writer:
                 writer.write_table(table)
         self.files.append(file)
-        self.records += len(window)
+        self.records += records
 
     def __iter__(self) -> Iterator[pa.Table]:
         for file in self.files:
@@ -90,12 +94,6 @@ class Finished:
     def schema(self) -> pa.Schema:
         return next(iter(self)).schema
 
-    def _digest(self, window: Window) -> str:
-        whole = self.start.copy()
-        for protein in window:
-            whole.update(f"{protein.name} {len(protein.letters)}\n".encode() + protein.letters.tobytes())
-        return whole.hexdigest()[:32]
-
 
 def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]) -> pa.Table:
     """A table with ``id`` and ``length`` of each protein before the other columns."""
@@ -104,8 +102,11 @@ def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]
 
 
 @contextmanager
-def _kept(output: Path, settings: Mapping[str, object]) -> Iterator[Finished]:
+def kept(output: Path, model: Loaded, settings: Mapping[str, object]) -> Iterator[Finished]:
     """The finished windows of `output`; forgotten once it is written, kept if anything goes wrong."""
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: no such directory")
+    settings = {**settings, "weights": model.fingerprint, "precision": model.machine.precision}
     directory = output.with_name(f".{output.name}.parts")
     with owned(directory, f"what writes {output.name}"):
         finished = Finished(directory, settings)
@@ -114,8 +115,8 @@ def _kept(output: Path, settings: Mapping[str, object]) -> Iterator[Finished]:
         except InputError as error:
             if not finished.records:
                 raise
-            kept = f"{finished.records:,} protein{'s' if finished.records > 1 else ''}"
-            raise InputError(f"{error}; {kept} before it are done and kept for the next run") from None
+            before = f"{finished.records:,} protein{'s' if finished.records > 1 else ''} before it"
+            raise InputError(f"{error}; {before} done and kept for the next run") from None
         finally:
             if not any(directory.glob("*.arrow")):
                 shutil.rmtree(directory)

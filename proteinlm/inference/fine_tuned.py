@@ -1,0 +1,117 @@
+"""``proteinlm predict``: what a fine-tuned model says of unlabelled proteins.
+
+A model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from proteinlm import checkpoint, tasks
+from proteinlm.checkpoint import WEIGHTS, Weights
+from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
+from proteinlm.data.packing import Packed
+from proteinlm.errors import InputError
+from proteinlm.inference import rows
+from proteinlm.inference.model import Loaded, Machine
+from proteinlm.inference.records import Window
+from proteinlm.inference.streaming import Job, proteins_table
+from proteinlm.results import CONFIG
+from proteinlm.selection import best_of
+
+STATES = {3: "HEC", 8: "GHIBESTC"}
+"""Secondary structure by class: TAPE's codes."""
+
+
+@final
+class FineTuned(Loaded):
+    """A backbone and the head of a task."""
+
+    def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Machine) -> None:
+        super().__init__(weights, machine)
+        self.task = task
+        self.module = tasks.downstream(task.name)(task, weights.config)
+        checkpoint.restore(self.module.parts(), weights)
+        self.module.eval().requires_grad_(False).to(machine.device)
+
+    @torch.inference_mode()
+    def output(self, packed: Packed) -> Any:
+        """What the task's head says of packed proteins."""
+        with self.machine.autocast():
+            return self.module(packed)
+
+    def table(self, window: Window) -> pa.Table:
+        """The predictions for a window of proteins, by the names of their columns."""
+        found: dict[int, dict[str, Any]] = {}
+        for places, packed in self.machine.batches([protein.letters for protein in window]):
+            found |= zip(places, self._said(self.output(packed), packed), strict=True)
+        ordered = [found[place] for place in range(len(window))]
+        return proteins_table(window, {name: [row[name] for row in ordered] for name in ordered[0]})
+
+    def _said(self, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The columns of each protein of a batch."""
+        if isinstance(self.task, SecondaryStructureConfig):
+            states = STATES[self.task.classes]
+            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            return [{rows.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
+        if self.task.name == "remote_homology":
+            probability, fold = output.softmax(dim=-1).max(dim=-1)
+            pairs = zip(fold.tolist(), probability.tolist(), strict=True)
+            return [{"fold": fold, "probability": value} for fold, value in pairs]
+        values: Tensor = self.module.scale.restored(output.squeeze(-1))  # type: ignore[operator, union-attr]
+        return [{self.task.name: value} for value in values.tolist()]
+
+
+def load(path: Path, task: str, machine: Machine) -> FineTuned:
+    """The fine-tuned model in `path`; of several seeds, that of the best validation score.
+
+    `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
+    """
+    stage = next((place for place in (path, *path.parents[:3]) if (place / CONFIG).is_file()), None)
+    if stage is None:
+        raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
+    config = _task(stage / CONFIG)
+    if task not in (config.name, config.label):
+        raise InputError(f"{path}: fine-tuned for {config.label}, not for {task}")
+    return FineTuned(config, checkpoint.load_weights(_weights(path)), machine)
+
+
+def predict(model: FineTuned, source: Path, output: Path | None) -> None:
+    """One line for each protein in `source`; see `rows.give`."""
+    if model.task.name == "contact":
+        raise InputError("contact maps are not lines of a table: use proteinlm contacts")
+    if output is not None and output.suffix == ".fasta" and not isinstance(model.task, SecondaryStructureConfig):
+        raise InputError("--out: only secondary structure can be written as .fasta")
+    rows.give(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
+
+
+def _task(file: Path) -> LabelledTaskConfig:
+    values = OmegaConf.to_object(OmegaConf.load(file))
+    task = values.get("task") if isinstance(values, dict) else None
+    if not isinstance(task, dict) or task.get("name") not in tasks.TASKS:
+        name = task.get("name") if isinstance(task, dict) else task
+        raise InputError(f"{file}: its task is {name}: not the directory of a fine-tuning")
+    kind = SecondaryStructureConfig if "classes" in task else LabelledTaskConfig
+    try:
+        return kind(**{str(key): value for key, value in task.items()})
+    except (TypeError, InputError) as error:
+        raise InputError(f"{file}: not a task of this version: {error}") from None
+
+
+def _weights(path: Path) -> Path:
+    """The directory of the best weights below `path`."""
+    if (path / WEIGHTS).is_file():
+        return path
+    best: dict[Path, float] = {}
+    for record in sorted([*path.glob("selected.json"), *path.glob("seed-*/selected.json")]):
+        selected = json.loads(record.read_text())
+        best[best_of(record.parent / "best", selected["step"])] = selected["score"]
+    best = {place: score for place, score in best.items() if (place / WEIGHTS).is_file()}
+    if not best:
+        raise InputError(f"{path}: no weights in it: fine-tune with keep_weights=true")
+    return max(best, key=lambda place: best[place])
