@@ -1,0 +1,153 @@
+"""Scores of variants and pseudo-perplexities are sums of what the model says of each position, hidden by itself."""
+
+import csv
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from proteinlm import checkpoint, vocabulary
+from proteinlm.backbone import Backbone
+from proteinlm.heads import LanguageModelHead
+from proteinlm.inference import likelihoods
+from tests.data.samples import protein
+from tests.inference.commands import assert_refused, run
+from tests.inference.models import CONFIG, saved
+
+WILDTYPE = protein(70)
+MODEL = ("--device", "cpu", "--batch-tokens", 150)  # two copies at once
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("model"))
+
+
+def logs(directory: Path, sequence: str, position: int) -> np.ndarray:
+    """Log-probabilities (V,) at `position`, from 0, by the bare modules."""
+    backbone, head = Backbone(CONFIG).eval(), LanguageModelHead(CONFIG)
+    checkpoint.restore({"backbone": backbone, "head": head}, checkpoint.load_weights(directory))
+    tokens = torch.tensor([vocabulary.CLS, *vocabulary.encode(sequence)])
+    tokens[position + 1] = vocabulary.MASK
+    with torch.inference_mode():
+        hidden = backbone(tokens, torch.tensor([0, len(tokens)], dtype=torch.int32), len(tokens))
+        return head(hidden, backbone.token_embedding.weight)[position + 1].log_softmax(-1).numpy()
+
+
+def effect(directory: Path, *mutations: tuple[int, str]) -> float:
+    """Sum of log-odds of letters put at positions, from 0."""
+    total = 0.0
+    for position, letter in mutations:
+        at = logs(directory, WILDTYPE, position)
+        total += float(at[vocabulary.IDS[letter]] - at[vocabulary.IDS[WILDTYPE[position]]])
+    return total
+
+
+def write(directory: Path, lines: list[str]) -> tuple[Path, Path]:
+    fasta, variants = directory / "wt.fasta", directory / "mutants.csv"
+    fasta.write_text(f">wt\n{WILDTYPE}\n")
+    variants.write_text("\n".join(lines) + "\n")
+    return fasta, variants
+
+
+def named(*mutations: tuple[int, str], first: int = 1) -> str:
+    return ":".join(f"{WILDTYPE[position]}{position + first}{letter}" for position, letter in mutations)
+
+
+def test_scores_are_sums_of_log_odds(model: Path, tmp_path: Path):
+    variants = [((3, "W"),), ((3, "A"), (69, "Y")), ((0, "M"), (11, "C"), (3, "W")), ()]
+    body = [f'"{named(*variant)}",{number},"a, b"' for number, variant in enumerate(variants)]
+    fasta, mutants = write(tmp_path, ["mutant,measured,note", *body])
+    for out, source in ((tmp_path / "out.csv", mutants), (tmp_path / "packed.csv", tmp_path / "mutants.csv.gz")):
+        (tmp_path / "mutants.csv.gz").write_bytes(gzip.compress(mutants.read_bytes()))
+        assert run("score", fasta, source, "--model", model, "--out", out, *MODEL)[0] == 0
+        rows = list(csv.DictReader(out.open()))
+        assert [row["note"] for row in rows] == ["a, b"] * 4
+        found = [float(row["score"]) for row in rows]
+        np.testing.assert_allclose(found, [effect(model, *variant) for variant in variants], atol=1e-4)
+    assert found[3] == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_another_column_and_another_first_number(model: Path, tmp_path: Path):
+    fasta, mutants = write(tmp_path, ["name", named((3, "W"), first=-5).lower()])
+    options = ("--column", "name", "--first", -5)
+    assert run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv", *options, *MODEL)[0] == 0
+    (row,) = csv.DictReader((tmp_path / "out.csv").open())
+    assert float(row["score"]) == pytest.approx(effect(model, (3, "W")), abs=1e-4)
+
+
+def test_bad_variants_are_one_line_with_the_place(model: Path, tmp_path: Path):
+    right = named((3, "W"))
+    for lines, message in (
+        (["mutant", right, "4W"], "line 3: '4W' is no mutation such as A24G"),
+        (["mutant", f"{WILDTYPE[0]}71W"], "line 2: "),
+        (["mutant", named((3, "W")).replace(WILDTYPE[3], "X", 1)], f"X4W, but the wild type has {WILDTYPE[3]} there"),
+        (["mutant", named((3, "J"))], "line 2: letter 'J'"),
+        (["name", right], "no column mutant, but name"),
+        (["mutant,a", right], "line 2: 1 fields under 2 names"),
+    ):
+        fasta, mutants = write(tmp_path, lines)
+        assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv", *MODEL), message)
+    fasta, mutants = write(tmp_path, ["mutant", right])
+    fasta.write_text(fasta.read_text() * 2)
+    assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv"), "a name that came")
+    fasta.write_text(f">a\n{WILDTYPE}\n>b\n{WILDTYPE}\n")
+    assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv"), "2 records, not")
+    headless = saved(tmp_path / "headless", head=False)
+    refused = run("score", fasta, mutants, "--model", headless, "--out", tmp_path / "out.csv")
+    assert_refused(refused, "no language-model head in it")
+    assert not (tmp_path / "out.csv").exists()
+
+
+class Killed(BaseException):
+    """Stands in for a signal."""
+
+
+def test_scoring_goes_on_where_it_was_killed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    variants = [named((position, "W" if WILDTYPE[position] != "W" else "A")) for position in range(60)]
+    fasta, mutants = write(tmp_path, ["mutant", *variants])
+    command = ("score", fasta, mutants, "--model", model, *MODEL, "--out")
+    run(*command, tmp_path / "whole.csv")
+    compute, done = likelihoods.masked_log_probabilities, []
+
+    def computed_or_killed(model, letters: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        if len(done) == 2 and not killed:
+            killed.append(True)
+            raise Killed
+        done.append(positions.tolist())
+        return compute(model, letters, positions)
+
+    monkeypatch.setattr(likelihoods, "masked_log_probabilities", computed_or_killed)
+    killed: list[bool] = []
+    with pytest.raises(Killed):
+        run(*command, tmp_path / "out.csv")
+    assert run(*command, tmp_path / "out.csv")[0] == 0
+    assert [position for part in done for position in part] == list(range(60))
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_pseudo_perplexity(model: Path, tmp_path: Path):
+    sequences = [protein(length, length) for length in (12, 1, 40)]
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text("".join(f">p{number}\n{sequence}\n" for number, sequence in enumerate(sequences)))
+    code, output, _ = run("pppl", fasta, "--model", model, *MODEL)
+    assert code == 0
+    assert run("pppl", fasta, "--model", model, "--out", tmp_path / "out.csv", *MODEL)[0] == 0
+    assert (tmp_path / "out.csv").read_text() == output
+    rows = list(csv.DictReader(output.splitlines()))
+    assert [(row["id"], row["length"]) for row in rows] == [("p0", "12"), ("p1", "1"), ("p2", "40")]
+    for row, sequence in zip(rows, sequences, strict=True):
+        losses = [-logs(model, sequence, place)[vocabulary.IDS[letter]] for place, letter in enumerate(sequence)]
+        assert float(row["pseudo_perplexity"]) == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
+
+
+def test_rows_before_a_bad_record_are_given(model: Path, tmp_path: Path):
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(">a\nACD\n>b\nAC\n>c\nAJ\n")
+    outcome = run("pppl", fasta, "--model", model, *MODEL)
+    assert_refused(outcome, "record 2 (c), line 6: letter 'J' at position 2")
+    assert [line.split(",")[0] for line in outcome[1].splitlines()] == ["id", "a", "b"]
