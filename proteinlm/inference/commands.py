@@ -79,6 +79,34 @@ def pppl(
     likelihoods.give_pseudo_perplexities(loaded, source, out)
 
 
+def contacts(
+    source: Fasta,
+    model: ModelDirectory,
+    out: Out,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="head: of a model fine-tuned for contacts. regression, best-heads: of attention maps. auto: what fits.",
+        ),
+    ] = "auto",
+    fit: Annotated[
+        str,
+        typer.Option("--fit", help="Settle by 20 chains of this data directory (or synthetic) how attention is read."),
+    ] = "",
+    pictures: Annotated[Path | None, typer.Option("--pictures", help="Directory for a picture of each map.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Contact maps of all proteins of a FASTA file: an .npz with a matrix for each."""
+    from proteinlm.inference import contact_maps
+    from proteinlm.inference.model import Machine
+
+    maps = contact_maps.source_of(model, method, fit, Machine.settled(device, precision, batch_tokens))
+    contact_maps.give(maps, source, out, pictures)
+
+
 def predict(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure.")
@@ -102,5 +130,5 @@ def predict(
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
-    for command in (embed, score, pppl, predict):
+    for command in (embed, score, pppl, contacts, predict):
         app.command()(command)

@@ -6,7 +6,7 @@ protein. An Arrow file has the columns ``id``, ``length`` and ``embedding``. All
 
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +63,10 @@ def write_arrow(output: Path, finished: Finished) -> None:
 def write_npz(output: Path, finished: Finished) -> None:
     """Array by array, as `numpy.savez` would if it could be given them one after another."""
     per_residue, hidden = _kind(finished)
+    if per_residue:
+        write_npz_arrays(output, _arrays(finished, hidden))
+        return
     with written_whole(output) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        if per_residue:
-            for name, array in _arrays(finished, hidden):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
-            return
         longest = max(max(pc.utf8_length(part["id"]).to_pylist()) for part in finished)
         names = np.dtype(f"<U{longest}")
         with archive.open("ids.npy", "w", force_zip64=True) as entry:
@@ -79,6 +77,14 @@ def write_npz(output: Path, finished: Finished) -> None:
             _write_header(entry, np.dtype("<f4"), (finished.records, hidden))
             for part in finished:
                 entry.write(_numbers(part, hidden).tobytes())
+
+
+def write_npz_arrays(output: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Arrays by name."""
+    with written_whole(output) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, array in arrays:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
 def write_h5(output: Path, finished: Finished) -> None:

@@ -72,10 +72,7 @@ def load(path: Path, task: str, machine: Machine) -> FineTuned:
 
     `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
     """
-    stage = next((place for place in (path, *path.parents[:3]) if (place / CONFIG).is_file()), None)
-    if stage is None:
-        raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
-    config = _task(stage / CONFIG)
+    config = task_of(path)
     if task not in (config.name, config.label):
         raise InputError(f"{path}: fine-tuned for {config.label}, not for {task}")
     return FineTuned(config, checkpoint.load_weights(_weights(path)), machine)
@@ -90,7 +87,12 @@ def predict(model: FineTuned, source: Path, output: Path | None) -> None:
     rows.give(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
 
 
-def _task(file: Path) -> LabelledTaskConfig:
+def task_of(path: Path) -> LabelledTaskConfig:
+    """The task of the fine-tuning that `path` belongs to; `InputError` if it belongs to none."""
+    stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
+    if stage is None:
+        raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
+    file = stage / CONFIG
     values = OmegaConf.to_object(OmegaConf.load(file))
     task = values.get("task") if isinstance(values, dict) else None
     if not isinstance(task, dict) or task.get("name") not in tasks.TASKS:

@@ -1,0 +1,124 @@
+"""``proteinlm contacts``: a matrix (L, L) for each protein, as .npz, and pictures of them.
+
+Of a model fine-tuned for contacts, the head's probabilities; of any other, what is read off its attention maps.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from proteinlm import checkpoint
+from proteinlm.data.packing import lay_out
+from proteinlm.errors import InputError
+from proteinlm.files import written_whole
+from proteinlm.inference import attention_contacts, fine_tuned
+from proteinlm.inference.embeddings import write_npz_arrays
+from proteinlm.inference.fine_tuned import FineTuned
+from proteinlm.inference.model import Loaded, Machine, Model
+from proteinlm.inference.records import Window
+from proteinlm.inference.streaming import Finished, Job, proteins_table
+
+METHODS = ("auto", "head", *attention_contacts.METHODS)
+FITTED = 20
+"""Proteins that a readout of attention maps is settled by, as in Rao et al. 2021."""
+LONGEST_FITTED = 300
+"""Residues of these: the maps of all heads are in memory at once."""
+
+
+class Source(NamedTuple):
+    """A model, and how its contact maps are made."""
+
+    model: Loaded
+    read: Callable[[np.ndarray], Tensor]
+    """From letters (L,) uint8 to a matrix (L, L)."""
+    settings: dict[str, object]
+    """What the maps depend on besides the model."""
+
+
+def source_of(directory: Path, method: str, fit: str, machine: Machine) -> Source:
+    """How to make contact maps with the model in `directory`.
+
+    ``head`` is of a model fine-tuned for contacts, and what ``auto`` takes of one; ``regression`` and ``best-heads`` are
+    of attention maps, settled anew by the proteins of `fit` if it names some. `InputError` if the method is not to be had.
+    """
+    if method not in METHODS:
+        raise InputError(f"--method {method} is not one of {', '.join(METHODS)}")
+    if method == "auto":
+        method = "head" if _is_contact_model(directory) else "regression"
+    if method == "head":
+        if fit:
+            raise InputError("--fit is for maps of attention; --method head has its own weights")
+        tuned = fine_tuned.load(directory, "contact", machine)
+        return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
+    model = Model(checkpoint.load_weights(directory), machine)
+    if fit:
+        longest = min(LONGEST_FITTED, model.longest)
+        readout = attention_contacts.fit(model, attention_contacts.solved(fit, FITTED, longest))
+        attention_contacts.save(readout, directory)
+        precision = ", ".join(f"{name} {value:.3f}" for name, value in readout.precision.items())
+        print(f"settled by {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)
+    else:
+        readout = attention_contacts.load(model, directory)
+    read = readout.probabilities if method == "regression" else readout.mean_of_best
+    settings = {"of": "contacts", "method": method, "readout": asdict(readout)}
+    return Source(model, lambda letters: read(model, letters), settings)
+
+
+def give(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
+    """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures`."""
+    if output.suffix != ".npz":
+        raise InputError(f"{output}: its name does not end in .npz")
+
+    def table(window: Window) -> pa.Table:
+        flat = [maps.read(protein.letters).float().cpu().numpy().ravel() for protein in window]
+        return proteins_table(window, {"map": pa.array(flat, pa.large_list(pa.float32()))})
+
+    def write(path: Path, finished: Finished) -> None:
+        write_npz_arrays(path, _matrices(finished))
+        if pictures:
+            pictures.mkdir(parents=True, exist_ok=True)
+            for name, matrix in _matrices(finished):
+                _draw(name, matrix, pictures / f"{quote(name, safe='|')}.png")
+
+    job = Job(proteins, maps.model, table, maps.settings, "contacts", lambda protein: len(protein.letters) ** 2)
+    job.to_file(output, write)
+
+
+def _is_contact_model(directory: Path) -> bool:
+    try:
+        return fine_tuned.task_of(directory).name == "contact"
+    except InputError:
+        return False
+
+
+def _by_head(model: FineTuned, letters: np.ndarray) -> Tensor:
+    (logits,) = model.output(model.machine.moved(lay_out([letters])))
+    return logits.sigmoid()
+
+
+def _matrices(finished: Finished) -> Iterator[tuple[str, np.ndarray]]:
+    for part in finished:
+        for row in range(len(part)):
+            length = part["length"][row].as_py()
+            yield part["id"][row].as_py(), part["map"][row].values.to_numpy().reshape(length, length)
+
+
+def _draw(name: str, matrix: np.ndarray, path: Path) -> None:
+    """The map as a picture, residues counted from 1."""
+    from matplotlib.figure import Figure
+
+    length = len(matrix)
+    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(matrix, cmap="Greys", origin="lower", extent=(0.5, length + 0.5, 0.5, length + 0.5))
+    axes.set(title=name, xlabel="residue", ylabel="residue")
+    figure.colorbar(image, ax=axes)
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=150)
