@@ -20,6 +20,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from proteinlm.attention import boundaries
+from proteinlm.backbone import Block
 from proteinlm.data.packing import lay_out
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
@@ -88,6 +89,7 @@ def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     x = model.backbone.token_embedding(packed.tokens) + model.backbone.position_embedding.weight[: len(packed.tokens)]
     result = []
     for block in model.backbone.blocks:
+        assert isinstance(block, Block)
         joint = block.attention.query_key_value(block.attention_norm(x))
         query, key, _ = joint.unflatten(-1, (-1, 3, model.config.head_dim)).permute(2, 1, 0, 3)  # (N, T, D) each
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)

@@ -7,12 +7,12 @@ protein. An Arrow file has the columns ``id``, ``length`` and ``embedding``. All
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from proteinlm.errors import InputError
 from proteinlm.files import written_whole
@@ -25,12 +25,10 @@ Writer = Callable[[Path, Finished], None]
 
 def embed(model: Model, source: Path, output: Path, pooling: str) -> None:
     """Write the embeddings of the proteins in `source` to `output`, or go on where an earlier attempt stopped."""
-    chosen = next((name for name in POOLINGS if name == pooling), None)
-    if chosen is None:
+    if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling} is not one of {', '.join(POOLINGS)}")
-    write = writer(output)
-    job = Job(source, model, lambda window: table(model, window, chosen), {"pooling": pooling}, "embedding")
-    job.to_file(output, write)
+    job = Job(source, model, partial(table, model, pooling), {"pooling": pooling}, "embedding")
+    job.to_file(output, writer(output))
 
 
 def writer(output: Path) -> Writer:
@@ -43,7 +41,7 @@ def writer(output: Path) -> Writer:
     return writers[output.suffix]
 
 
-def table(model: Model, window: Window, pooling: Pooling) -> pa.Table:
+def table(model: Model, pooling: Pooling, window: Window) -> pa.Table:
     """Embeddings of a window: a list of numbers for each protein, or a list of such lists."""
     embedded = model.pooled([protein.letters for protein in window], pooling)
     flat = pa.array(np.concatenate([array.ravel() for array in embedded]))
@@ -67,7 +65,7 @@ def write_npz(output: Path, finished: Finished) -> None:
         write_npz_arrays(output, _arrays(finished, hidden))
         return
     with written_whole(output) as file, zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        longest = max(max(pc.utf8_length(part["id"]).to_pylist()) for part in finished)
+        longest = max(len(name) for part in finished for name in part["id"].to_pylist())
         names = np.dtype(f"<U{longest}")
         with archive.open("ids.npy", "w", force_zip64=True) as entry:
             _write_header(entry, names, (finished.records,))

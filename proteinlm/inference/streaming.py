@@ -8,7 +8,7 @@ does not.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ class Job:
     cost: Callable[[Protein], int] = tokens_of
     """Tokens that a protein makes the model compute."""
 
-    def windows(self) -> Iterator[Window]:
+    def windows(self) -> Generator[Window]:
         """The proteins, with a progress bar."""
         path = self.source
         plain = path.is_file() and path.suffix not in (".gz", ".xz")
