@@ -1,14 +1,12 @@
-"""Model and optimiser on disk: checkpoints to go on from, and weights to keep."""
+"""Model and optimiser on disk: checkpoints to go on from, and weights to keep. Loads without Lightning."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -21,14 +19,6 @@ WEIGHTS, SHAPE = "model.safetensors", "config.json"
 
 KEPT = 2
 """Checkpoints of a run that stay on disk: the last and, should it prove damaged, the one before."""
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the old ones, syncs it, and renames it: a crash never leaves half of one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with written_whole(Path(path)) as file:
-            torch.save(checkpoint, file)
 
 
 def path(directory: Path, step: int) -> Path:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from proteinlm import checkpoint, launch, parallel
 from proteinlm.config import MachineConfig, StrategyConfig
 from proteinlm.errors import InputError
-from proteinlm.files import write_text
+from proteinlm.files import write_text, written_whole
 from proteinlm.tracking import Tracker
 
 PROGRESS = "progress.json"
@@ -101,7 +102,7 @@ def build_trainer(
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[checkpoint.WholeCheckpoints()],
+        plugins=[WholeCheckpoints()],
         callbacks=callbacks,
         logger=False,
         enable_checkpointing=False,
@@ -109,6 +110,14 @@ def build_trainer(
         enable_model_summary=False,
         default_root_dir=directory,
     )
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside the old ones, syncs it, and renames it: a crash never leaves half of one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with written_whole(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 class Checkpoints(L.Callback):

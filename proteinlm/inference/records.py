@@ -17,7 +17,7 @@ class Protein(NamedTuple):
     """One record."""
 
     name: str
-    """The header's first word."""
+    """The header's first word; ``record_<number>``, from 0, where the > is followed by a blank."""
     letters: np.ndarray
     """(L,) uint8: capital ASCII letters."""
     size: int
@@ -30,8 +30,8 @@ Window = list[Protein]
 def read(path: Path, longest: int) -> Iterator[Protein]:
     """The proteins of a FASTA file (plain, .gz, .xz), or of standard input if `path` is ``-``.
 
-    `InputError` with file, number and name of the record for what `read_fasta` refuses, a record without a name or with
-    one that came before, and a protein of more than `longest` residues; the records before it are given first.
+    `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before, and
+    a protein of more than `longest` residues; the records before it are given first.
     """
     path = STANDARD_INPUT if str(path) == "-" else path
     seen: set[int] = set()  # hashes of the names: some 60 bytes for each record, whatever its size
@@ -40,10 +40,8 @@ def read(path: Path, longest: int) -> Iterator[Protein]:
             headers = np.split(block.headers, np.cumsum(block.header_lengths)[:-1])
             sequences = np.split(block.letters, np.cumsum(block.lengths)[:-1])
             for header, letters in zip(headers, sequences, strict=True):
-                name = _name(header)
+                name = _name(header) or f"record_{len(seen)}"
                 try:
-                    if not name:
-                        raise InputError("no name after the >")
                     if hash(name) in seen:
                         raise InputError("a name that came before")
                     check_length(len(letters), longest)

@@ -44,7 +44,6 @@ def test_windows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block
         (">p6\nACJ\n", "record 6 (p6), line 14: letter 'J' at position 3"),
         (">p6\n>p7\nACD\n", "record 6 (p6), line 13: a header without sequence"),
         (f">p6\n{'A' * 101}\n", "record 6 (p6): 101 residues, more than the 100 that the model has positions for"),
-        (">\nACD\n", "record 6 (): no name after the >"),
     ],
 )
 def test_what_came_before_a_bad_record_is_given(tmp_path: Path, bad: str, message: str):
@@ -53,6 +52,14 @@ def test_what_came_before_a_bad_record_is_given(tmp_path: Path, bad: str, messag
     found, error = windows(path)
     assert found == [["p0", "p1", "p2"], ["p3"], ["p4", "p5"]]
     assert error.startswith(f"{path}: {message}")
+
+
+def test_a_record_without_a_name_has_its_number(tmp_path: Path):
+    path = tmp_path / "a.fasta"
+    path.write_text(">a\nACD\n>\nAC\n> no name\nA\n>\tb\nA\n")
+    assert windows(path) == ([["a", "record_1", "record_2", "record_3"]], "")
+    path.write_text(">record_1\nACD\n>\nAC\n")
+    assert windows(path)[1].endswith("record 1 (record_1): a name that came before")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path):
