@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from proteinlm.config import ModelConfig
+from proteinlm import foreign
+from proteinlm.config import ForeignConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
 
@@ -72,12 +73,18 @@ class Weights(NamedTuple):
 
 
 def load_weights(directory: Path) -> Weights:
-    """Read what `save_weights` wrote to `directory`; `InputError` if a file is missing or something else."""
+    """Read what `save_weights` wrote to `directory`, or an encoder of Hugging Face, which gives backbone tensors alone.
+
+    `InputError` if a file is missing or something else.
+    """
+    if foreign.is_foreign(directory):
+        return Weights(*foreign.read(directory), str(directory))
     for name in (WEIGHTS, SHAPE):
         if not (directory / name).is_file():
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
     try:
-        config = ModelConfig(**json.loads((directory / SHAPE).read_bytes()))
+        values = json.loads((directory / SHAPE).read_bytes())
+        config = (ForeignConfig if "architecture" in values else ModelConfig)(**values)
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
     content = (directory / WEIGHTS).read_bytes()

@@ -6,7 +6,14 @@ key or a wrong type; the ``__post_init__`` checks reject impossible values, nami
 """
 
 from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
-from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
+from proteinlm.config.model import (
+    ForeignConfig,
+    HuggingFaceConfig,
+    ModelConfig,
+    PretrainedConfig,
+    ScaleConfig,
+    StartConfig,
+)
 from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RunConfig, StageConfig, digest
 from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
@@ -16,6 +23,8 @@ __all__ = [
     "EvaluateConfig",
     "FilesDataConfig",
     "FinetuneConfig",
+    "ForeignConfig",
+    "HuggingFaceConfig",
     "LabelledTaskConfig",
     "MachineConfig",
     "MaskedLanguageModelConfig",
@@ -47,6 +56,7 @@ def register_schema() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)
     store.store(group="model", name="pretrained_schema", node=PretrainedConfig)
+    store.store(group="model", name="hf", node=HuggingFaceConfig)
     store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
     store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
     store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)

@@ -1,6 +1,8 @@
 """The shape of the backbone, or where to find one."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -26,6 +28,21 @@ class PretrainedConfig(StartConfig):
                 "model.path is empty: name the directory of pretrained weights, or a shape to start from random ones, "
                 "as in model=tiny"
             )
+
+    @property
+    def run(self) -> str:
+        """Name of the run that left the weights: the directory is ``<run>/pretrain/model``."""
+        return Path(self.path).parents[1].name
+
+
+@dataclass
+class HuggingFaceConfig(PretrainedConfig):
+    """An encoder in a directory of Hugging Face: ESM, BERT, T5 or MegatronBert (`proteinlm.foreign`)."""
+
+    @property
+    def run(self) -> str:
+        """Name of the directory itself."""
+        return Path(self.path).absolute().name
 
 
 @dataclass
@@ -83,6 +100,27 @@ class ModelConfig(StartConfig):
         blocks = self.num_layers * (12 * hidden**2 + 13 * hidden)
         tables = (self.vocab_size + self.max_positions) * hidden
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
+
+
+@dataclass
+class ForeignConfig(ModelConfig):
+    """An encoder of Hugging Face, read from its directory: never part of a run's config.
+
+    `max_positions` is the longest protein and one, whatever tokens the encoder adds; FLOPs and the formula of
+    `parameters` are those of a backbone of ours of the same size.
+    """
+
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Its ``config.json``."""
+    tokens: list[int] = field(default_factory=list)
+    """Its token for each of ours."""
+    prefix: list[int] = field(default_factory=list)
+    """Tokens before the first residue: at most one."""
+    suffix: list[int] = field(default_factory=list)
+    """Tokens after the last residue."""
+
+    def __post_init__(self) -> None:
+        """Nothing to check: the encoder's own configuration is."""
 
 
 @dataclass

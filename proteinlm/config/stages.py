@@ -94,7 +94,7 @@ class FinetuneConfig(StageConfig):
 
     def __post_init__(self) -> None:
         if not self.name:
-            self.name = Path(self.model.path).parents[1].name if isinstance(self.model, PretrainedConfig) else "scratch"
+            self.name = self.model.run if isinstance(self.model, PretrainedConfig) else "scratch"
         super().__post_init__()
         at_least(1, "seeds", self.seeds)
         _share_micro_batches(self.task.micro_batches, self.strategy, "task")

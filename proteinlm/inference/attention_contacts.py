@@ -86,9 +86,10 @@ def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     """Attention among the residues of one protein, symmetric and corrected, (N, L, L) float32 of each layer."""
     packed = model.machine.moved(lay_out([letters]))
     where = boundaries(packed.starts, packed.longest, torch.float32)
-    x = model.backbone.token_embedding(packed.tokens) + model.backbone.position_embedding.weight[: len(packed.tokens)]
+    backbone = model.own_backbone
+    x = backbone.token_embedding(packed.tokens) + backbone.position_embedding.weight[: len(packed.tokens)]
     result = []
-    for block in model.backbone.blocks:
+    for block in backbone.blocks:
         assert isinstance(block, Block)
         joint = block.attention.query_key_value(block.attention_norm(x))
         query, key, _ = joint.unflatten(-1, (-1, 3, model.config.head_dim)).permute(2, 1, 0, 3)  # (N, T, D) each

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proteinlm import checkpoint, vocabulary
+from proteinlm import checkpoint, foreign, vocabulary
 from proteinlm.backbone import Backbone
 from proteinlm.checkpoint import Weights
 from proteinlm.data.packing import Packed, cut, lay_out
@@ -99,7 +99,7 @@ class Model(Loaded):
 
     def __init__(self, weights: Weights, machine: Machine) -> None:
         super().__init__(weights, machine)
-        self.backbone = Backbone(weights.config)
+        self.backbone = foreign.build(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one
@@ -107,6 +107,13 @@ class Model(Loaded):
         checkpoint.restore(modules, weights)
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
+
+    @property
+    def own_backbone(self) -> Backbone:
+        """The backbone, if it is of this suite's architecture; `InputError` if it is another's."""
+        if not isinstance(self.backbone, Backbone):
+            raise InputError(f"{self.origin}: an encoder of Hugging Face, of which only hidden states are to be had")
+        return self.backbone
 
     @property
     def head(self) -> LanguageModelHead:
@@ -126,7 +133,7 @@ class Model(Loaded):
         """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream."""
         with self.machine.autocast():
             hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
-            logits = self.head(hidden, self.backbone.token_embedding.weight)
+            logits = self.head(hidden, self.own_backbone.token_embedding.weight)
         return logits.float().log_softmax(dim=-1)
 
     @overload

@@ -5,10 +5,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from proteinlm import optim
-from proteinlm.backbone import Backbone
+from proteinlm import foreign, optim
 from proteinlm.config import ModelConfig, OptimConfig
 
 
@@ -19,11 +18,11 @@ class TaskModule(L.LightningModule, ABC):
     processes: the same whichever way a step is divided.
     """
 
-    backbone: Backbone
+    backbone: nn.Module
 
     def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
-        self.backbone = Backbone(model)
+        self.backbone = foreign.build(model)
         self.optim_config, self.steps, self.micro_batches = optim_config, steps, micro_batches
         self.step_loss = torch.zeros(())  # of the current step, this process's share
 

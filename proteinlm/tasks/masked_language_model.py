@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from proteinlm.backbone import Backbone
 from proteinlm.config import RunConfig
 from proteinlm.data.loader import MaskedBatch
 from proteinlm.heads import LanguageModelHead
@@ -29,6 +30,7 @@ class MaskedLanguageModel(TaskModule):
         tokens, starts, longest, _ = batch.masked.packed
         hidden = self.backbone(tokens, starts, longest)  # (T, H)
         masked = hidden.index_select(0, batch.masked.positions)  # (K, H)
+        assert isinstance(self.backbone, Backbone)
         logits = self.head(masked, self.backbone.token_embedding.weight)  # (K, V)
         return F.cross_entropy(logits.float(), batch.masked.targets, reduction="none")
 
