@@ -27,6 +27,10 @@ Only = Annotated[list[str] | None, typer.Option("--only", help="Fetch this task;
 Mirror = Annotated[str, typer.Option("--from", help="Address of a mirror. Default: where TAPE's authors keep them.")]
 
 
+Directory200M = Annotated[Path, typer.Option("--to", help="Where its directory goes.")]
+Mirror200M = Annotated[str, typer.Option("--from", help="Address of a copy. Default: where its authors keep it.")]
+
+
 @app.command()
 def build(root: Root, to: To = None) -> None:
     """Convert everything under ROOT into a store; what is already converted is kept."""
@@ -66,6 +70,17 @@ def tape(to: Directory = Path("data"), only: Only = None, mirror: Mirror = "") -
     with _errors(), _stoppable():
         for task, is_new in fetch_all(to, tuple(only or ()), mirror or ADDRESS):
             typer.echo(f"{to / task}: {'fetched' if is_new else 'already there'}")
+
+
+@fetch_app.command("proteinlm-200m")
+def proteinlm_200m(to: Directory200M = Path("data"), mirror: Mirror200M = "") -> None:
+    """Fetch the 200M model that ProteinLM's authors released, for `proteinlm import megatron`."""
+    from proteinlm.data.released import ADDRESS, NAME, fetch_released
+
+    with _errors(), _stoppable():
+        is_new = fetch_released(to, mirror or ADDRESS)
+        typer.echo(f"{to / NAME}: {'fetched' if is_new else 'already there'}")
+        typer.echo(f"next: proteinlm import megatron {to / NAME} OUT")
 
 
 @contextmanager
