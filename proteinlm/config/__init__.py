@@ -7,7 +7,7 @@ key or a wrong type; the ``__post_init__`` checks reject impossible values, nami
 
 from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
-from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RunConfig, StageConfig, digest
+from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
 from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
@@ -22,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PretrainedConfig",
+    "RowConfig",
     "RunConfig",
     "ScaleConfig",
     "SecondaryStructureConfig",
@@ -43,6 +44,7 @@ def register_schema() -> None:
 
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="row_schema", node=RowConfig)
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)

@@ -477,7 +477,7 @@ def _fluorescence(config: SyntheticDataConfig, split: str, count: int) -> list[R
         mutants = _mutants(fold, parent, generator.integers(1, 4, 2 * sum(sizes.values())), generator)
         mutants = mutants[: sizes["train"]] if split == "train" else mutants[sizes["train"] : sum(sizes.values())]
     loss = energy(fold, mutants) - energy(fold, parent[None])
-    brightness = 1.3 + 2.4 / (1 + np.exp((loss - 9.0) / 1.2)) + 0.1 * generator.standard_normal(len(mutants))
+    brightness = 1.3 + 2.4 / (1 + np.exp((loss - 13.0) / 1.2)) + 0.1 * generator.standard_normal(len(mutants))
     return [
         {
             "primary": _text(mutant),
@@ -494,7 +494,7 @@ def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Reco
     universe, generator = _universe(config), _generator(config, "stability", "test" if split == "test" else "train")
     small = np.array([fold.elements.count("E") == 4 for fold in universe.folds])
     pool = universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,)))
-    parents = generator.permutation(pool[small[universe.fold[pool]]])[: 10 if split == "test" else 40]
+    parents = generator.permutation(pool[small[universe.fold[pool]]])[: 40 if split == "test" else None]
     records: list[Record] = []
     wanted = count if split == "test" else sum(_size(config, "stability", name) for name in ("train", "valid"))
     shares = np.diff(np.linspace(0, wanted, len(parents) + 1).round().astype(int))

@@ -10,6 +10,7 @@ from torch import Tensor
 from proteinlm import optim
 from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.seeding import reseed
 
 
 class TaskModule(L.LightningModule, ABC):
@@ -32,7 +33,7 @@ class TaskModule(L.LightningModule, ABC):
         """The loss summed over all targets of a micro-batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        torch.manual_seed(batch.seed)  # dropout follows from the micro-batch, not from what ran before it
+        reseed(batch.seed, self.device)  # dropout follows from the micro-batch, not from what ran before it
         loss = self.summed_loss(batch) / batch.step_targets
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
         # Lightning divides by this process's micro-batches of a step, DDP by the processes: together by all of them
