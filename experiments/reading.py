@@ -19,6 +19,8 @@ from proteinlm.intervals import Difference
 
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "cannot decide"
 FEW_LAYERS = 8
+MARGIN = 2
+"""Hundredths of a score that the recommended range may cost and still count as good."""
 TITLES = {column.key: column.title for column in COLUMNS}
 
 
@@ -96,7 +98,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> Estimat
     """Spearman's, with the interval of Bonett and Wright (2000): Fisher's z, variance ``(1 + r^2 / 2) / (n - 3)``."""
     if len(set(second)) == 1:
         return Estimate(0.0, -1.0, 1.0)
-    value = float(stats.spearmanr(first, second)[0])
+    value = float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])
     z = atanh(min(max(value, -1 + 1e-12), 1 - 1e-12))
     half = float(stats.norm.ppf(0.975)) * sqrt((1 + value**2 / 2) / (len(first) - 3))
     return Estimate(value, tanh(z - half), tanh(z + half))
@@ -130,15 +132,15 @@ def _balance(ten: list[Row], columns: list[str]) -> Finding:
         first, second = (max(rows, key=_value_in(key)) for rows in (inside, outside))
         found[key] = _in_hundredths(first.minus(second, key))
         ratios.append(first.flops / second.flops)
-    better = sum(each.low > 0 for each in found.values())
+    as_good = sum(each.low > -MARGIN for each in found.values())
     worse = sum(each.high < 0 for each in found.values())
-    verdict = CONTRADICTED if 2 * worse > len(found) else SUPPORTED if 2 * worse < len(found) else UNDECIDED
+    verdict = SUPPORTED if 2 * as_good > len(found) else CONTRADICTED if 2 * worse > len(found) else UNDECIDED
     return Finding(
         BALANCE,
         verdict,
         "best row in the range less best row outside, in hundredths (paired bootstrap)",
-        f"{_listed(found)}; in the range better in {better}, tied in {len(found) - better - worse}, worse in {worse} of "
-        f"{len(found)} columns, at {min(ratios):.2f} to {max(ratios):.2f} times the FLOPs",
+        f"{_listed(found)}; surely no more than {MARGIN} worse in {as_good}, surely worse in {worse} of {len(found)} "
+        f"columns, at {min(ratios):.2f} to {max(ratios):.2f} times the FLOPs",
     )
 
 

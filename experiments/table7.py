@@ -26,7 +26,7 @@ from proteinlm.files import write_text
 from proteinlm.results import Score
 
 WIDTH = 124  # of what is printed where there is no terminal
-COSTS = ("Parameters", "Full size", "Perplexity", "Held out", "Tokens", "FLOPs", "Hours")
+COSTS: tuple[str, ...] = ("Parameters", "Full size", "Perplexity", "Held out", "Tokens", "FLOPs", "Hours")
 SPLITS = {"Perplexity": "valid", "Held out": "holdout"}
 
 
@@ -93,10 +93,12 @@ def _scores(rows: list[Row]) -> Table:
 def _costs(rows: list[Row]) -> Table:
     table = Table(title="What they cost", box=box.HORIZONTALS)
     table.add_column("Model", no_wrap=True)
-    for title in COSTS:
+    shown = [title for title in COSTS if title != "Full size"]  # the name says it
+    for title in shown:
         table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, *_cost_cells(row))
+        cells = dict(zip(COSTS, _cost_cells(row), strict=True))
+        table.add_row(row.name, *(cells[title] for title in shown))
     return table
 
 
@@ -188,7 +190,8 @@ def _interval(cell: Cell) -> str:
 def _bounds(score: Score | None, digits: int) -> str:
     if score is None or score.low is None or score.high is None:
         return ""
-    return f"{score.low:.{digits}f}–{score.high:.{digits}f}"
+    joint = " to " if score.low < 0 else "–"
+    return f"{score.low:.{digits}f}{joint}{score.high:.{digits}f}"
 
 
 def _paper(row: Row, key: str) -> str:
