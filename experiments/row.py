@@ -6,8 +6,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch
-from proteinlm.config import FinetuneConfig, RowConfig, register_schema
+from proteinlm import launch, results
+from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig, register_schema
 from proteinlm.errors import InputError
 
 register_schema()
@@ -17,6 +17,8 @@ register_schema()
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: RowConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if finished(config):
+        return
     log = Path(config.output) / config.group / config.name / "log.txt"
     launch.job("experiments.row", config.strategy.devices, log, lambda: run(config))
 
@@ -35,6 +37,19 @@ def run(config: RowConfig) -> None:
             failures.append(f"{stage.name} {stage.task.label}: {error}")
     if failures:
         raise InputError("; ".join(failures))
+
+
+def finished(config: RowConfig) -> bool:
+    """Whether all results are there, seen without starting anything; False where that takes a look at the data too."""
+    if not isinstance(config.data, SyntheticDataConfig):
+        return False
+    home = Path(config.output) / config.group / config.name / "pretrain"
+    wanted = {home: config.pretraining.digest()} | {stage.directory: stage.digest() for stage in stages(config)}
+    if not all((directory / results.RESULT).exists() for directory in wanted):
+        return False
+    found = {directory: results.load(directory / results.RESULT) for directory in wanted}
+    source = results.provenance().source  # these data are what the code makes of the config
+    return all((result.config, result.source) == (wanted[directory], source) for directory, result in found.items())
 
 
 def stages(config: RowConfig) -> list[FinetuneConfig]:
