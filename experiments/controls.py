@@ -95,11 +95,13 @@ def _windows(letters: np.ndarray) -> np.ndarray:
 
 def nearest_fold(train: "LabelledProteins", valid: "LabelledProteins") -> Predict:
     """Cosine similarity of square roots of 3-mer counts: logits (classes,), one for the fold of the nearest."""
-    known = np.stack([_triplets(letters) for letters in train.letters])  # (N, LETTERS ** 3)
+    known = np.stack([_triplets(letters) for letters in train.letters], axis=1)  # (LETTERS ** 3, N)
     folds = np.array(train.targets)
 
     def predict(letters: np.ndarray) -> np.ndarray:
-        nearest = folds[(known @ _triplets(letters)).argmax()]
+        asked = _triplets(letters)
+        here = np.flatnonzero(asked)
+        nearest = folds[(asked[here] @ known[here]).argmax()]
         return np.eye(folds.max() + 2, dtype=np.float32)[nearest]
 
     return predict
