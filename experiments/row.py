@@ -1,12 +1,14 @@
 """One row of the table, all its stages: ``python -m experiments.row -m 'experiment/table7=glob(*)'`` runs all ten."""
 
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch
-from proteinlm.config import RunConfig, register_schema
+from proteinlm import launch, results
+from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig, register_schema
+from proteinlm.errors import InputError
 
 register_schema()
 
@@ -14,16 +16,46 @@ register_schema()
 @hydra.main(version_base="1.3", config_path="../conf", config_name="row")
 @launch.reported
 def main(composed: DictConfig) -> None:
-    config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    config: RowConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if finished(config):
+        return
     log = Path(config.output) / config.group / config.name / "log.txt"
     launch.job("experiments.row", config.strategy.devices, log, lambda: run(config))
 
 
-def run(config: RunConfig) -> None:
-    """Every stage in order, in this process; a finished stage costs nothing."""
-    from proteinlm import pretraining
+def run(config: RowConfig) -> None:
+    """Every stage in order, in this process; a finished stage costs nothing, and one that fails does not stop the next."""
+    from proteinlm import finetuning, pretraining
 
-    pretraining.run(config)
+    pretraining.run(config.pretraining)
+    failures = []
+    for stage in stages(config):
+        try:
+            finetuning.run(stage)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failures.append(f"{stage.name} {stage.task.label}: {error}")
+    if failures:
+        raise InputError("; ".join(failures))
+
+
+def finished(config: RowConfig) -> bool:
+    """Whether all results are there, seen without starting anything; False where that takes a look at the data too."""
+    if not isinstance(config.data, SyntheticDataConfig):
+        return False
+    home = Path(config.output) / config.group / config.name / "pretrain"
+    wanted = {home: config.pretraining.digest()} | {stage.directory: stage.digest() for stage in stages(config)}
+    if not all((directory / results.RESULT).exists() for directory in wanted):
+        return False
+    found = {directory: results.load(directory / results.RESULT) for directory in wanted}
+    source = results.provenance().source  # these data are what the code makes of the config
+    return all((result.config, result.source) == (wanted[directory], source) for directory, result in found.items())
+
+
+def stages(config: RowConfig) -> list[FinetuneConfig]:
+    """What comes after pretraining."""
+    control = config.finetunings(config.backbone, f"scratch-{config.name}") if config.name == config.control else []
+    return config.finetunings(config.pretrained) + control
 
 
 if __name__ == "__main__":

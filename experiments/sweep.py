@@ -12,26 +12,38 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from experiments import table7
-from experiments.published import TABLE7
+from experiments.comparison import PRETRAIN, SCRATCH, STAGES
+from experiments.published import COLUMNS, TABLE7
 from proteinlm import launch, results
 from proteinlm.errors import InputError
 from proteinlm.files import owned
+from proteinlm.results import Result
 
-STAGES = ("pretrain",)
 PROGRESS = "progress.json"
+
+
+class Stage(NamedTuple):
+    """One stage of one row: a directory that holds a result in the end."""
+
+    row: str
+    name: str
 
 
 def main(arguments: list[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
     directory = Path(options.output) / group
+    stages = planned(options.control)
     with owned(directory, "a sweep"):
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
@@ -40,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"profile={options.profile}",
                 f"output={options.output}",
                 f"group={group}",
+                f"control={options.control}",
                 f"launcher={options.launcher}",
             ),
             *_data(options.data),
@@ -52,59 +65,112 @@ def main(arguments: list[str] | None = None) -> int:
         with (directory / "sweep.log").open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
-            watch(directory, process)
+            Watch(directory, stages, options.jobs).until_end_of(process)
         except KeyboardInterrupt:
             os.killpg(process.pid, signal.SIGTERM)
             print("\ninterrupted; the same command goes on from here", file=sys.stderr)
             return 130
-        failed = [row for row in TABLE7 if not _finished(directory, row)]
-        for row in failed:
-            print(f"failed: {row}: {_last_line(directory / row / 'log.txt', directory / 'sweep.log')}", file=sys.stderr)
-        return table7.main([str(directory), *(["--partial"] if failed else [])]) or int(bool(failed))
+        missing = [stage for stage in stages if not (directory / stage.row / stage.name / results.RESULT).exists()]
+        for row in dict.fromkeys(stage.row.removeprefix(SCRATCH) for stage in missing):
+            names = ", ".join(stage.name for stage in missing if stage.row.removeprefix(SCRATCH) == row)
+            told = _last_line(directory / row / "log.txt", directory / "sweep.log")
+            print(f"failed: {row}: no result of {names}: {told}", file=sys.stderr)
+        return table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
+
+
+def planned(control: str) -> list[Stage]:
+    """All stages of the sweep, those of the longest rows first."""
+    stages = [Stage(row, name) for row in largest_first(list(TABLE7)) for name in STAGES]
+    return stages + [Stage(SCRATCH + control, name) for name in STAGES if control and name != PRETRAIN]
 
 
 def largest_first(rows: list[str]) -> list[str]:
     """The order that ends soonest when rows run side by side."""
-
-    def cost(row: str) -> int:
-        hidden, layers = map(int, re.findall(r"\d+", row)[:2])
-        return hidden**2 * layers
-
-    return sorted(rows, key=cost, reverse=True)
+    return sorted(rows, key=work, reverse=True)
 
 
-def watch(directory: Path, process: subprocess.Popen[bytes]) -> None:
-    """Show how far the rows are until `process` ends: a live table, or without a terminal one line per finished stage."""
-    console = Console(stderr=True)
-    told = {row for row in TABLE7 if _finished(directory, row)}
-    if told:
-        console.print(f"{len(told)} of {len(TABLE7)} rows are already there")
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while True:
-            ended = process.poll() is not None
-            for row in largest_first(list(TABLE7)):
-                if row not in told and _finished(directory, row):
-                    told.add(row)
-                    result = results.load(directory / row / STAGES[-1] / results.RESULT)
-                    scores = ", ".join(f"{s.split} {s.metric} {s.value:.2f}" for s in result.scores)
-                    line = f"[{len(told)}/{len(TABLE7)}] {row}: {scores}, {result.seconds:.0f} s"
-                    console.print(line, highlight=False, markup=False, soft_wrap=True)
-            if console.is_terminal:
-                live.update(_view(directory, told), refresh=True)
-            if ended:
-                return
-            time.sleep(0.5)
+def work(row: str) -> float:
+    """How long a step of a row takes, roughly: matrix products, and what grows with the width only."""
+    hidden, layers = map(int, re.findall(r"\d+", row)[:2])
+    return layers * (hidden**2 + 1024 * hidden)
 
 
-def _view(directory: Path, finished: set[str]) -> Table:
-    table = Table("running", "step", "loss", "perplexity", "left", box=None)
-    for row in TABLE7:
-        for stage in STAGES:
-            seen = _progress(directory / row / stage / PROGRESS)
-            if row not in finished and seen and seen["step"] < seen["steps"]:
-                figures = (f"{seen['train/loss']:.3f}", f"{seen['train/perplexity']:.2f}", f"{seen['left']:.0f} s")
-                table.add_row(row, f"{seen['step']}/{seen['steps']}", *figures)
-    return table
+@dataclass
+class Watch:
+    """What there is to see of a sweep: a live view, or without a terminal one line per finished stage."""
+
+    directory: Path
+    stages: list[Stage]
+    jobs: int
+
+    def until_end_of(self, process: subprocess.Popen[bytes]) -> None:
+        console = Console(stderr=True, highlight=False)
+        finished = self._finished({})
+        if finished:
+            console.print(f"{len(finished)} of {len(self.stages)} stages are already there")
+        began = time.monotonic()
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            ended = False
+            while not ended:
+                ended = process.poll() is not None
+                before, finished = finished, self._finished(finished)
+                for number, stage in enumerate(finished.keys() - before.keys(), len(before) + 1):
+                    told = f"[{number}/{len(self.stages)}] {stage.row} {_told(finished[stage])}"
+                    console.print(told, markup=False, soft_wrap=True)
+                if console.is_terminal:
+                    live.update(self._view(finished, time.monotonic() - began), refresh=True)
+                time.sleep(0 if ended else 0.5)
+
+    def _finished(self, known: dict[Stage, Result]) -> dict[Stage, Result]:
+        files = {stage: self.directory / stage.row / stage.name / results.RESULT for stage in self.stages}
+        new = {stage: results.load(file) for stage, file in files.items() if stage not in known and file.exists()}
+        return known | new
+
+    def _view(self, finished: dict[Stage, Result], elapsed: float) -> Group:
+        table = Table("running", "stage", "step", "loss", "score", "left", box=None)
+        for stage in self.stages:
+            seen = None if stage in finished else _progress(self.directory / stage.row / stage.name / PROGRESS)
+            if seen:
+                loss = f"{seen['train/loss']:.3f}" if "train/loss" in seen else ""
+                table.add_row(
+                    *stage, f"{seen['step']}/{seen['steps']}", loss, _latest_score(seen), f"{seen['left']:.0f} s"
+                )
+        left = time_left([stage for stage in self.stages if stage not in finished], finished, self.jobs)
+        head = f"{len(finished)} of {len(self.stages)} stages, {elapsed / 60:.0f} min"
+        return Group(Text(head + (f", about {left / 60:.0f} min left" if left is not None else "")), table)
+
+
+def time_left(remaining: list[Stage], finished: dict[Stage, Result], jobs: int) -> float | None:
+    """Seconds, from what the finished stages took for their rows' `work`; None while none has finished."""
+    if not finished:
+        return None
+
+    def rate(name: str | None) -> float | None:
+        chosen = [(stage, result) for stage, result in finished.items() if name in (None, stage.name)]
+        return (
+            sum(result.seconds for _, result in chosen) / sum(work(stage.row) for stage, _ in chosen)
+            if chosen
+            else None
+        )
+
+    overall = rate(None) or 0.0
+    return sum((rate(stage.name) or overall) * work(stage.row) for stage in remaining) / jobs
+
+
+def _told(result: Result) -> str:
+    """A finished stage in a line: its scores for the table."""
+    wanted = {(column.split, column.metric) for column in COLUMNS if column.stage == result.stage}
+    scores = [s for s in result.scores if not wanted or (s.split, s.metric) in wanted]
+    said = ", ".join(f"{s.split} {s.metric} {s.value:.3f}" for s in scores)
+    return f"{result.stage}: {said}, {result.seconds:.0f} s"
+
+
+def _latest_score(seen: dict[str, float]) -> str:
+    scores = [(name, value) for name, value in seen.items() if name.startswith("valid/")]
+    if not scores:
+        return f"perplexity {seen['train/perplexity']:.2f}" if "train/perplexity" in seen else ""
+    name, value = scores[0]
+    return f"{name} {value:.3f}"
 
 
 def _progress(file: Path) -> dict[str, float] | None:
@@ -112,10 +178,6 @@ def _progress(file: Path) -> dict[str, float] | None:
         return json.loads(file.read_text())
     except FileNotFoundError:
         return None
-
-
-def _finished(directory: Path, row: str) -> bool:
-    return all((directory / row / stage / results.RESULT).exists() for stage in STAGES)
 
 
 def _last_line(*logs: Path) -> str:
@@ -144,7 +206,15 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output", default="runs", help="where results go")
     parser.add_argument("--group", default="", help="name of the sweep; by default from profile and data")
     parser.add_argument("--jobs", type=int, default=launch.physical_cores(), help="rows side by side; default: cores")
-    return parser.parse_known_args(arguments)
+    parser.add_argument(
+        "--control",
+        default="hidden-1024-layer-12-head-16",
+        help="row that is also fine-tuned from random weights; '' for none",
+    )
+    options, overrides = parser.parse_known_args(arguments)
+    if options.control and options.control not in TABLE7:
+        raise InputError(f"--control {options.control} is not a row of the table")
+    return options, overrides
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ class Finetuning:
 
     def samples(self, splits: tuple[str, ...]) -> Samples:
         """Score `splits` with the best weights of every seed."""
-        proteins = {split: self.splits.read(split) for split in splits}
+        proteins = {split: self.splits.read(split).at_most(self.config.task.test_proteins) for split in splits}
         runs = []
         for seed in self.seeds:
             module = self._module(seed)
@@ -249,6 +249,7 @@ class Finetuning:
             processes=config.strategy.processes,
             threads=self.machine.threads,
             hardware=self.machine.hardware,
+            accelerator=self.machine.accelerator,
             versions=provenance.versions,
             commit=provenance.commit,
             source=provenance.source,

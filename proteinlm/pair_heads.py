@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from proteinlm.heads import Head
+from proteinlm.seeding import reseed
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
 """Size of the largest tensor that a pair head builds at once; training takes about a dozen of them. A CPU is as fast
@@ -252,5 +253,5 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device], device_type=device.type):
-        torch.manual_seed(seed)
+        reseed(seed, device)
         yield

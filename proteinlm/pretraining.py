@@ -169,6 +169,7 @@ class Pretraining:
             processes=config.strategy.processes,
             threads=self.machine.threads,
             hardware=self.machine.hardware,
+            accelerator=self.machine.accelerator,
             versions=provenance.versions,
             commit=provenance.commit,
             source=provenance.source,

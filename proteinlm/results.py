@@ -75,6 +75,12 @@ class Result:
     """Runs that the scores are means of: `seed`, `seed` + 1, ...; steps to seconds are sums over them, epochs the mean."""
     start: str = "scratch"
     """Fingerprint of the weights that were fine-tuned."""
+    accelerator: str = "cpu"
+
+    @property
+    def device_seconds(self) -> float:
+        """Time of all GPUs, or of all CPU cores that computed."""
+        return self.seconds * self.processes * (self.threads if self.accelerator == "cpu" else 1)
 
     def save(self, directory: Path) -> None:
         write_text(directory / RESULT, json.dumps(asdict(self), indent=2) + "\n")

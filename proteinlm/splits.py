@@ -29,8 +29,10 @@ class Splits:
     def scored(self) -> tuple[str, ...]:
         """All splits but the one that is learnt from, and the views of them that the records allow."""
         splits = tuple(split for split in self.source.sizes if split != "train")
-        views = self.task.views.items()
-        return splits + tuple(view for view, (split, field) in views if field in next(iter(self.source.records(split))))
+        return splits + tuple(view for view, (split, field) in self.task.views.items() if self._marks(split, field))
+
+    def _marks(self, split: str, field: str) -> bool:
+        return any(record.get(field) is not None for record in self.source.records(split))
 
     @cached_property
     def train(self) -> LabelledProteins:
@@ -39,8 +41,8 @@ class Splits:
 
     @cached_property
     def valid(self) -> LabelledProteins:
-        """The proteins to select by: those that have a label."""
-        return self.read("valid").labelled()
+        """The proteins to select by, of those that have a label."""
+        return self.read("valid").labelled().at_most(self.config.task.valid_proteins)
 
     def read(self, name: str) -> LabelledProteins:
         """All proteins of a split, or of a view."""
@@ -87,7 +89,9 @@ class Splits:
 
 
 def narrowed(record: Record, field: str) -> Record:
-    """The record with nothing resolved but what `field` marks."""
+    """The record with nothing resolved but what `field` marks; nothing at all if it has no such field."""
+    if record.get(field) is None:
+        return {**record, "valid_mask": np.zeros_like(record["valid_mask"])}
     marked = numbers(record, field, (len(record["primary"]),)) > 0
     return {**record, "valid_mask": np.where(marked, record["valid_mask"], 0)}
 

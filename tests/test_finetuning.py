@@ -413,6 +413,7 @@ def test_a_mask_narrows_a_split_to_what_others_score(tmp_path: Path, monkeypatch
     def masked(config: SyntheticDataConfig, task: str, split: str) -> list[dict[str, Any]]:
         records = toys.labelled(config, task, split)
         extra = [{"cb513_mask": (np.arange(len(r["primary"])) < 5).astype(np.float32)} for r in records]
+        extra[1] = {}  # as of two chains of the published file
         return [r | x for r, x in zip(records, extra, strict=True)] if split == "cb513" else records
 
     monkeypatch.setattr(synthetic, "labelled", masked)
@@ -424,9 +425,22 @@ def test_a_mask_narrows_a_split_to_what_others_score(tmp_path: Path, monkeypatch
         assert isinstance(sample, Scores)
         weight[split] = sample.weight
     resolved = [r["valid_mask"][:5].sum() for r in masked(SyntheticDataConfig(), "secondary_structure", "cb513")]
+    resolved[1] = 0
     assert weight["cb513_proper"].tolist() == resolved
     assert weight["cb513"].sum() > sum(resolved)
     assert ("ts115_proper", "accuracy") not in found
+
+
+def test_limits_take_proteins_from_all_over_a_split(tmp_path: Path):
+    config = composed("task=stability", "seeds=1", "task.tokens=2048", f"output={tmp_path}", "task.test_proteins=4")
+    scored = {(score.split, score.metric): score.n for score in finetuning.run(config).scores}
+    assert scored["test", "spearman"] == 4
+    records = predictions.load(home(tmp_path, "stability"))["test", "spearman"].record
+    size = len(toys.labelled(SyntheticDataConfig(), "stability", "test"))
+    assert records.tolist() == [size * k // 4 for k in range(4)]
+    limited = composed("task=stability", "task.valid_proteins=3")
+    assert isinstance(limited.model, ModelConfig)
+    assert len(Splits(limited, limited.model).valid.letters) == 3
 
 
 def test_proteins_without_anything_to_score_are_named(

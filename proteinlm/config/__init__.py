@@ -14,7 +14,7 @@ from proteinlm.config.model import (
     ScaleConfig,
     StartConfig,
 )
-from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RunConfig, StageConfig, digest
+from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
 from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
@@ -31,6 +31,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PretrainedConfig",
+    "RowConfig",
     "RunConfig",
     "ScaleConfig",
     "SecondaryStructureConfig",
@@ -52,6 +53,7 @@ def register_schema() -> None:
 
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
+    store.store(name="row_schema", node=RowConfig)
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,6 +103,48 @@ class FinetuneConfig(StageConfig):
     def directory(self) -> Path:
         """Home of the stage: ``output/group/name/<task>``."""
         return Path(self.output) / self.group / self.name / self.task.label
+
+
+@dataclass
+class RowConfig(RunConfig):
+    """One row of the table: pretraining, then fine-tuning on task after task, completely."""
+
+    finetune: dict[str, LabelledTaskConfig] = field(default_factory=dict)
+    """The tasks in order, each under its label."""
+    seeds: int = 1
+    """Of each fine-tuning."""
+    keep_weights: bool = False
+    """Keep the best weights of each fine-tuning."""
+    control: str = ""
+    """The row of this name is also fine-tuned from random weights, as ``scratch-<name>``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for label, task in self.finetune.items():
+            if label != task.label:
+                raise InputError(f"finetune.{label} is a config of {task.label}: name it so")
+        self.finetunings(PretrainedConfig(path="."))  # checks them too
+
+    @property
+    def pretraining(self) -> RunConfig:
+        return RunConfig(**_shared(self, RunConfig))
+
+    @property
+    def pretrained(self) -> PretrainedConfig:
+        """The weights that pretraining leaves."""
+        return PretrainedConfig(path=str(Path(self.output) / self.group / self.name / "pretrain" / "model"))
+
+    def finetunings(self, start: StartConfig, name: str = "") -> list[FinetuneConfig]:
+        """Every task from the same start; results go under the row's name, or another."""
+        machine = MachineConfig(**_shared(self.train, MachineConfig))
+        own = _shared(self, StageConfig) | {"name": name or self.name}
+        rest = {"seeds": self.seeds, "keep_weights": self.keep_weights, "train": machine, "model": start}
+        return [FinetuneConfig(**own, **rest, task=task) for task in self.finetune.values()]
+
+
+def _shared(config: Any, base: type) -> dict[str, Any]:
+    """What `config` has of the fields of `base`, one of its base classes."""
+    return {each.name: getattr(config, each.name) for each in fields(base)}
 
 
 @dataclass

@@ -52,11 +52,15 @@ class LabelledTaskConfig(TaskConfig):
     """How often the validation split is scored, evenly spread over the budget; the best weights are kept."""
     patience: int = 6
     """Training ends early after so many validations without a better score; 0 never ends it."""
+    valid_proteins: int = 0
+    """Select by so many proteins of the validation split, evenly spread over it; 0 takes all."""
+    test_proteins: int = 0
+    """Score in the end so many proteins of each split, evenly spread over it; 0 takes all, as a result should."""
 
     def __post_init__(self) -> None:
         for knob in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
             at_least(1, f"task.{knob}", getattr(self, knob))
-        for knob in ("epochs", "patience"):
+        for knob in ("epochs", "patience", "valid_proteins", "test_proteins"):
             at_least(0, f"task.{knob}", getattr(self, knob))
         one_of("task.freeze", self.freeze, ("none", "backbone"))
         if self.step_tokens % self.micro_batch_tokens:

@@ -56,6 +56,8 @@ class LabelledProteins:
     targets: list[np.ndarray]
     terms: np.ndarray
     """(N,) int64: how many terms each protein adds to the loss."""
+    records: np.ndarray
+    """(N,) int64: the record number of each protein in its file."""
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -64,10 +66,17 @@ class LabelledProteins:
 
     def labelled(self) -> "LabelledProteins":
         """Those that have something to learn from."""
-        kept = np.flatnonzero(self.terms).tolist()
-        return LabelledProteins(
-            [self.letters[record] for record in kept], [self.targets[record] for record in kept], self.terms[kept]
-        )
+        return self.take(np.flatnonzero(self.terms))
+
+    def at_most(self, number: int) -> "LabelledProteins":
+        """So many, evenly spread; all for 0, or if there are no more."""
+        have = len(self.letters)
+        return self if number in (0, have) or number > have else self.take(np.arange(number) * have // number)
+
+    def take(self, kept: np.ndarray) -> "LabelledProteins":
+        """The proteins at these places (N',)."""
+        letters, targets = ([each[place] for place in kept.tolist()] for each in (self.letters, self.targets))
+        return LabelledProteins(letters, targets, self.terms[kept], self.records[kept])
 
 
 @final
@@ -78,12 +87,13 @@ class LabelledBatches(Dataset[LabelledBatch]):
         self.proteins, self.seed = proteins, seed
 
     def __getitem__(self, plan: MicroBatch) -> LabelledBatch:
-        number, epoch, records, step_targets = plan
-        packed = lay_out([self.proteins.letters[record] for record in records.tolist()])
-        targets = laid_out([self.proteins.targets[record] for record in records.tolist()])
+        number, epoch, places, step_targets = plan
+        packed = lay_out([self.proteins.letters[place] for place in places.tolist()])
+        targets = laid_out([self.proteins.targets[place] for place in places.tolist()])
+        records = torch.from_numpy(self.proteins.records[places])
         dropout = int(key(Purpose.DROPOUT, self.seed, epoch, number)[0] >> np.uint64(1))
         residues = len(packed.tokens) - packed.proteins
-        return LabelledBatch(packed, targets, torch.from_numpy(records), dropout, step_targets, residues)
+        return LabelledBatch(packed, targets, records, dropout, step_targets, residues)
 
 
 def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int) -> LabelledProteins:
@@ -99,7 +109,7 @@ def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int
         terms.append(labels.terms(targets[-1]))
     if not letters:
         raise InputError(f"{origin}: no proteins in it")
-    return LabelledProteins(letters, targets, np.array(terms, dtype=np.int64))
+    return LabelledProteins(letters, targets, np.array(terms, dtype=np.int64), np.arange(len(letters)))
 
 
 def _letters(record: Record, longest: int) -> np.ndarray:

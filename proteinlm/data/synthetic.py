@@ -477,7 +477,7 @@ def _fluorescence(config: SyntheticDataConfig, split: str, count: int) -> list[R
         mutants = _mutants(fold, parent, generator.integers(1, 4, 2 * sum(sizes.values())), generator)
         mutants = mutants[: sizes["train"]] if split == "train" else mutants[sizes["train"] : sum(sizes.values())]
     loss = energy(fold, mutants) - energy(fold, parent[None])
-    brightness = 1.3 + 2.4 / (1 + np.exp((loss - 9.0) / 1.2)) + 0.1 * generator.standard_normal(len(mutants))
+    brightness = 1.3 + 2.4 / (1 + np.exp((loss - 13.0) / 1.2)) + 0.1 * generator.standard_normal(len(mutants))
     return [
         {
             "primary": _text(mutant),
@@ -490,17 +490,18 @@ def _fluorescence(config: SyntheticDataConfig, split: str, count: int) -> list[R
 
 
 def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
-    """Mutants of small proteins, which for test are others than for train and valid, of families held out of the corpus."""
+    """Mutants of many small proteins; those for test are others than for train and valid, held out of the corpus."""
     universe, generator = _universe(config), _generator(config, "stability", "test" if split == "test" else "train")
     small = np.array([fold.elements.count("E") == 4 for fold in universe.folds])
     pool = universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,)))
-    parents = generator.permutation(pool[small[universe.fold[pool]]])[: 10 if split == "test" else 40]
+    parents = generator.permutation(pool[small[universe.fold[pool]]])[: 40 if split == "test" else None]
     records: list[Record] = []
     wanted = count if split == "test" else sum(_size(config, "stability", name) for name in ("train", "valid"))
     shares = np.diff(np.linspace(0, wanted, len(parents) + 1).round().astype(int))
-    for family, share in zip(parents.tolist(), shares.tolist(), strict=True):
+    kin = members(universe, np.repeat(parents, 50), generator).reshape(len(parents), 50, -1)
+    for family, share, wide in zip(parents.tolist(), shares.tolist(), kin, strict=True):
         fold = universe.folds[universe.fold[family]]
-        relatives = members(universe, np.repeat(family, 50), generator)[:, : universe.length[family]]
+        relatives = wide[:, : universe.length[family]]
         mutants = _mutants(fold, relatives[0], generator.integers(1, 9, 2 * share), generator)[:share]
         scores = 1.5 - (energy(fold, mutants) - energy(fold, relatives).mean()) / 12
         scores += 0.1 * generator.standard_normal(len(mutants))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from proteinlm import foreign, optim
 from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.seeding import reseed
 
 
 class TaskModule(L.LightningModule, ABC):
@@ -31,7 +32,7 @@ class TaskModule(L.LightningModule, ABC):
         """The loss summed over all targets of a micro-batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        torch.manual_seed(batch.seed)  # dropout follows from the micro-batch, not from what ran before it
+        reseed(batch.seed, self.device)  # dropout follows from the micro-batch, not from what ran before it
         loss = self.summed_loss(batch) / batch.step_targets
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
         # Lightning divides by this process's micro-batches of a step, DDP by the processes: together by all of them

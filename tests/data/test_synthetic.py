@@ -226,7 +226,7 @@ def test_fluorescence_extrapolates_from_few_mutations_to_many(
 def test_stability_is_tested_around_other_parents(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
     parents = {split: {record["parent"] for record in found} for split, found in records["stability"].items()}
     assert not parents["test"] & (parents["train"] | parents["valid"])
-    assert len(parents["train"]) > len(parents["test"]) > 3
+    assert min(map(len, parents.values())) > 3
 
 
 def test_names_and_knobs_out_of_range_are_named() -> None:

@@ -3,39 +3,43 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from experiments import table7
-from experiments.published import TABLE7
+from experiments.published import COLUMNS, TABLE7
 from experiments.sweep import largest_first
-from proteinlm import results
+from proteinlm import predictions, results
 from proteinlm.files import owned
 from tests.runs import ROOT
 
 GROUP = "table7-smoke-synthetic"
-TIMES = {"seconds"}
+CONTROL = "scratch-hidden-1024-layer-12-head-16"
+TIMES = {"device_hours"}
 
 
-def sweep(output: Path) -> subprocess.Popen[str]:
+def sweep(output: Path, *overrides: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "experiments.sweep", "--profile", "smoke", "--output", str(output), "--jobs", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, "train.checkpoint_seconds=0"], cwd=ROOT, **pipes)
+    return subprocess.Popen([*command, *overrides], cwd=ROOT, **pipes)
 
 
-def table(output: Path) -> list[dict[str, object]]:
-    rows = json.loads((output / GROUP / "table7.json").read_text())
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
+def table(output: Path) -> dict[str, Any]:
+    whole = json.loads((output / GROUP / "table7.json").read_text())
+    rows = [{name: value for name, value in row.items() if name not in TIMES} for row in whole["rows"]]
+    return whole | {"rows": rows}
 
 
-def finished(output: Path) -> int:
-    return len(list((output / GROUP).rglob(results.RESULT)))
+def finished(output: Path) -> list[Path]:
+    return sorted((output / GROUP).rglob(results.RESULT))
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -46,43 +50,74 @@ def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("sweep")
     process = sweep(output)
-    printed, errors = process.communicate(timeout=600)
+    printed, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
-    assert errors.count("perplexity") == 2 * 10, "one line per finished stage"
-    for row in TABLE7:
-        assert row in printed
+    assert errors.count("\n[") == 76 - errors.startswith("["), "one line per finished stage"
+    assert all(
+        title in printed for title in ("P@L/5", "Stab.", "What they cost", "Bigger is better.", "Pretraining helps.")
+    )
     return output
 
 
 def test_the_table_is_complete(undisturbed: Path):
-    rows = table(undisturbed)
-    assert [row["row"] for row in rows] == list(TABLE7)
+    rows = table(undisturbed)["rows"]
+    assert [row["row"] for row in rows] == [*TABLE7, CONTROL]
     for row in rows:
+        assert all(isinstance(row[column.key], float) for column in COLUMNS)
+        assert all(row[f"{column.key}_low"] <= row[column.key] <= row[f"{column.key}_high"] for column in COLUMNS)
+    for row, published in zip(rows, TABLE7.values(), strict=False):
+        assert tuple(row[f"{column.key}_published"] for column in COLUMNS) == published
         for split in ("valid", "holdout"):
             low, value, high = (row[f"perplexity_{split}{end}"] for end in ("_low", "", "_high"))
             assert 1 < low < value < high < 200
-    assert (undisturbed / GROUP / "table7.md").read_text().count("| hidden-") == 10
-    assert (undisturbed / GROUP / "table7.csv").read_text().count("\n") == 11
+    for column in COLUMNS:  # the best has its mark, and the control competes with nobody
+        best = max(rows[:10], key=lambda row: row[column.key])
+        assert best[f"{column.key}_tie"]
+        assert not rows[10][f"{column.key}_tie"]
+    assert (undisturbed / GROUP / "table7.md").read_text().count("\n| hidden-") == 20
+    assert (undisturbed / GROUP / "table7.csv").read_text().count("\n") == 12
 
 
+def test_a_finished_sweep_starts_nothing(undisturbed: Path):
+    before = {file: file.stat().st_mtime_ns for file in finished(undisturbed)}
+    logs = [file.stat().st_size for file in undisturbed.rglob("log.txt")]
+    process = sweep(undisturbed)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert "76 of 76 stages are already there" in errors
+    assert {file: file.stat().st_mtime_ns for file in finished(undisturbed)} == before
+    assert [file.stat().st_size for file in undisturbed.rglob("log.txt")] == logs
+
+
+def test_scores_can_be_made_again_from_what_is_saved(undisturbed: Path):
+    for file in finished(undisturbed)[:14]:
+        result = results.load(file)
+        if result.stage == "pretrain":
+            continue
+        samples = predictions.load(file.parent)
+        for score in result.scores:
+            assert samples[score.split, score.metric].estimate() == score.value
+
+
+@pytest.mark.slow
 def test_killed_and_started_again(undisturbed: Path, tmp_path: Path):
     moments = random.Random(0)
-    for wanted in (0, 2, 4, 6, 8):
-        process = sweep(tmp_path)
+    for wanted in (0, 13, 25, 40, 60):
+        process = sweep(tmp_path, "train.checkpoint_seconds=0")
         running: list[psutil.Process] = []
-        while process.poll() is None and not (finished(tmp_path) >= wanted and running):
+        while process.poll() is None and not (len(finished(tmp_path)) >= wanted and running):
             time.sleep(0.05)
             running = descendants(process)
-        time.sleep(moments.random() * 6)
+        time.sleep(moments.random() * 15)
         running = descendants(process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         _, alive = psutil.wait_procs(running, timeout=20)
         assert not alive, "what the sweep had started goes with it"
     process = sweep(tmp_path)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
-    assert "rows are already there" in errors
+    assert "stages are already there" in errors
     assert table(tmp_path) == table(undisturbed)
 
 
@@ -95,27 +130,53 @@ def test_a_second_sweep_in_the_same_directory_stops(undisturbed: Path):
     assert "a sweep is already running there" in errors
 
 
-def test_a_missing_row_is_named(undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_is_missing_is_named(undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / GROUP).mkdir()
-    for row in list(TABLE7)[1:]:
+    for row in (*list(TABLE7)[2:], CONTROL):
         os.symlink(undisturbed / GROUP / row, tmp_path / GROUP / row)
+    second = list(TABLE7)[1]
+    (tmp_path / GROUP / second).mkdir()
+    for stage in (undisturbed / GROUP / second).iterdir():
+        if stage.name != "contact":
+            os.symlink(stage, tmp_path / GROUP / second / stage.name)
     arguments = [str(tmp_path / GROUP)]
     assert table7.main(arguments) == 1
-    assert "row hidden-512-layer-32-head-8 has no result" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "row hidden-512-layer-32-head-8 has no result\n" in told
+    assert "row hidden-768-layer-12-head-6 has no result of contact\n" in told
     assert not (tmp_path / GROUP / "table7.json").exists()
     assert table7.main([*arguments, "--partial"]) == 0
+    assert table7.main([*arguments, "--partial"]) == 0, "and again, with the first one's files there"
+    assert (tmp_path / GROUP / "table7.md").read_text().count("missing") == 8 + 3 + 1
+
+
+def test_a_row_that_fails_is_named_and_the_rest_finish(undisturbed: Path, tmp_path: Path):
+    output = tmp_path / "copy"
+    shutil.copytree(undisturbed, output)
+    broken = output / GROUP / "hidden-768-layer-12-head-6/stability"
+    (broken / results.RESULT).unlink()
+    (broken / "config.yaml").write_text((broken / "config.yaml").read_text().replace("stability", "instability"))
+    process = sweep(output)
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "failed: hidden-768-layer-12-head-6: no result of stability: error: " in errors
+    assert "belongs to another config" in errors
+    assert "hidden-3072" in printed
 
 
 def test_rows_of_other_code_or_data_are_not_mixed(
     undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    for number, row in enumerate(TABLE7):
-        result = results.load(undisturbed / GROUP / row / "pretrain" / results.RESULT)
-        (tmp_path / row).mkdir()
-        changed = {**vars(result), "data": "other"} if number == 3 else vars(result)
-        results.Result(**changed).save(tmp_path / row)
-    assert table7.main([str(tmp_path)]) == 1
-    assert "rows differ in their data fingerprint" in capsys.readouterr().err
+    shutil.copytree(undisturbed / GROUP, tmp_path / GROUP)
+    for number, field in enumerate(("data", "source", "seeds")):
+        home = tmp_path / GROUP / list(TABLE7)[number + 3] / ("pretrain" if number else "stability")
+        result = results.load(home / results.RESULT)
+        results.Result(**{**vars(result), field: 7 if field == "seeds" else "other"}).save(home)
+    assert table7.main([str(tmp_path / GROUP)]) == 1
+    told = capsys.readouterr().err
+    assert "rows differ in the data fingerprint of stability" in told
+    assert "rows differ in the source fingerprint of pretrain" in told
+    assert "rows differ in the number of seeds of pretrain" in told
 
 
 def test_the_largest_rows_start_first():

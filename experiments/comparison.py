@@ -1,0 +1,142 @@
+"""The rows of the table and what they can be compared by: made from result records and saved predictions alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.published import COLUMNS, TABLE7
+from proteinlm import predictions, results
+from proteinlm.config import ModelConfig
+from proteinlm.intervals import Difference, paired_bootstrap
+from proteinlm.results import Result, Score
+
+PRETRAIN, SCRATCH = "pretrain", "scratch-"
+STAGES = (PRETRAIN, *dict.fromkeys(column.stage for column in COLUMNS))
+
+
+class Cell(NamedTuple):
+    """One score of one row."""
+
+    score: Score | None
+    tie: bool = False
+    """The best of the ten rows in its column, or not distinguishable from it: the interval of the paired difference
+    reaches zero."""
+
+    @property
+    def value(self) -> float | None:
+        return self.score.value if self.score else None
+
+
+@dataclass
+class Row:
+    """One line of the table: results by stage, and cells by column."""
+
+    name: str
+    directory: Path
+    results: dict[str, Result]
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+    @property
+    def control(self) -> bool:
+        """Whether it was fine-tuned from random weights."""
+        return self.name.startswith(SCRATCH)
+
+    @property
+    def full(self) -> ModelConfig:
+        """The shape that the row is named after."""
+        return shape_of(self.name.removeprefix(SCRATCH))
+
+    @property
+    def built(self) -> ModelConfig:
+        """The shape that was trained, which a profile may have made smaller."""
+        result = next(iter(self.results.values()))
+        return ModelConfig(result.hidden_size, result.num_layers, result.num_heads)
+
+    @property
+    def missing(self) -> list[str]:
+        wanted = STAGES[1:] if self.control else STAGES
+        return [stage for stage in wanted if stage not in self.results]
+
+    @property
+    def flops(self) -> float:
+        return sum(result.flops for result in self.results.values())
+
+    @property
+    def device_hours(self) -> float:
+        return sum(result.device_seconds for result in self.results.values()) / 3600
+
+    def perplexity(self, split: str) -> Score | None:
+        pretraining = self.results.get(PRETRAIN)
+        return pretraining.score("masked_language_model", split, "perplexity") if pretraining else None
+
+    def minus(self, other: "Row", key: str) -> Difference:
+        """Its score less that of `other` in a column, over the same test records."""
+        column = next(column for column in COLUMNS if column.key == key)
+        samples = [predictions.load(row.directory / column.stage) for row in (self, other)]
+        first, second = (sample[column.split, column.metric] for sample in samples)
+        return paired_bootstrap(first, second)
+
+
+def shape_of(name: str) -> ModelConfig:
+    """The full shape in a row's name; without heads in it, of one head, which no count of parameters sees."""
+    _, hidden, _, layers, *rest = name.split("-")
+    return ModelConfig(int(hidden), int(layers), int(rest[1]) if rest else 1)
+
+
+def collect(directory: Path) -> list[Row]:
+    """The ten rows in the paper's order, then the others that `directory` holds, controls last."""
+    found: dict[str, dict[str, Result]] = {name: {} for name in TABLE7}
+    for result in results.load_all(directory):
+        found.setdefault(result.row, {})[result.stage] = result
+    others = sorted(found.keys() - TABLE7.keys(), key=lambda name: (name.startswith(SCRATCH), name))
+    rows = [Row(name, directory / name, found[name]) for name in (*TABLE7, *others)]
+    for column in COLUMNS:
+        _compare(rows, column.key)
+    return rows
+
+
+def _compare(rows: list[Row], key: str) -> None:
+    """Fill in the cells of a column."""
+    (column,) = (column for column in COLUMNS if column.key == key)
+    for row in rows:
+        result = row.results.get(column.stage)
+        row.cells[key] = Cell(result.score(column.stage, column.split, column.metric) if result else None)
+    scored = [row for row in rows if row.name in TABLE7 and _number(row.cells[key].value)]
+    if not scored:
+        return
+    best = max(scored, key=lambda row: row.cells[key].value or 0.0)
+    for row in scored:
+        tie = row is best or best.minus(row, key).low <= 0
+        row.cells[key] = row.cells[key]._replace(tie=tie)
+
+
+def _number(value: float | None) -> bool:
+    return value is not None and value == value
+
+
+def problems(rows: list[Row]) -> list[str]:
+    """Why these rows do not make one table: missing stages, or results that cannot be compared."""
+    found = []
+    for row in rows:
+        if len(row.missing) == len(STAGES):
+            found.append(f"row {row.name} has no result")
+        elif row.missing:
+            found.append(f"row {row.name} has no result of {', '.join(row.missing)}")
+    for stage in STAGES:
+        present = [row.results[stage] for row in rows if stage in row.results]
+        found += [
+            f"rows differ in the {what} of {stage}: {', '.join(map(str, values))}"
+            for what, values in _differing(present)
+        ]
+    return found
+
+
+def _differing(present: list[Result]) -> Iterable[tuple[str, list[object]]]:
+    names = {"source": "source fingerprint", "data": "data fingerprint", "scale": "scaling", "precision": "precision"}
+    names |= {"seed": "first seed", "seeds": "number of seeds"}
+    for name, what in names.items():
+        scaled = [result for result in present if name != "scale" or result.stage == PRETRAIN]
+        values = list({str(getattr(result, name)): getattr(result, name) for result in scaled}.values())
+        if len(values) > 1:
+            yield what, values
