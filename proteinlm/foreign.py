@@ -96,8 +96,9 @@ def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
         model, loading = getattr(transformers, name).from_pretrained(
             directory, **options, **pooling, dtype=torch.float32, output_loading_info=True
         )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise InputError(f"{directory}: not readable by transformers: {str(error).strip().splitlines()[0]}") from None
+    except Exception as error:  # transformers says in many ways that a file is missing, damaged or another's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{directory}: not readable by transformers: {reason}") from None
     if loading["missing_keys"]:
         raise InputError(f"{directory}: no tensor {sorted(loading['missing_keys'])[0]}")
     tokens = _tokens(tokenizer, directory)

@@ -13,10 +13,10 @@ _PATIENCE = 2.0  # seconds
 
 @final
 class Bar:
-    """Bytes done out of `total`, shown on standard error once it took two seconds, and only if that is a terminal."""
+    """Bytes or steps done out of `total`, shown on standard error once it took two seconds, if that is a terminal."""
 
-    def __init__(self, title: str, total: int | None) -> None:
-        self.title, self.total, self.done = title, total, 0
+    def __init__(self, title: str, total: int | None, *, of_bytes: bool = True) -> None:
+        self.title, self.total, self.done, self.of_bytes = title, total, 0, of_bytes
         self.shown_from = time.monotonic() + _PATIENCE if sys.stderr.isatty() else float("inf")
         self.progress: Progress | None = None
 
@@ -30,27 +30,22 @@ class Bar:
             self.progress.stop()
 
     def advance(self, count: int) -> None:
-        """Count `count` more bytes as done."""
+        """Count `count` more as done."""
         self.done += count
         if time.monotonic() < self.shown_from:
             return
         if self.progress is None:
-            self.progress = _started(self.title, self.total)
+            self.progress = _started(self.title, self.total, self.of_bytes)
         self.progress.update(self.progress.task_ids[0], completed=self.done)
 
 
-def _started(title: str, total: int | None) -> "Progress":
+def _started(title: str, total: int | None, of_bytes: bool) -> "Progress":
+    from rich import progress as rich
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    counted = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if of_bytes else (rich.MofNCompleteColumn(),)
+    columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), *counted, rich.TimeRemainingColumn())
+    progress = rich.Progress(*columns, console=Console(stderr=True), transient=True)
     progress.add_task(title, total=total)
     progress.start()
     return progress

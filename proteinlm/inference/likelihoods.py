@@ -123,7 +123,7 @@ def _hidden_in_turn(model: Model, letters: np.ndarray, positions: np.ndarray, fi
         return pa.table({"logs": pa.FixedSizeListArray.from_arrays(pa.array(logs.ravel()), logs.shape[1])})
 
     size = max(1, BATCHES * model.machine.batch_tokens // (len(letters) + 1))
-    with Bar("scoring", len(positions)) as bar:
+    with Bar("scoring", len(positions), of_bytes=False) as bar:
         for begin in range(0, len(positions), size):
             part = positions[begin : begin + size]
             finished.add(letters.tobytes() + part.tobytes(), 0, partial(table, part))

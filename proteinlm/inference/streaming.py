@@ -23,6 +23,7 @@ from proteinlm.files import owned, written_whole
 from proteinlm.inference.model import Loaded
 from proteinlm.inference.records import Protein, Window, read, tokens_of, windows
 
+FORMAT = 1  # to be raised when the tables of the same settings become others
 BATCHES = 8  # of a window: enough to sort by length, little enough to lose
 
 
@@ -106,7 +107,7 @@ def kept(output: Path, model: Loaded, settings: Mapping[str, object]) -> Iterato
     """The finished windows of `output`; forgotten once it is written, kept if anything goes wrong."""
     if not output.parent.is_dir():
         raise InputError(f"{output}: no such directory")
-    settings = {**settings, "weights": model.fingerprint, "precision": model.machine.precision}
+    settings = {**settings, "format": FORMAT, "weights": model.fingerprint, "precision": model.machine.precision}
     directory = output.with_name(f".{output.name}.parts")
     with owned(directory, f"what writes {output.name}"):
         finished = Finished(directory, settings)
@@ -115,8 +116,8 @@ def kept(output: Path, model: Loaded, settings: Mapping[str, object]) -> Iterato
         except InputError as error:
             if not finished.records:
                 raise
-            before = f"{finished.records:,} protein{'s' if finished.records > 1 else ''} before it"
-            raise InputError(f"{error}; {before} done and kept for the next run") from None
+            proteins = f"{finished.records:,} finished protein{'s' if finished.records > 1 else ''}"
+            raise InputError(f"{error}; kept for the next run: {proteins}") from None
         finally:
             if not any(directory.glob("*.arrow")):
                 shutil.rmtree(directory)

@@ -6,13 +6,11 @@ zero row on the way out (with none, transformers fails) and are added to the pos
 """
 
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
 from proteinlm.heads import LanguageModelHead
-from proteinlm.interop.tensors import Found, new_directory, shapes
+from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
 
 MODEL_TYPE = "megatron-bert"
 TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of the same function
@@ -280,8 +278,10 @@ def _read_tensors(source: Path) -> dict[str, Tensor]:
             if not (source / name).is_file():
                 raise InputError(f"{source}: no {name} in it, so no weights")
             tensors |= load_file(source / name)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-        raise InputError(f"{source}: its weights are damaged: {str(error).splitlines()[0]}") from None
+    except InputError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise InputError(f"{source}: its weights are damaged: {first_line(error)}") from None
     return tensors
 
 

@@ -5,6 +5,7 @@ the one that ``latest_checkpointed_iteration.txt`` names (``release``, ``iter_<n
 """
 
 import pickle
+import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from proteinlm import checkpoint
 from proteinlm.backbone import LAYER_NORM_EPSILON
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.interop.tensors import Found, new_directory, shapes
+from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
 
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"
 VERSION = 3.0  # 0 and 1.0 order the rows of query_key_value otherwise
@@ -122,6 +123,9 @@ _NUMPY = ("ndarray", "dtype", "core.multiarray._reconstruct", "_core.multiarray.
 _ALLOWED: list[Any] = [Namespace, *((_Ignored, f"numpy.{name}") for name in _NUMPY)]
 
 
+_NAMED = re.compile(r"GLOBAL ([\w.]+)")
+
+
 def _load(file: Path) -> dict[str, Any]:
     """The content of a file; only tensors, plain values and a namespace of arguments are ever made of it."""
     with torch.serialization.safe_globals(_ALLOWED):
@@ -131,10 +135,11 @@ def _load(file: Path) -> dict[str, Any]:
             except RuntimeError:  # not a zip file: torch before 1.6
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            reason = str(error).split("GLOBAL ")[-1].split(" was not")[0].splitlines()[0]
-            raise InputError(f"{file}: refused: it names {reason}, which is neither tensor nor plain data") from None
-        except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise InputError(f"{file}: not a readable checkpoint: {str(error).splitlines()[0]}") from None
+            if named := _NAMED.search(str(error)):
+                raise InputError(f"{file}: refused: it names {named[1]}, which is no tensor or plain data") from None
+            raise InputError(f"{file}: not a readable checkpoint: {first_line(error)}") from None
+        except Exception as error:  # a damaged pickle can fail in any way
+            raise InputError(f"{file}: not a readable checkpoint: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file}: not a checkpoint of Megatron")
     return content

@@ -51,6 +51,11 @@ def shapes(config: ModelConfig, *, head: bool) -> dict[str, Size]:
     }
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another library says, as far as it goes into our one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def new_directory(path: Path) -> Path:
     """`path`, made; `InputError` if it holds something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -112,7 +112,7 @@ def test_bad_input_keeps_what_is_finished(model, fasta, tmp_path):
         fasta.write_text(good + bad)
         outcome = run(*command)
         assert_refused(outcome, f"{fasta}: {message}")
-        assert outcome[2].endswith("; 40 proteins before it done and kept for the next run\n")
+        assert outcome[2].endswith("; kept for the next run: 40 finished proteins\n")
     fasta.write_text(good)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Model, "pooled", None)  # nothing is left to compute

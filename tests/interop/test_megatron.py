@@ -1,6 +1,7 @@
 """An imported Megatron checkpoint computes what Megatron computed with it, and nothing in the file is executed."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,26 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     with pytest.raises(InputError, match=r"neither model_optim_rng.pt nor"):
         megatron.import_checkpoint(tmp_path, tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damage_anywhere_is_one_line(zipped: bool, tmp_path: Path):
+    args = samples.arguments(8, 1, 2, vocab=128, positions=8, shards=1)
+    file = samples.write(tmp_path / "source", args, samples.model(args)) / "release/mp_rank_00/model_optim_rng.pt"
+    torch.save(torch.load(file, weights_only=False), file, _use_new_zipfile_serialization=zipped)
+    sound, generator, messages = file.read_bytes(), random.Random(0), []
+    for number in range(150):
+        damaged = bytearray(sound)
+        for _ in range(generator.choice((1, 3, 10))):  # where the structure is, at both ends
+            place = generator.randrange(3000)
+            damaged[generator.choice((place, -1 - place))] = generator.randrange(256)
+        file.write_bytes(damaged[: generator.randrange(len(damaged))] if number % 10 == 0 else damaged)
+        try:
+            megatron.import_checkpoint(tmp_path / "source", tmp_path / f"ours-{number}")
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 60
+    assert not any("\n" in message for message in messages)
 
 
 def test_the_layout_before_zip_files_and_a_single_file(tmp_path: Path):
