@@ -11,34 +11,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoTokenizer, MegatronBertConfig, MegatronBertForMaskedLM
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.heads import LanguageModelHead
 from proteinlm.interop import huggingface, megatron
+from tests.inference.models import saved
 from tests.interop import megatron_samples as samples
 from tests.interop.test_megatron import ours, protein
 from tests.runs import equal
 
 SEQUENCES = ("MKTAYIAKQR", "mktayiakqr", "M K T\nA", "BOUXZ", "MJ*-K", "MK[MASK]T", "")
-
-
-def saved(directory: Path, config: ModelConfig, *, head: bool = True) -> Path:
-    """Weights all away from their initial values."""
-    torch.manual_seed(0)
-    modules: dict[str, nn.Module] = {"backbone": Backbone(config)}
-    if head:
-        modules["head"] = LanguageModelHead(config)
-    with torch.no_grad():
-        for module in modules.values():
-            for parameter in module.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    checkpoint.save_weights(directory, modules, config)
-    return directory
 
 
 def theirs(directory: Path, tokens: Tensor) -> Tensor:
