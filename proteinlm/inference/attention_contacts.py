@@ -8,6 +8,7 @@ L residues of one protein, N heads of a layer, F heads of all layers, P pairs, S
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -31,8 +32,10 @@ METHODS = ("regression", "best-heads")
 SEPARATION = 6
 """Least distance along the sequence of the pairs that are learnt from: nearer residues always touch."""
 PENALTY = 1e-3  # of the squared coefficients, beside the mean loss of a pair, on maps of unit deviation
-SHORTEST = 30
-"""Residues of a chain that is learnt from."""
+FITTED = 20
+"""Chains that a readout is settled by, as in Rao et al. 2021."""
+SHORTEST, LONGEST = 30, 300
+"""Residues of these: the maps of all heads are in memory at once."""
 MOST_HEADS = 20
 OTHERS = 5_000
 """Pairs of a protein that are no contacts, for the regression to learn from: contacts are one pair in forty."""
@@ -106,6 +109,15 @@ def corrected(attention: Tensor) -> Tensor:
     return symmetric - sums * sums.mT / sums.sum(dim=1, keepdim=True)
 
 
+def settle(model: Model, directory: Path, data: str) -> Readout:
+    """Fit a readout to training chains of `data`, and keep it beside the weights in `directory`."""
+    readout = fit(model, to_fit(data, min(LONGEST, model.longest)))
+    save(readout, directory)
+    precision = ", ".join(f"{name} {value:.3f}" for name, value in readout.precision.items())
+    print(f"settled by {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)
+    return readout
+
+
 def fit(model: Model, proteins: list[Solved]) -> Readout:
     """Settle both readouts by proteins of known structure; their maps are computed twice, never kept."""
     draw = np.random.default_rng(0)
@@ -154,37 +166,32 @@ def load(model: Model, directory: Path) -> Readout:
     return readout
 
 
-def solved(data: str, count: int, longest: int) -> list[Solved]:
-    """The first `count` training chains of ProteinNet that have `SHORTEST` to `longest` residues and a contact.
-
-    `data` is a directory as for ``data=files``, or ``synthetic``.
-    """
+def solved(data: str, split: str) -> Iterator[Solved]:
+    """The chains of a split of ProteinNet; `data` is a directory as for ``data=files``, or ``synthetic``."""
     from proteinlm.config import FilesDataConfig, SyntheticDataConfig
     from proteinlm.data import sources
     from proteinlm.tasks import contact
 
     config = SyntheticDataConfig() if data == "synthetic" else FilesDataConfig(root=data)
-    source = sources.labelled(config, contact.Contact.dataset, ("train",))
+    source = sources.labelled(config, contact.Contact.dataset, (split,))
+    for number, record in enumerate(source.records(split)):
+        try:
+            places = torch.from_numpy(contact.coordinates(record))
+        except InputError as error:
+            raise InputError(f"{source.origins[split]}, record {number}: {error}") from None
+        letters = np.frombuffer(record["primary"].encode(), np.uint8)
+        yield Solved(letters, contact.contacts(places).numpy(), contact.resolved(places).numpy())
 
-    def chains() -> Iterator[Solved]:
-        for number, record in enumerate(source.records("train")):
-            if not SHORTEST <= len(record["primary"]) <= longest:
-                continue
-            try:
-                places = torch.from_numpy(contact.coordinates(record))
-            except InputError as error:
-                raise InputError(f"{source.origins['train']}, record {number}: {error}") from None
-            protein = Solved(
-                np.frombuffer(record["primary"].encode(), np.uint8),
-                contact.contacts(places).numpy(),
-                contact.resolved(places).numpy(),
-            )
-            if (protein.contacts & np.triu(np.ones_like(protein.contacts), SEPARATION)).any():
-                yield protein
 
-    found = list(islice(chains(), count))
+def to_fit(data: str, longest: int) -> list[Solved]:
+    """The first `FITTED` training chains that have `SHORTEST` to `longest` residues and a contact."""
+
+    def fits(protein: Solved) -> bool:
+        return SHORTEST <= len(protein.letters) <= longest and bool(np.triu(protein.contacts, SEPARATION).any())
+
+    found = list(islice(filter(fits, solved(data, "train")), FITTED))
     if not found:
-        raise InputError(f"{source.origins['train']}: no chain of {SHORTEST} to {longest} residues with a contact")
+        raise InputError(f"--fit {data}: no training chain of {SHORTEST} to {longest} residues with a contact")
     return found
 
 

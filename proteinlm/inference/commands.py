@@ -107,6 +107,19 @@ def contacts(
     contact_maps.give(maps, source, out, pictures)
 
 
+def score_contacts(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Directory with ProteinNet in it, or synthetic.")],
+    model: ModelDirectory,
+    device: Device = "auto",
+) -> None:
+    """How good the contacts in a model's attention are: long-range precision on test chains, beside separation alone."""
+    from proteinlm.inference import contact_scores
+    from proteinlm.inference.model import load
+
+    for line in contact_scores.lines(load(model, device=device, precision="fp32"), model, data):
+        typer.echo(line)
+
+
 def predict(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure.")
@@ -130,5 +143,5 @@ def predict(
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands known."""
-    for command in (embed, score, pppl, contacts, predict):
+    for command in (embed, score, pppl, contacts, score_contacts, predict):
         app.command()(command)

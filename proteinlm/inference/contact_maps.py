@@ -3,7 +3,6 @@
 Of a model fine-tuned for contacts, the head's probabilities; of any other, what is read off its attention maps.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -26,10 +25,6 @@ from proteinlm.inference.records import Window
 from proteinlm.inference.streaming import Finished, Job, proteins_table
 
 METHODS = ("auto", "head", *attention_contacts.METHODS)
-FITTED = 20
-"""Proteins that a readout of attention maps is settled by, as in Rao et al. 2021."""
-LONGEST_FITTED = 300
-"""Residues of these: the maps of all heads are in memory at once."""
 
 
 class Source(NamedTuple):
@@ -58,14 +53,8 @@ def source_of(directory: Path, method: str, fit: str, machine: Machine) -> Sourc
         tuned = fine_tuned.load(directory, "contact", machine)
         return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
     model = Model(checkpoint.load_weights(directory), machine)
-    if fit:
-        longest = min(LONGEST_FITTED, model.longest)
-        readout = attention_contacts.fit(model, attention_contacts.solved(fit, FITTED, longest))
-        attention_contacts.save(readout, directory)
-        precision = ", ".join(f"{name} {value:.3f}" for name, value in readout.precision.items())
-        print(f"settled by {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)
-    else:
-        readout = attention_contacts.load(model, directory)
+    settled = attention_contacts.settle(model, directory, fit) if fit else None
+    readout = settled or attention_contacts.load(model, directory)
     read = readout.probabilities if method == "regression" else readout.mean_of_best
     settings = {"of": "contacts", "method": method, "readout": asdict(readout)}
     return Source(model, lambda letters: read(model, letters), settings)

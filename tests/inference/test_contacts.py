@@ -120,6 +120,25 @@ def test_contacts_of_attention(tmp_path: Path, fasta: Path):
     assert_refused(run(*command), "settled for other weights")
 
 
+def test_scores_on_the_test_chains_are_those_of_the_metric(tmp_path: Path):
+    directory = saved(tmp_path / "model")
+    code, output, _ = run("score-contacts", "synthetic", "--model", directory, *CPU)
+    assert code == 0
+    model = load(directory, device="cpu")
+    readout = attention_contacts.load(model, directory)
+    lines, chains = output.splitlines(), list(attention_contacts.solved("synthetic", "test"))
+    assert [line.split()[0] for line in lines] == ["separation", "regression", "best-heads"]
+    assert len(chains) == toys.TESTED
+    for line, read in zip(lines[1:], (readout.probabilities, readout.mean_of_best), strict=True):
+        precisions = []
+        for chain in chains:
+            scores, pairs = read(model, chain.letters).numpy(), np.triu_indices(len(chain.letters), 24)
+            best = np.argsort(-scores[pairs], kind="stable")[: int(chain.resolved.sum())]
+            precisions.append(chain.contacts[pairs][best].mean())
+        assert f"P@L {np.mean(precisions):.3f} (" in line
+        assert "13 chains" in line
+
+
 def test_the_regression_minimises_the_penalised_loss():
     generator = np.random.default_rng(0)
     x = generator.normal(size=(500, 4)).astype(np.float32)
