@@ -28,7 +28,7 @@ Window = list[Protein]
 
 
 def read(path: Path, longest: int) -> Iterator[Protein]:
-    """The proteins of a FASTA file (plain, .gz, .xz), or of standard input if `path` is ``-``.
+    """The proteins of a FASTA file (plain, .gz, .xz), or of standard input (plain, gzip) if it is ``-``.
 
     `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before, and
     a protein of more than `longest` residues; the records before it are given first.

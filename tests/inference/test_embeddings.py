@@ -140,11 +140,11 @@ def test_bad_requests_are_one_line(model, fasta, tmp_path, monkeypatch):
 MAIN = "from proteinlm.cli import main; main()"
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_standard_input_and_gzip(model, fasta, tmp_path, suffix):
-    path = tmp_path / f"packed.fasta{suffix}"
-    path.write_bytes(gzip.compress(fasta.read_bytes()) if suffix else fasta.read_bytes())
-    source, content = (str(path), b"") if suffix else ("-", path.read_bytes())
+@pytest.mark.parametrize("how", ["file.gz", "standard input", "standard input, packed"])
+def test_standard_input_and_gzip(model, fasta, tmp_path, how):
+    plain, path = fasta.read_bytes(), tmp_path / "packed.fasta.gz"
+    path.write_bytes(gzip.compress(plain))
+    source, content = (str(path), b"") if how == "file.gz" else ("-", path.read_bytes() if "packed" in how else plain)
     command = [sys.executable, "-c", MAIN, "embed", source, "--model", str(model), "--out", str(tmp_path / "out.npz")]
     subprocess.run(command, input=content, check=True)
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["embeddings"], one_by_one(model, "mean"), atol=1e-5)

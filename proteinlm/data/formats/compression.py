@@ -4,6 +4,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from proteinlm.errors import InputError
@@ -11,24 +12,28 @@ from proteinlm.errors import InputError
 Watch = Callable[[bytes], object]
 """Shown the raw bytes of a source, in order."""
 
+_GZIP = b"\x1f\x8b"
 _RAW = 1 << 16  # gzip grows at most 1032 times: 64 MiB in memory
 _BLOCK = 1 << 22
 _XZ_MEMORY = 1 << 30  # `xz -9` asks for 65 MiB; a header can ask for 4 GiB
 
 
 def read_blocks(path: Path, watch: Watch) -> Iterator[bytes]:
-    """The decompressed content of `path`, which ends in .gz, .xz or anything else (plain).
+    """The decompressed content of `path`, which ends in .gz, .xz or anything else: plain, unless it begins as gzip does.
 
     A file that ends too early or has damaged content raises `InputError`, also after the first of several compressed
     streams, where `gzip` and `lzma` of the standard library can take what follows for padding.
     """
     with path.open("rb") as file:
         chunks = _watched(iter(partial(file.read, _RAW), b""), watch)
-        if path.suffix not in (".gz", ".xz"):
+        first = next(chunks, b"")
+        chunks = chain((first,), chunks)
+        is_gzip = path.suffix == ".gz" or first.startswith(_GZIP)  # standard input has no suffix
+        if not is_gzip and path.suffix != ".xz":
             yield from chunks
             return
         try:
-            yield from _decompressed(chunks, _gzip if path.suffix == ".gz" else _xz)
+            yield from _decompressed(chunks, _gzip if is_gzip else _xz)
         except EOFError:
             raise InputError(f"{path}: ends before its compressed content does: the file is truncated") from None
         except (lzma.LZMAError, zlib.error) as error:
