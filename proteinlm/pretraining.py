@@ -21,6 +21,7 @@ from proteinlm.data.loader import (
     validation_loader,
 )
 from proteinlm.data.packing import Schedule
+from proteinlm.errors import InputError
 from proteinlm.files import owned
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.results import Result, Score
@@ -64,6 +65,10 @@ class PretrainingData(L.LightningDataModule):
         self.config, self.percent = config, config.task.mask_percent
         self.longest = config.model.max_positions - 1
         self.corpus = sources.corpus(config.data)
+        if (proteins := len(self.corpus.splits["train"])) < config.strategy.data_processes:
+            raise InputError(
+                f"data: {proteins} proteins to train on are fewer than strategy's {config.strategy.data_processes} processes"
+            )
         self.schedule = Schedule(
             self.corpus.splits["train"].lengths(),
             longest=self.longest,
@@ -78,7 +83,10 @@ class PretrainingData(L.LightningDataModule):
         assert self.trainer
         done = self.trainer.global_step
         until = training.next_validation(done, self.config.train.steps, self.config.train.validations)
-        share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
+        spread = self.config.strategy
+        share = ShareOfSteps(
+            self.schedule, done, until, spread.data_rank(self.trainer.global_rank), spread.data_processes
+        )
         proteins = self._masked("train", self.config.seed)
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return training_loader(proteins, share, workers=self.config.train.workers, pin_memory=pin_memory)
@@ -90,8 +98,8 @@ class PretrainingData(L.LightningDataModule):
                 self._masked(split, PINNED_SEED),
                 budget=self.config.train.micro_batch_tokens,
                 tokens=self.config.train.validation_tokens,
-                rank=self.trainer.global_rank,
-                world=self.trainer.world_size,
+                rank=self.config.strategy.data_rank(self.trainer.global_rank),
+                world=self.config.strategy.data_processes,
                 workers=self.config.train.workers,
                 pin_memory=self.trainer.strategy.root_device.type == "cuda",
             )
@@ -133,9 +141,9 @@ class Pretraining:
             else:  # interrupted between the last checkpoint and the result
                 trainer.validate(module, datamodule=self.data, ckpt_path=latest, weights_only=True, verbose=False)
             result = self._result(module, report.seconds)
+            modules = {"backbone": module.backbone, "head": module.head}
+            checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if self.reports:
-                modules = {"backbone": module.backbone, "head": module.head}
-                checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
                 result.save(self.directory)
             return result
         finally:

@@ -96,13 +96,13 @@ def build_trainer(
         precision="bf16-mixed" if machine.precision == "bf16-mixed" else "32-true",
         max_steps=budget.steps,
         max_epochs=-1,
-        accumulate_grad_batches=budget.micro_batches // strategy.processes,
+        accumulate_grad_batches=budget.micro_batches // strategy.data_processes,
         gradient_clip_val=budget.max_grad_norm or None,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=[checkpoint.WholeCheckpoints()],
-        callbacks=callbacks,
+        callbacks=[parallel.Arrangement(strategy), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -179,7 +179,7 @@ class Report(L.Callback):
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.residues += batch.residues * trainer.world_size
+        self.residues += batch.residues * parallel.data_processes(pl_module.data_group)
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
