@@ -8,6 +8,7 @@ import errno
 import os
 import pickle
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ def load(directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 def load_whole(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors, undivided, and the rest; each process for itself."""
     tensors = {name: torch.empty(known.size, dtype=known.properties.dtype) for name, known in _known(directory).items()}
-    dcp.load(dict(tensors), storage_reader=_Reader(directory), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is wanted
+        dcp.load(dict(tensors), storage_reader=_Reader(directory), no_dist=True)
     return tensors, torch.load(directory / REST, weights_only=True)
 
 
@@ -78,7 +81,7 @@ def names(directory: Path) -> set[str]:
 def check(directory: Path, wanted: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint that lacks a file, or one of the tensors `wanted`, or has it in another shape."""
     known = _known(directory)
-    for name, tensor in wanted.items():
+    for name, tensor in sorted(wanted.items()):
         shape = tuple(known[name].size) if name in known else None
         if shape != tuple(tensor.shape):
             found = f"has shape {shape}" if shape is not None else "is missing"

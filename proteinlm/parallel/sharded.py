@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from proteinlm import checkpoint as files
 from proteinlm import optim, shards
 from proteinlm.config import StrategyConfig
+from proteinlm.errors import InputError
 from proteinlm.parallel import plan
 
 # advice on redistributions that happen once in a step, or once in a run
@@ -104,7 +105,11 @@ def _load_shards(directory: Path, model: nn.Module, optimizers: list[Optimizer])
     """Fill the model and the optimisers from a directory."""
     there = shards.names(directory)
     moments = {name: _moments(parameter, there, name) for name, parameter in _trained(optimizers)}
-    rest = shards.load(directory, files.divided(model.state_dict(), moments))
+    tensors = files.divided(model.state_dict(), moments)
+    for name in sorted(there - tensors.keys()):
+        if name.startswith(files.WEIGHT):
+            raise InputError(f"{directory}: another architecture: an unknown tensor {name}")
+    rest = shards.load(directory, tensors)
     for optimizer in optimizers:
         for name, parameter in _trained([optimizer]):
             if moments[name]:
