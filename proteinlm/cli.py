@@ -2,7 +2,7 @@
 
 import typer
 
-from proteinlm import launch
+from proteinlm import launch, planning
 from proteinlm.data import commands as data
 from proteinlm.errors import InputError
 
@@ -15,6 +15,7 @@ app = typer.Typer(
 
 
 app.add_typer(data.app, name="data")
+app.command()(planning.plan)
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """The pretraining stage: from a config to weights and a result record, from wherever an earlier attempt left off."""
 
+import json
 import math
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +11,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, results, training
+from proteinlm import checkpoint, planner, results, training
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig
 from proteinlm.data import sources
 from proteinlm.data.loader import (
@@ -22,14 +24,17 @@ from proteinlm.data.loader import (
 )
 from proteinlm.data.packing import Schedule
 from proteinlm.errors import InputError
-from proteinlm.files import owned
+from proteinlm.files import owned, write_text
 from proteinlm.intervals import Sample, bootstrap
+from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.results import Result, Score
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.tracking import Tracker
 from proteinlm.training import Machine
 
 STAGE = "pretrain"
+PLAN = "plan.json"
+"""In the run directory: speed and memory as planned and as measured."""
 EVALUATIONS = ("valid", "holdout")
 """Splits that are scored: unseen proteins of the training families, and families held out as a whole."""
 
@@ -45,15 +50,17 @@ def run(config: RunConfig) -> Result:
     reports = training.reports()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
+        finished = directory / results.RESULT
+        # before anything is written: a config that is refused must not own the directory
+        planned = None if finished.exists() else data.planned()
         if reports:
             results.claim(directory, config, data=data.corpus.fingerprint)
-        finished = directory / results.RESULT
         if finished.exists():
             result = results.load(finished)
             if (result.config, result.data) == (config.digest(), data.corpus.fingerprint):
                 return result
         machine = training.settle(config.train, config.strategy)
-        return Pretraining(config, directory, data, machine, reports).run()
+        return Pretraining(config, directory, data, machine, reports, planned or data.planned()).run()
 
 
 class PretrainingData(L.LightningDataModule):
@@ -77,6 +84,12 @@ class PretrainingData(L.LightningDataModule):
             seed=config.seed,
             mask_percent=self.percent,
         )
+
+    def planned(self) -> Plan:
+        """What the run will take here; `InputError` if it cannot fit."""
+        machine = training.settle(self.config.train, self.config.strategy)
+        proteins = Proteins.of(self.corpus.splits["train"].lengths(), self.config.model.max_positions)
+        return planner.check(self.config, proteins, training.hardware(machine, self.config))
 
     def train_dataloader(self) -> DataLoader[MaskedBatch]:
         """Up to the next validation."""
@@ -114,9 +127,16 @@ class Pretraining:
     """One attempt at the stage."""
 
     def __init__(
-        self, config: RunConfig, directory: Path, data: PretrainingData, machine: Machine, reports: bool
+        self,
+        config: RunConfig,
+        directory: Path,
+        data: PretrainingData,
+        machine: Machine,
+        reports: bool,
+        planned: Plan,
     ) -> None:
         self.config, self.directory, self.data, self.machine, self.reports = config, directory, data, machine, reports
+        self.planned = planned
         self.checkpoints = directory / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
@@ -144,12 +164,26 @@ class Pretraining:
             modules = {"backbone": module.backbone, "head": module.head}
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if self.reports:
+                self._compare(result)
                 result.save(self.directory)
             return result
         finally:
             report.close()
             if tracker:
                 tracker.finish()
+
+    def _compare(self, result: Result) -> None:
+        """Write what was planned beside what was measured, and say so."""
+        peak = torch.cuda.max_memory_allocated() if self.machine.accelerator == "cuda" else None
+        speed = result.tokens / max(result.seconds, 1e-9)
+        comparison = {
+            "tokens_per_second": {"planned": self.planned.speed, "measured": speed},
+            "memory": {"planned": asdict(self.planned.memory), "measured": peak},
+        }
+        write_text(self.directory / PLAN, json.dumps(comparison, indent=2) + "\n")
+        planned = "{:,.0f} to {:,.0f}".format(*self.planned.speed) if self.planned.speed else "none"
+        memory = f", {gigabytes(peak)} (planned: {gigabytes(self.planned.memory.total)})" if peak else ""
+        print(f"{result.row}  {speed:,.0f} tokens/s (planned: {planned}){memory}", file=sys.stderr)
 
     def _result(self, module: MaskedLanguageModel, seconds: float) -> Result:
         config, model = self.config, self.config.backbone

@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proteinlm import checkpoint, launch, parallel
-from proteinlm.config import MachineConfig, StrategyConfig
+from proteinlm import checkpoint, launch, planner
+from proteinlm.config import MachineConfig, RunConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
+from proteinlm.parallel import arrangement
 from proteinlm.tracking import Tracker
 
 PROGRESS = "progress.json"
@@ -57,6 +58,15 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
 
 
+def hardware(machine: Machine, config: RunConfig) -> planner.Hardware:
+    """What the planner must reckon with."""
+    if config.hardware != "auto":
+        return planner.named(config.hardware, config.strategy.devices)
+    if machine.accelerator == "cuda":
+        return planner.hardware(machine.hardware, torch.cuda.get_device_properties().total_memory)
+    return planner.processor(config.strategy.devices)
+
+
 class Budget(NamedTuple):
     """How long a Trainer trains, and how it takes a step."""
 
@@ -92,7 +102,7 @@ def build_trainer(
         accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
         devices=strategy.devices,
         num_nodes=strategy.nodes,
-        strategy=parallel.strategy(strategy),
+        strategy=arrangement.strategy(strategy),
         precision="bf16-mixed" if machine.precision == "bf16-mixed" else "32-true",
         max_steps=budget.steps,
         max_epochs=-1,
@@ -102,7 +112,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=[checkpoint.WholeCheckpoints()],
-        callbacks=[parallel.Arrangement(strategy), *callbacks],
+        callbacks=[arrangement.Arrangement(strategy), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -179,7 +189,7 @@ class Report(L.Callback):
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.residues += batch.residues * parallel.data_processes(pl_module.data_group)
+        self.residues += batch.residues * arrangement.data_processes(pl_module.data_group)
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return

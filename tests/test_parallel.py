@@ -7,14 +7,14 @@ import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from proteinlm import optim, pretraining
+from proteinlm import optim, planner, pretraining
 from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
 from proteinlm.config import ModelConfig, OptimConfig, StrategyConfig
@@ -67,7 +67,9 @@ def spread(spread: Spread, output: Path) -> None:
     config = composed(*OVERRIDES, *spread.overrides, f"strategy.devices={spread.processes}", f"output={output}")
     seen: list[tuple[int, list[int]]] = []
     norms: list[float] = []
+    held: dict[str, int] = {}
     training_step, clip = MaskedLanguageModel.training_step, optim.clip
+    clipping = MaskedLanguageModel.configure_gradient_clipping
 
     def noting(self: MaskedLanguageModel, batch: MaskedBatch, batch_idx: int) -> Tensor:
         seen.append((self.trainer.global_step, batch.records.tolist()))
@@ -77,12 +79,22 @@ def spread(spread: Spread, output: Path) -> None:
         norms.append(float(clip(*arguments)))
         return torch.tensor(norms[-1])
 
+    def noting_bytes(self: MaskedLanguageModel, optimizer: Any, **settings: Any) -> None:
+        # in the last step all are there: weights, gradients, and moments of this process
+        inner = getattr(optimizer, "optim", optimizer)
+        moments = [t for state in inner.state.values() for t in state.values() if t.ndim]
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        for what, tensors in (("weights", self.parameters()), ("gradients", gradients), ("optimiser", moments)):
+            held[what] = sum(optim.local(tensor).nbytes for tensor in tensors)
+        clipping(self, optimizer, **settings)
+
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(MaskedLanguageModel, "training_step", noting)
+        patched.setattr(MaskedLanguageModel, "configure_gradient_clipping", noting_bytes)
         patched.setattr(optim, "clip", noting_norm)
         pretraining.run(config)
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    (output / f"noted-{rank}.json").write_text(json.dumps({"seen": seen, "norms": norms}))
+    (output / f"noted-{rank}.json").write_text(json.dumps({"seen": seen, "norms": norms, "held": held}))
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +166,15 @@ def test_every_record_is_seen_once_in_the_same_order(run: Spread, outputs: dict[
         seen = json.loads((outputs[run.name] / f"noted-{rank}.json").read_text())["seen"]
         share = planned[spread.data_rank(rank) :: spread.data_processes]
         assert [(step, records) for step, records in seen] == share
+
+
+@pytest.mark.parametrize("run", SPREADS, ids=lambda run: run.name)
+def test_the_planner_foretells_what_a_process_holds(run: Spread, outputs: dict[str, Path]):
+    config = composed(*OVERRIDES, *run.overrides, f"strategy.devices={run.processes}")
+    planned = planner.memory(config, planner.processor(1))
+    held = [json.loads((outputs[run.name] / f"noted-{rank}.json").read_text())["held"] for rank in range(run.processes)]
+    for what in ("weights", "gradients", "optimiser"):
+        assert getattr(planned, what) == pytest.approx(max(process[what] for process in held), rel=0.05), what
 
 
 def test_the_command_line_starts_its_own_group(alone: Path, tmp_path: Path):

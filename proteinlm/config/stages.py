@@ -31,8 +31,8 @@ class StageConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"name", "group", "output", "tracking", "strategy", "data.root", "data.cache"}
-        | {f"train.{knob}" for knob in ("checkpoint_seconds", "workers", "threads", "accelerator")}
+        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run", "data.root", "data.cache"}
+        | {f"train.{knob}" for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator")}
     )
     """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
     computes it and on how many processes, and where the data lie, whose content has a fingerprint."""
@@ -64,6 +64,12 @@ class RunConfig(StageConfig):
     task: TaskConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    force: bool = False
+    """Start even if the planner says that it cannot fit."""
+    hardware: str = "auto"
+    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
+    dry_run: bool = False
+    """Plan, divide the model as the strategy says, and print what each process would hold; train nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

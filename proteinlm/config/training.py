@@ -63,6 +63,8 @@ class TrainConfig(MachineConfig):
 
     tokens: int = 10_000_000
     """Budget of the whole run; rounded up to whole steps."""
+    max_epochs: float = 0.0
+    """Refuse to start if `tokens` are more passes over the corpus than this; 0 never does."""
     step_tokens: int = 16_384
     """Global batch of one optimiser step, over all processes and micro-batches."""
     micro_batch_tokens: int = 4_096
@@ -76,6 +78,7 @@ class TrainConfig(MachineConfig):
         super().__post_init__()
         for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
             at_least(1, f"train.{name}", getattr(self, name))
+        at_least(0, "train.max_epochs", self.max_epochs)
         at_least(0, "train.validation_tokens", self.validation_tokens)
         if self.step_tokens % self.micro_batch_tokens:
             raise InputError(
@@ -149,6 +152,13 @@ class StrategyConfig:
         if self.name in ("fsdp", "fsdp_tensor"):
             return 1
         return (self.replicas or self.nodes) if self.name == "hsdp" else self.data_processes
+
+    @property
+    def shards(self) -> int:
+        """Processes that divide the rows of each weight, or of its part, by FSDP."""
+        if self.name == "hsdp":
+            return self.processes // self.replicas_made
+        return self.data_processes if self.name in ("fsdp", "fsdp_tensor") else 1
 
     @property
     def sharded(self) -> bool:

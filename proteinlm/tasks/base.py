@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint as files
-from proteinlm import optim, parallel
+from proteinlm import optim
 from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig, OptimConfig
-from proteinlm.parallel import SpreadModule
+from proteinlm.parallel.arrangement import SpreadModule, adamw
 
 
 class TaskModule(SpreadModule, ABC):
@@ -53,8 +53,7 @@ class TaskModule(SpreadModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
 
     def configure_optimizers(self) -> Any:
-        adamw = parallel.adamw(self.trainer.strategy)
-        optimizer, schedule = optim.build(self, self.optim_config, self.steps, adamw)
+        optimizer, schedule = optim.build(self, self.optim_config, self.steps, adamw(self.trainer.strategy))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

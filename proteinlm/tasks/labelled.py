@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from proteinlm import parallel
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels
 from proteinlm.data.packing import Packed
@@ -19,6 +18,7 @@ from proteinlm.errors import InputError
 from proteinlm.heads import Head, ProteinLinear, ProteinMLP, ProteinWeightNorm
 from proteinlm.intervals import Sample
 from proteinlm.metrics import RecordMetric
+from proteinlm.parallel.arrangement import data_processes
 from proteinlm.tasks.base import TaskModule
 
 Heads = Mapping[str, Callable[[], Head]]
@@ -94,7 +94,7 @@ class LabelledTask(TaskModule, ABC):
     def on_validation_epoch_start(self) -> None:
         for buffer in self.head.buffers():  # batch statistics: each process has seen its own share of the proteins
             if buffer.is_floating_point():
-                self.summed_over_processes(buffer).div_(parallel.data_processes(self.data_group))
+                self.summed_over_processes(buffer).div_(data_processes(self.data_group))
 
     def on_validation_epoch_end(self) -> None:
         for split, metric in zip(self.evaluations, self.metrics, strict=True):
