@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -20,6 +21,8 @@ from proteinlm.config import MachineConfig, RunConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.parallel import arrangement
+from proteinlm.preemption import Preemption
+from proteinlm.saving import Checkpoints
 from proteinlm.tracking import Tracker
 
 PROGRESS = "progress.json"
@@ -98,6 +101,10 @@ def build_trainer(
     strategy: StrategyConfig, machine: Machine, budget: Budget, directory: Path, callbacks: list[L.Callback]
 ) -> L.Trainer:
     """A Trainer whose epochs are the stretches between two validations."""
+    plugins: list[Any] = [checkpoint.WholeCheckpoints()]
+    if launch.in_slurm_job():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # its own answer to signals would save amid a step
+        callbacks = [*callbacks, *(Preemption(one) for one in callbacks if isinstance(one, Checkpoints))]
     return L.Trainer(
         accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
         devices=strategy.devices,
@@ -111,7 +118,7 @@ def build_trainer(
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[checkpoint.WholeCheckpoints()],
+        plugins=plugins,
         callbacks=[arrangement.Arrangement(strategy), *callbacks],
         logger=False,
         enable_checkpointing=False,
@@ -119,44 +126,6 @@ def build_trainer(
         enable_model_summary=False,
         default_root_dir=directory,
     )
-
-
-class Checkpoints(L.Callback):
-    """Saves at step boundaries, `seconds` apart, and after each validation.
-
-    All processes must agree on when: the first measures how long a step takes, and tells the others with each
-    checkpoint how many steps the next is away.
-    """
-
-    def __init__(self, directory: Path, seconds: float) -> None:
-        self.directory, self.seconds = directory, seconds
-        self.due = 1
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved, self.saved_at = trainer.global_step, time.monotonic()
-        self.due = trainer.global_step + 1
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        validates_next = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if trainer.global_step >= self.due and trainer.global_step > self.saved and not validates_next:
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._save(trainer)
-
-    def _save(self, trainer: L.Trainer) -> None:
-        step = trainer.global_step
-        steps, elapsed = step - self.saved, time.monotonic() - self.saved_at
-        trainer.save_checkpoint(checkpoint.path(self.directory, step))
-        if trainer.is_global_zero:
-            checkpoint.discard_old(self.directory)
-        apart = max(1, int(steps * self.seconds / max(elapsed, 1e-9))) if steps else 1
-        # the first step is slow: do not let it decide for long
-        apart = trainer.strategy.broadcast(min(apart, max(1, 10 * steps)))
-        self.saved, self.saved_at, self.due = step, time.monotonic(), step + apart
 
 
 class Report(L.Callback):

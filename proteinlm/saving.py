@@ -1,0 +1,48 @@
+"""When a run saves its progress."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from proteinlm import checkpoint
+
+
+class Checkpoints(L.Callback):
+    """Saves at step boundaries, `seconds` apart, and after each validation.
+
+    All processes must agree on when: the first measures how long a step takes, and tells the others with each
+    checkpoint how many steps the next is away.
+    """
+
+    def __init__(self, directory: Path, seconds: float) -> None:
+        self.directory, self.seconds = directory, seconds
+        self.due = 1
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved, self.saved_at = trainer.global_step, time.monotonic()
+        self.due = trainer.global_step + 1
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        validates_next = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if trainer.global_step >= self.due and trainer.global_step > self.saved and not validates_next:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.save(trainer)
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Write one now, at the end of a step."""
+        step = trainer.global_step
+        steps, elapsed = step - self.saved, time.monotonic() - self.saved_at
+        trainer.save_checkpoint(checkpoint.path(self.directory, step))
+        if trainer.is_global_zero:
+            checkpoint.discard_old(self.directory)
+        apart = max(1, int(steps * self.seconds / max(elapsed, 1e-9))) if steps else 1
+        # the first step is slow: do not let it decide for long
+        apart = trainer.strategy.broadcast(min(apart, max(1, 10 * steps)))
+        self.saved, self.saved_at, self.due = step, time.monotonic(), step + apart
