@@ -21,7 +21,7 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=16817
 AuthType=auth/munge
-AuthInfo=socket=$home/munge/socket
+AuthInfo=socket=$home/munge/socket,cred_expire=5
 CryptoType=crypto/munge
 StateSaveLocation=$home/state
 SlurmdSpoolDir=$home/spool/%n
