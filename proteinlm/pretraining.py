@@ -46,6 +46,8 @@ def directory_of(config: RunConfig) -> Path:
 
 def run(config: RunConfig) -> Result:
     """Pretrain, or go on where an earlier attempt stopped, or return the result that is already there."""
+    if config.dry_run:
+        raise InputError("dry_run=true is for `python -m experiments.pretrain` alone")
     directory = directory_of(config)
     reports = training.reports()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
@@ -148,6 +150,8 @@ class Pretraining:
         if self.reports:
             results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
             training.announce(self.config.name, self.config.backbone.parameters, self.machine, step)
+            hours = "{:.3g} to {:.3g} hours".format(*self.planned.hours) if self.planned.hours else "unknown time"
+            print(f"planned: {gigabytes(self.planned.memory.total)} in each process, {hours}", file=sys.stderr)
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
         report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
         saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)

@@ -30,6 +30,9 @@ PROGRESS = "progress.json"
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and tips, not its warnings
 warnings.filterwarnings("ignore", module="lightning", message=".*LeafSpec.*")
+warnings.filterwarnings(
+    "ignore", module="lightning", message=".*`srun` command is available.*"
+)  # also where jobs start
 warnings.filterwarnings("ignore", module="lightning", message=".*does not have many workers.*")
 warnings.filterwarnings(
     "ignore", module="lightning", message=".*number of training batches.*smaller than the logging.*"

@@ -18,7 +18,7 @@ from proteinlm import optim, planner, pretraining
 from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
 from proteinlm.config import ModelConfig, OptimConfig, StrategyConfig
-from proteinlm.data.loader import MaskedBatch
+from proteinlm.data.loader import MaskedBatch, pieces_by_length
 from proteinlm.errors import InputError
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
@@ -278,6 +278,15 @@ def test_the_state_of_an_optimiser_follows_the_names():
 def test_an_impossible_division_names_its_knob(overrides: tuple[str, ...], message: str):
     with pytest.raises(InputError, match=message):
         composed(*SMALL, *overrides)
+
+
+@pytest.mark.parametrize(("lengths", "budget"), [([5] * 7, 30), ([5, 9, 9, 9, 9], 10), ([3, 4, 50, 60, 61], 64)])
+def test_all_processes_score_as_often(lengths: list[int], budget: int):
+    for world in (1, 2, 4, 5):
+        pieces = pieces_by_length(np.array(lengths), budget, world)
+        assert len(pieces) % world == 0
+        assert all(len(piece) for piece in pieces)
+        assert sorted(np.concatenate(pieces)) == list(range(len(lengths)))
 
 
 def test_more_processes_than_proteins():

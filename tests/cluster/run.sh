@@ -1,7 +1,9 @@
 #!/bin/sh
-# Tests on a real Slurm that lives as long as they do: run.sh PYTHON. Skips, and says so, where none may be installed.
+# Tests on a real Slurm that lives as long as they do: run.sh PYTHON [PYTEST ARGUMENT...]. Skips, and says so, where none may be installed.
 set -eu
 cd "$(dirname "$0")/../.."
+python=$1
+shift
 
 skip() {
     echo "SKIPPED tests/cluster: $1"
@@ -20,6 +22,6 @@ if [ "$missing" ]; then
         > /dev/null || skip "no Slurm, and apt-get cannot install it"
 fi
 home=$(mktemp -d)
-trap 'tests/cluster/cluster.sh stop "$home"' EXIT
+trap 'tests/cluster/cluster.sh stop "$home"; sleep 2; rm -rf "$home"' EXIT
 tests/cluster/cluster.sh start "$home" || skip "Slurm does not start here"
-SLURM_CONF=$home/slurm.conf PROTEINLM_TEST_CLUSTER=1 "$1" -m pytest -v tests/cluster
+SLURM_CONF=$home/slurm.conf PROTEINLM_TEST_CLUSTER=1 "$python" -m pytest -v tests/cluster "$@"

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from proteinlm import pretraining, results
+from proteinlm import planner, planning, pretraining, results
+from proteinlm.config import register_schema
 from proteinlm.results import Result
 from proteinlm.slurm import states
 from tests.runs import ROOT, SMALL, composed, equal, weights
@@ -150,6 +152,24 @@ def test_a_job_that_dies_is_named_and_the_others_finish(tmp_path: Path):
     assert "seed=0" in failures[0]
     assert job in failures[0]
     assert (tmp_path / "single/tiny-1/pretrain/result.json").exists()
+
+
+def test_the_largest_row_on_16_nodes():
+    overrides = (
+        "experiment/table7=hidden-3072-layer-24-head-16",
+        "profile=paper",
+        "strategy=hsdp",
+        "strategy.devices=8",
+        "strategy.nodes=16",
+        "train.micro_batch_tokens=2176",
+    )
+    register_schema()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        launcher = compose("row", ["launcher=slurm", *overrides], return_hydra_config=True).hydra.launcher
+    assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (16, 8, 8)
+    made = planner.check(planning.composed(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
+    assert made.config.strategy.replicas_made == 16
+    assert made.config.strategy.shards == 8
 
 
 def test_states_are_read_from_scontrol():
