@@ -299,9 +299,8 @@ def _activations(config: RunConfig, mixed: bool) -> tuple[float, float]:
     gathering = strategy.name in ("fsdp", "hsdp", "fsdp_tensor")
     whole = sum(prod(shape) for name, shape in tensors(model).items() if ".blocks." in name) / layers
     whole /= strategy.tensor_size
-    if (
-        mixed
-    ):  # autocast keeps a bf16 copy of each matrix until the backward pass, of the gathered one even if it is freed
+    if mixed:
+        # autocast keeps a bf16 copy of each matrix until the backward pass, of a gathered one even when that is freed
         each = BF16 * (whole if gathering else matrices)
         blocks += each * (layers if strategy.activations == "keep" else 1)
     working = 16 * narrow * hidden * tokens / strategy.tensor_size + 2 * stream
