@@ -2,11 +2,12 @@
 PROFILE  ?= laptop
 DATA     ?= synthetic
 LAUNCHER ?= local
+OVERRIDES ?=
 PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow reproduce-table7 table7 clean
+.PHONY: help setup format check test test-slow test-cluster reproduce-table7 table7 clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -36,8 +37,11 @@ test: setup       ## the tests
 test-slow: setup  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
 
+test-cluster: setup  ## the tests on a real Slurm, installed and started where that may be done
+	@tests/cluster/run.sh $(abspath $(BIN))/python
+
 reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic)
-	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --launcher $(LAUNCHER)
+	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --launcher $(LAUNCHER) $(OVERRIDES)
 
 table7: setup     ## print the table again from its records
 	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA))

@@ -15,6 +15,9 @@ register_schema()
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if config.dry_run:
+        rehearse(config)
+        return
     log = Path(config.output) / config.group / config.name / "log.txt"
     launch.job("experiments.pretrain", config.strategy.devices, log, lambda: run(config))
 
@@ -25,6 +28,12 @@ def run(config: RunConfig) -> None:
     result = pretraining.run(config)
     for score in result.scores:
         print(f"{result.row}  {score.split} {score.metric} {score.value:.3f}  ({score.n:,} proteins)")
+
+
+def rehearse(config: RunConfig) -> None:
+    from proteinlm import rehearsal
+
+    rehearsal.run(config)
 
 
 if __name__ == "__main__":

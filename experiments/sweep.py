@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"launcher={options.launcher}",
             ),
             *_data(options.data),
-            f"hydra.launcher.n_jobs={options.jobs}",
+            *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
             *overrides,
         ]
         environment = {**os.environ, launch.PARENT: str(os.getpid())}
@@ -202,7 +202,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, single_gpu or paper")
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory of real data")
-    parser.add_argument("--launcher", default="local", help="local")
+    parser.add_argument("--launcher", default="local", help="local or slurm")
     parser.add_argument("--output", default="runs", help="where results go")
     parser.add_argument("--group", default="", help="name of the sweep; by default from profile and data")
     parser.add_argument("--jobs", type=int, default=launch.physical_cores(), help="rows side by side; default: cores")

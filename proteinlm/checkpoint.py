@@ -2,14 +2,16 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from proteinlm import foreign
 from proteinlm.config import ForeignConfig, ModelConfig
@@ -20,6 +22,38 @@ WEIGHTS, SHAPE = "model.safetensors", "config.json"
 
 KEPT = 2
 """Checkpoints of a run that stay on disk: the last and, should it prove damaged, the one before."""
+
+
+WEIGHT, MOMENT = "weight/", "moment/"
+"""Before the names of tensors in a sharded checkpoint: ``weight/<parameter>`` and ``moment/<parameter>/<which>``."""
+
+
+def divided(weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a sharded checkpoint."""
+    tensors = {f"{WEIGHT}{name}": tensor for name, tensor in weights.items()}
+    return tensors | {f"{MOMENT}{name}/{key}": t for name, state in moments.items() for key, t in state.items()}
+
+
+def undivided(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The entries of Lightning's checkpoint that hold the `tensors` of a sharded one."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for name in (name for name in tensors if name.startswith(MOMENT)):
+        parameter, key = name.removeprefix(MOMENT).rsplit("/", 1)
+        states.setdefault(parameter, {})[key] = tensors[name]
+    group = {"params": list(range(len(states))), "names": list(states)}
+    weights = {n.removeprefix(WEIGHT): tensor for n, tensor in tensors.items() if n.startswith(WEIGHT)}
+    optimizer = {"state": dict(enumerate(states.values())), "param_groups": [group]}
+    return {"state_dict": weights, "optimizer_states": [optimizer]}
+
+
+def check(origin: Path | str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those `wanted`, by name and shape; `origin` is named."""
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted:
+            raise InputError(f"{origin}: another architecture: {'an unknown' if name in found else 'no'} tensor {name}")
+        if found[name].shape != wanted[name].shape:
+            shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
+            raise InputError(f"{origin}: another architecture: tensor {name} has shape {shapes}")
 
 
 def path(directory: Path, step: int) -> Path:
@@ -40,16 +74,24 @@ def newest(directory: Path) -> Path | None:
 def discard_old(directory: Path) -> None:
     """Delete all but the last `KEPT` checkpoints."""
     for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
-        old.unlink()
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
 
 
 def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: ModelConfig) -> None:
-    """Write ``model.safetensors`` and ``config.json``; tensor names are prefixed by the key of their module."""
-    tensors: dict[str, Tensor] = {
-        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
-    }
+    """Write ``model.safetensors`` and ``config.json``; tensor names are prefixed by the key of their module.
+
+    All processes must call it if they divide the weights between them; the first writes, and alone holds them all.
+    """
+    writes = not distributed.is_initialized() or distributed.get_rank() == 0
+    tensors: dict[str, Tensor] = {}
+    for prefix, module in modules.items():
+        for name, tensor in module.state_dict().items():
+            tensor = tensor.detach()
+            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if writes:
+                tensors[f"{prefix}.{name}"] = tensor.cpu().contiguous()
+    if not writes:
+        return
     save_tensors(directory, tensors, config)
 
 

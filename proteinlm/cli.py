@@ -2,7 +2,7 @@
 
 import typer
 
-from proteinlm import launch
+from proteinlm import launch, planning
 from proteinlm.data import commands as data
 from proteinlm.errors import InputError
 from proteinlm.inference import commands as inference
@@ -20,6 +20,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(interop.import_app, name="import")
 app.command("export")(interop.export)
 inference.add_to(app)
+app.command()(planning.plan)
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ def run(config: FinetuneConfig) -> Result:
     directory, reports = config.directory, training.reports()
     with owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
         start = Start.of(config)
+        config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
         if reports:
             results.claim(directory, config, data=splits.source.fingerprint, start=start.fingerprint)

@@ -7,6 +7,7 @@ one job: the process that sweeps only composes. Imports no torch.
 import functools
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,10 @@ def entry(main: Callable[[], None]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself, in its own way
     follow_parent()
+    if shutil.which("scontrol"):
+        from proteinlm import slurm
+
+        slurm.adapt()
     try:
         main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
@@ -91,10 +96,15 @@ def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path 
         raise InputError(f"{module} {' '.join(overrides)}: exit code {code}" + (f", see {log}" if log else ""))
 
 
+def in_slurm_job() -> bool:
+    """Whether this process belongs to a job that submitit started on Slurm."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
 @functools.cache
 def follow_parent() -> None:
     """End this process when the one named by `PARENT` ends, even if it was killed; else name this one to descendants."""
-    parent = os.environ.get(PARENT)
+    parent = None if in_slurm_job() else os.environ.get(PARENT)  # of another machine, and a job outlives it
     if parent is None:
         os.environ[PARENT] = str(os.getpid())
         return

@@ -1,6 +1,8 @@
 """The pretraining stage: from a config to weights and a result record, from wherever an earlier attempt left off."""
 
+import json
 import math
+import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +11,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, results, training
+from proteinlm import checkpoint, planner, results, training
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig
 from proteinlm.data import sources
 from proteinlm.data.loader import (
@@ -21,14 +23,18 @@ from proteinlm.data.loader import (
     validation_loader,
 )
 from proteinlm.data.packing import Schedule
-from proteinlm.files import owned
+from proteinlm.errors import InputError
+from proteinlm.files import owned, write_text
 from proteinlm.intervals import Sample, bootstrap
+from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.results import Result, Score
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.tracking import Tracker
 from proteinlm.training import Machine
 
 STAGE = "pretrain"
+PLAN = "plan.json"
+"""In the run directory: speed and memory as planned and as measured."""
 EVALUATIONS = ("valid", "holdout")
 """Splits that are scored: unseen proteins of the training families, and families held out as a whole."""
 
@@ -40,19 +46,23 @@ def directory_of(config: RunConfig) -> Path:
 
 def run(config: RunConfig) -> Result:
     """Pretrain, or go on where an earlier attempt stopped, or return the result that is already there."""
+    if config.dry_run:
+        raise InputError("dry_run=true is for `python -m experiments.pretrain` alone")
     directory = directory_of(config)
     reports = training.reports()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
+        finished = directory / results.RESULT
+        # before anything is written: a config that is refused must not own the directory
+        planned = None if finished.exists() else data.planned()
         if reports:
             results.claim(directory, config, data=data.corpus.fingerprint)
-        finished = directory / results.RESULT
         if finished.exists():
             result = results.load(finished)
             if (result.config, result.data) == (config.digest(), data.corpus.fingerprint):
                 return result
         machine = training.settle(config.train, config.strategy)
-        return Pretraining(config, directory, data, machine, reports).run()
+        return Pretraining(config, directory, data, machine, reports, planned or data.planned()).run()
 
 
 class PretrainingData(L.LightningDataModule):
@@ -64,6 +74,10 @@ class PretrainingData(L.LightningDataModule):
         self.config, self.percent = config, config.task.mask_percent
         self.longest = config.model.max_positions - 1
         self.corpus = sources.corpus(config.data)
+        if (proteins := len(self.corpus.splits["train"])) < config.strategy.data_processes:
+            raise InputError(
+                f"data: {proteins} proteins to train on are fewer than strategy's {config.strategy.data_processes} processes"
+            )
         self.schedule = Schedule(
             self.corpus.splits["train"].lengths(),
             longest=self.longest,
@@ -73,12 +87,21 @@ class PretrainingData(L.LightningDataModule):
             mask_percent=self.percent,
         )
 
+    def planned(self) -> Plan:
+        """What the run will take here; `InputError` if it cannot fit."""
+        machine = training.settle(self.config.train, self.config.strategy)
+        proteins = Proteins.of(self.corpus.splits["train"].lengths(), self.config.model.max_positions)
+        return planner.check(self.config, proteins, training.hardware(machine, self.config))
+
     def train_dataloader(self) -> DataLoader[MaskedBatch]:
         """Up to the next validation."""
         assert self.trainer
         done = self.trainer.global_step
         until = training.next_validation(done, self.config.train.steps, self.config.train.validations)
-        share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
+        spread = self.config.strategy
+        share = ShareOfSteps(
+            self.schedule, done, until, spread.data_rank(self.trainer.global_rank), spread.data_processes
+        )
         proteins = self._masked("train", self.config.seed)
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return training_loader(proteins, share, workers=self.config.train.workers, pin_memory=pin_memory)
@@ -90,8 +113,8 @@ class PretrainingData(L.LightningDataModule):
                 self._masked(split, PINNED_SEED),
                 budget=self.config.train.micro_batch_tokens,
                 tokens=self.config.train.validation_tokens,
-                rank=self.trainer.global_rank,
-                world=self.trainer.world_size,
+                rank=self.config.strategy.data_rank(self.trainer.global_rank),
+                world=self.config.strategy.data_processes,
                 workers=self.config.train.workers,
                 pin_memory=self.trainer.strategy.root_device.type == "cuda",
             )
@@ -106,9 +129,16 @@ class Pretraining:
     """One attempt at the stage."""
 
     def __init__(
-        self, config: RunConfig, directory: Path, data: PretrainingData, machine: Machine, reports: bool
+        self,
+        config: RunConfig,
+        directory: Path,
+        data: PretrainingData,
+        machine: Machine,
+        reports: bool,
+        planned: Plan,
     ) -> None:
         self.config, self.directory, self.data, self.machine, self.reports = config, directory, data, machine, reports
+        self.planned = planned
         self.checkpoints = directory / "checkpoints"
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
@@ -120,6 +150,8 @@ class Pretraining:
         if self.reports:
             results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
             training.announce(self.config.name, self.config.backbone.parameters, self.machine, step)
+            hours = "{:.3g} to {:.3g} hours".format(*self.planned.hours) if self.planned.hours else "unknown time"
+            print(f"planned: {gigabytes(self.planned.memory.total)} in each process, {hours}", file=sys.stderr)
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
         report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
         saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)
@@ -133,15 +165,29 @@ class Pretraining:
             else:  # interrupted between the last checkpoint and the result
                 trainer.validate(module, datamodule=self.data, ckpt_path=latest, weights_only=True, verbose=False)
             result = self._result(module, report.seconds)
+            modules = {"backbone": module.backbone, "head": module.head}
+            checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if self.reports:
-                modules = {"backbone": module.backbone, "head": module.head}
-                checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
+                self._compare(result)
                 result.save(self.directory)
             return result
         finally:
             report.close()
             if tracker:
                 tracker.finish()
+
+    def _compare(self, result: Result) -> None:
+        """Write what was planned beside what was measured, and say so."""
+        peak = torch.cuda.max_memory_allocated() if self.machine.accelerator == "cuda" else None
+        speed = result.tokens / max(result.seconds, 1e-9)
+        comparison = {
+            "tokens_per_second": {"planned": self.planned.speed, "measured": speed},
+            "memory": {"planned": asdict(self.planned.memory), "measured": peak},
+        }
+        write_text(self.directory / PLAN, json.dumps(comparison, indent=2) + "\n")
+        planned = "{:,.0f} to {:,.0f}".format(*self.planned.speed) if self.planned.speed else "none"
+        memory = f", {gigabytes(peak)} (planned: {gigabytes(self.planned.memory.total)})" if peak else ""
+        print(f"{result.row}  {speed:,.0f} tokens/s (planned: {planned}){memory}", file=sys.stderr)
 
     def _result(self, module: MaskedLanguageModel, seconds: float) -> Result:
         config, model = self.config, self.config.backbone

@@ -46,8 +46,7 @@ class Selection(L.Callback):
         assert isinstance(pl_module, LabelledTask)
         score = pl_module.scored["valid"][pl_module.score].estimate()
         if score > self.score:  # never true of nan
-            if trainer.is_global_zero:
-                self._keep(pl_module, trainer.global_step)
+            self._keep(pl_module, trainer)
             self.step, self.score, self.stale = trainer.global_step, score, 0
         else:
             self.stale += 1
@@ -56,10 +55,11 @@ class Selection(L.Callback):
     def _exhausted(self) -> bool:
         return 0 < self.patience <= self.stale
 
-    def _keep(self, module: LabelledTask, step: int) -> None:
+    def _keep(self, module: LabelledTask, trainer: L.Trainer) -> None:
         """Save the new best; the one before stays until no checkpoint asks for it any more."""
-        discard_all_but(self.directory, self.step)
-        checkpoint.save_weights(best_of(self.directory, step), module.parts(), self.shape)
+        if trainer.is_global_zero:
+            discard_all_but(self.directory, self.step)
+        checkpoint.save_weights(best_of(self.directory, trainer.global_step), module.parts(), self.shape)
 
 
 def best_of(directory: Path, step: int) -> Path:

@@ -117,7 +117,10 @@ class Batches(L.LightningDataModule):
         assert self.schedule
         done = self.trainer.global_step
         until = training.next_validation(done, self.steps, self.config.task.validations)
-        share = ShareOfSteps(self.schedule, done, until, self.trainer.global_rank, self.trainer.world_size)
+        spread = self.config.strategy
+        share = ShareOfSteps(
+            self.schedule, done, until, spread.data_rank(self.trainer.global_rank), spread.data_processes
+        )
         return loader(LabelledBatches(self.train, self.schedule.seed), share, self.config.train.workers, self._pinned())
 
     def val_dataloader(self) -> list[DataLoader[LabelledBatch]]:
@@ -126,8 +129,8 @@ class Batches(L.LightningDataModule):
             labelled.scoring_loader(
                 proteins,
                 budget=self.config.task.micro_batch_tokens,
-                rank=self.trainer.global_rank,
-                world=self.trainer.world_size,
+                rank=self.config.strategy.data_rank(self.trainer.global_rank),
+                world=self.config.strategy.data_processes,
                 workers=self.config.train.workers,
                 pin_memory=self._pinned(),
             )

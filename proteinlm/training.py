@@ -12,14 +12,17 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from proteinlm import checkpoint, launch, parallel
-from proteinlm.config import MachineConfig, StrategyConfig
+from proteinlm import launch, planner
+from proteinlm.config import MachineConfig, RunConfig, StrategyConfig
 from proteinlm.errors import InputError
-from proteinlm.files import write_text, written_whole
+from proteinlm.files import write_text
+from proteinlm.parallel import arrangement
+from proteinlm.preemption import Preemption
+from proteinlm.saving import Checkpoints, WholeCheckpoints
 from proteinlm.tracking import Tracker
 
 PROGRESS = "progress.json"
@@ -27,8 +30,10 @@ PROGRESS = "progress.json"
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and tips, not its warnings
 warnings.filterwarnings("ignore", module="lightning", message=".*LeafSpec.*")
+warnings.filterwarnings(
+    "ignore", module="lightning", message=".*`srun` command is available.*"
+)  # also where jobs start
 warnings.filterwarnings("ignore", module="lightning", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", module="lightning", message=".*`srun` command is available.*")
 warnings.filterwarnings(
     "ignore", module="lightning", message=".*number of training batches.*smaller than the logging.*"
 )
@@ -57,6 +62,15 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
     hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {launch.physical_cores()} cores"
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
+
+
+def hardware(machine: Machine, config: RunConfig) -> planner.Hardware:
+    """What the planner must reckon with."""
+    if config.hardware != "auto":
+        return planner.named(config.hardware, config.strategy.devices)
+    if machine.accelerator == "cuda":
+        return planner.hardware(machine.hardware, torch.cuda.get_device_properties().total_memory)
+    return planner.processor(config.strategy.devices)
 
 
 class Budget(NamedTuple):
@@ -90,73 +104,31 @@ def build_trainer(
     strategy: StrategyConfig, machine: Machine, budget: Budget, directory: Path, callbacks: list[L.Callback]
 ) -> L.Trainer:
     """A Trainer whose epochs are the stretches between two validations."""
+    plugins: list[Any] = [WholeCheckpoints()]
+    if launch.in_slurm_job():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # its own answer to signals would save amid a step
+        callbacks = [*callbacks, *(Preemption(one) for one in callbacks if isinstance(one, Checkpoints))]
     return L.Trainer(
         accelerator="gpu" if machine.accelerator == "cuda" else "cpu",
         devices=strategy.devices,
         num_nodes=strategy.nodes,
-        strategy=parallel.strategy(strategy),
+        strategy=arrangement.strategy(strategy),
         precision="bf16-mixed" if machine.precision == "bf16-mixed" else "32-true",
         max_steps=budget.steps,
         max_epochs=-1,
-        accumulate_grad_batches=budget.micro_batches // strategy.processes,
+        accumulate_grad_batches=budget.micro_batches // strategy.data_processes,
         gradient_clip_val=budget.max_grad_norm or None,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        plugins=[WholeCheckpoints()],
-        callbacks=callbacks,
+        plugins=plugins,
+        callbacks=[arrangement.Arrangement(strategy), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,
     )
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside the old ones, syncs it, and renames it: a crash never leaves half of one."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with written_whole(Path(path)) as file:
-            torch.save(checkpoint, file)
-
-
-class Checkpoints(L.Callback):
-    """Saves at step boundaries, `seconds` apart, and after each validation.
-
-    All processes must agree on when: the first measures how long a step takes, and tells the others with each
-    checkpoint how many steps the next is away.
-    """
-
-    def __init__(self, directory: Path, seconds: float) -> None:
-        self.directory, self.seconds = directory, seconds
-        self.due = 1
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.saved, self.saved_at = trainer.global_step, time.monotonic()
-        self.due = trainer.global_step + 1
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        validates_next = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if trainer.global_step >= self.due and trainer.global_step > self.saved and not validates_next:
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            self._save(trainer)
-
-    def _save(self, trainer: L.Trainer) -> None:
-        step = trainer.global_step
-        steps, elapsed = step - self.saved, time.monotonic() - self.saved_at
-        trainer.save_checkpoint(checkpoint.path(self.directory, step))
-        if trainer.is_global_zero:
-            checkpoint.discard_old(self.directory)
-        apart = max(1, int(steps * self.seconds / max(elapsed, 1e-9))) if steps else 1
-        # the first step is slow: do not let it decide for long
-        apart = trainer.strategy.broadcast(min(apart, max(1, 10 * steps)))
-        self.saved, self.saved_at, self.due = step, time.monotonic(), step + apart
 
 
 class Report(L.Callback):
@@ -189,7 +161,7 @@ class Report(L.Callback):
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.residues += batch.residues * trainer.world_size
+        self.residues += batch.residues * arrangement.data_processes(pl_module.data_group)
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return

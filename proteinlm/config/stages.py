@@ -31,11 +31,11 @@ class StageConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"name", "group", "output", "tracking", "data.root", "data.cache"}
-        | {f"train.{knob}" for knob in ("checkpoint_seconds", "workers", "threads", "accelerator")}
+        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run", "data.root", "data.cache"}
+        | {f"train.{knob}" for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator")}
     )
-    """Knobs that cannot change the result: where it is written, who watches, how often it is saved, what computes it, and
-    where the data lie, whose content has a fingerprint."""
+    """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
+    computes it and on how many processes, and where the data lie, whose content has a fingerprint."""
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):
@@ -64,10 +64,17 @@ class RunConfig(StageConfig):
     task: TaskConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    force: bool = False
+    """Start even if the planner says that it cannot fit."""
+    hardware: str = "auto"
+    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
+    dry_run: bool = False
+    """Plan, divide the model as the strategy says, and print what each process would hold; train nothing."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.backbone.__post_init__()
+        self.strategy.check(self.backbone)
         _share_micro_batches(self.train.micro_batches, self.strategy, "train")
 
     @property
@@ -97,6 +104,8 @@ class FinetuneConfig(StageConfig):
             self.name = self.model.run if isinstance(self.model, PretrainedConfig) else "scratch"
         super().__post_init__()
         at_least(1, "seeds", self.seeds)
+        if isinstance(self.model, ModelConfig):
+            self.strategy.check(self.model)
         _share_micro_batches(self.task.micro_batches, self.strategy, "task")
 
     @property
@@ -160,8 +169,9 @@ def digest(values: Any) -> str:
 
 
 def _share_micro_batches(micro_batches: int, strategy: StrategyConfig, knobs: str) -> None:
-    if micro_batches % strategy.processes:
+    if micro_batches % strategy.data_processes:
+        knob = "strategy.devices * strategy.nodes" + (" / strategy.tensor" if strategy.tensor_size > 1 else "")
         raise InputError(
-            f"strategy.devices * strategy.nodes = {strategy.processes} does not divide the {micro_batches} "
+            f"{knob} = {strategy.data_processes} does not divide the {micro_batches} "
             f"micro-batches of a step ({knobs}.step_tokens / {knobs}.micro_batch_tokens)"
         )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.model import ModelConfig
 from proteinlm.errors import InputError
 
 
@@ -62,6 +63,8 @@ class TrainConfig(MachineConfig):
 
     tokens: int = 10_000_000
     """Budget of the whole run; rounded up to whole steps."""
+    max_epochs: float = 0.0
+    """Refuse to start if `tokens` are more passes over the corpus than this; 0 never does."""
     step_tokens: int = 16_384
     """Global batch of one optimiser step, over all processes and micro-batches."""
     micro_batch_tokens: int = 4_096
@@ -75,6 +78,7 @@ class TrainConfig(MachineConfig):
         super().__post_init__()
         for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
             at_least(1, f"train.{name}", getattr(self, name))
+        at_least(0, "train.max_epochs", self.max_epochs)
         at_least(0, "train.validation_tokens", self.validation_tokens)
         if self.step_tokens % self.micro_batch_tokens:
             raise InputError(
@@ -91,25 +95,85 @@ class TrainConfig(MachineConfig):
         return -(-self.tokens // self.step_tokens)
 
 
+STRATEGIES = ("single", "ddp", "ddp_sharded", "fsdp", "hsdp", "tensor", "fsdp_tensor")
+
+
 @dataclass
 class StrategyConfig:
     """How one model is spread over processes: ``nodes * devices`` of them."""
 
     name: str = "single"
+    """``ddp`` copies the model to every process, and ``ddp_sharded`` divides its optimiser (ZeRO-1); ``fsdp`` divides
+    weights, gradients and optimiser block by block, ``hsdp`` inside each of several replicas; ``tensor`` divides the
+    matrices of a layer, and ``fsdp_tensor`` does both."""
     devices: int = 1
     """Processes on each node; on a GPU node, one per GPU."""
     nodes: int = 1
+    tensor: int = 2
+    """Processes that share the matrices of a layer, for ``fsdp_tensor``; ``tensor`` takes all."""
+    replicas: int = 0
+    """Copies of the model, for ``hsdp``; 0 makes one on each node."""
+    activations: str = "keep"
+    """Between forward and backward pass: ``keep``, ``recompute`` (all but each block's input is computed again), or
+    ``recompute_offload`` (and that input waits in the host's memory)."""
 
     def __post_init__(self) -> None:
-        one_of("strategy.name", self.name, ("single", "ddp"))
-        at_least(1, "strategy.devices", self.devices)
-        at_least(1, "strategy.nodes", self.nodes)
+        one_of("strategy.name", self.name, STRATEGIES)
+        one_of("strategy.activations", self.activations, ("keep", "recompute", "recompute_offload"))
+        for knob, lowest in (("devices", 1), ("nodes", 1), ("tensor", 1), ("replicas", 0)):
+            at_least(lowest, f"strategy.{knob}", getattr(self, knob))
         if self.name == "single" and self.processes > 1:
             raise InputError(f"strategy.devices={self.devices} and strategy.nodes={self.nodes} need strategy=ddp")
+        if self.name == "fsdp_tensor" and self.devices % self.tensor:
+            raise InputError(f"strategy.tensor={self.tensor} does not divide strategy.devices={self.devices}")
+        if self.name == "hsdp" and self.processes % self.replicas_made:
+            raise InputError(
+                f"strategy.replicas={self.replicas} does not divide the "
+                f"strategy.devices * strategy.nodes = {self.processes} processes"
+            )
 
     @property
     def processes(self) -> int:
         return self.devices * self.nodes
+
+    @property
+    def tensor_size(self) -> int:
+        """Processes that share the matrices of a layer, and therefore a micro-batch."""
+        return {"tensor": self.processes, "fsdp_tensor": self.tensor}.get(self.name, 1)
+
+    @property
+    def data_processes(self) -> int:
+        """Processes, or groups of them, that compute different micro-batches."""
+        return self.processes // self.tensor_size
+
+    @property
+    def replicas_made(self) -> int:
+        """Groups of processes that hold all the weights between them."""
+        if self.name in ("fsdp", "fsdp_tensor"):
+            return 1
+        return (self.replicas or self.nodes) if self.name == "hsdp" else self.data_processes
+
+    @property
+    def shards(self) -> int:
+        """Processes that divide the rows of each weight, or of its part, by FSDP."""
+        if self.name == "hsdp":
+            return self.processes // self.replicas_made
+        return self.data_processes if self.name in ("fsdp", "fsdp_tensor") else 1
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a process holds only a part of the weights."""
+        return self.name in ("fsdp", "hsdp", "tensor", "fsdp_tensor")
+
+    def data_rank(self, rank: int) -> int:
+        """Which of `data_processes` the process of global `rank` is in: those that share matrices are neighbours."""
+        return rank // self.tensor_size
+
+    def check(self, model: ModelConfig) -> None:
+        """Refuse to divide more finely than the heads of `model` allow."""
+        if model.num_heads % self.tensor_size:
+            knob = "strategy.tensor" if self.name == "fsdp_tensor" else "strategy.devices * strategy.nodes"
+            raise InputError(f"{knob} = {self.tensor_size} does not divide model.num_heads={model.num_heads}")
 
 
 @dataclass

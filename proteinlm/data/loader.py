@@ -96,14 +96,20 @@ def validation_loader(
 
 
 def pieces_by_length(lengths: np.ndarray, budget: int, world: int) -> list[np.ndarray]:
-    """All records in order of their `lengths` (N,), cut into micro-batches, of which each process gets every `world`-th."""
+    """All records in order of their `lengths` (N,), cut into micro-batches, of which each process gets every `world`-th.
+
+    All processes get as many: those that divide the weights must take part in every forward pass.
+    """
     order = np.argsort(lengths, kind="stable")
     pieces = cut(order, lengths[order] + 1, budget)
     if len(order) < world:
         raise InputError(f"data: {len(order)} proteins to score are fewer than strategy's {world} processes")
-    while len(pieces) < world:  # no process may stay without work: the others would wait for it
+    while len(pieces) % world:
         largest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
-        pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
+        if len(pieces[largest]) == 1:  # nothing can be split: the two shortest proteins share a micro-batch
+            pieces[:2] = [np.concatenate(pieces[:2])]
+        else:
+            pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
     return pieces
 
 

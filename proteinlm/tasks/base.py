@@ -3,16 +3,17 @@
 from abc import ABC, abstractmethod
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 
+from proteinlm import checkpoint as files
 from proteinlm import foreign, optim
 from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.parallel.arrangement import SpreadModule, adamw
 from proteinlm.seeding import reseed
 
 
-class TaskModule(L.LightningModule, ABC):
+class TaskModule(SpreadModule, ABC):
     """A backbone with something on top that can be trained and scored.
 
     The loss of an optimiser step is the sum over its targets divided by their number, over all its micro-batches on all
@@ -35,7 +36,8 @@ class TaskModule(L.LightningModule, ABC):
         reseed(batch.seed, self.device)  # dropout follows from the micro-batch, not from what ran before it
         loss = self.summed_loss(batch) / batch.step_targets
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
-        # Lightning divides by this process's micro-batches of a step, DDP by the processes: together by all of them
+        # Lightning divides by this process's micro-batches of a step, DDP and FSDP by the processes that have different
+        # ones: together by all of them
         return loss * self.micro_batches
 
     def loss_of_step(self) -> float:
@@ -51,8 +53,14 @@ class TaskModule(L.LightningModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
 
     def configure_optimizers(self) -> Any:
-        optimizer, schedule = optim.build(self, self.optim_config, self.steps)
+        optimizer, schedule = optim.build(self, self.optim_config, self.steps, adamw(self.trainer.strategy))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if gradient_clip_val:
+            optim.clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the number of steps done, and from nothing else.
@@ -60,12 +68,14 @@ class TaskModule(L.LightningModule, ABC):
         Lightning's own record of epochs and batches fits only the process count and the moment it was written at;
         our batches, masks and dropout follow from the step alone, so that record is dropped.
         """
+        if "state_dict" in checkpoint:  # sharded strategies have read and checked it themselves
+            files.check(self.trainer.ckpt_path or "checkpoint", checkpoint["state_dict"], self.state_dict())
         del checkpoint["loops"]
         progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         progress.optimizer.step.total.completed = checkpoint["global_step"]
 
     def summed_over_processes(self, value: Tensor) -> Tensor:
-        """Sum of a tensor over all processes."""
+        """Sum of a tensor over the processes that compute different micro-batches."""
         if self.trainer.world_size > 1:
-            torch.distributed.all_reduce(value)
+            torch.distributed.all_reduce(value, group=self.data_group)
         return value

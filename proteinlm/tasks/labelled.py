@@ -18,6 +18,7 @@ from proteinlm.errors import InputError
 from proteinlm.heads import Head, ProteinLinear, ProteinMLP, ProteinWeightNorm
 from proteinlm.intervals import Sample
 from proteinlm.metrics import RecordMetric
+from proteinlm.parallel.arrangement import data_processes
 from proteinlm.tasks.base import TaskModule
 
 Heads = Mapping[str, Callable[[], Head]]
@@ -88,12 +89,12 @@ class LabelledTask(TaskModule, ABC):
     def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         metric = self.metrics[dataloader_idx]
         assert isinstance(metric, RecordMetric)
-        self.update(metric, self.forward(batch.packed), batch)
+        self.update(metric, self(batch.packed), batch)
 
     def on_validation_epoch_start(self) -> None:
         for buffer in self.head.buffers():  # batch statistics: each process has seen its own share of the proteins
             if buffer.is_floating_point():
-                self.summed_over_processes(buffer).div_(self.trainer.world_size)
+                self.summed_over_processes(buffer).div_(data_processes(self.data_group))
 
     def on_validation_epoch_end(self) -> None:
         for split, metric in zip(self.evaluations, self.metrics, strict=True):

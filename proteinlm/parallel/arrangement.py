@@ -1,0 +1,96 @@
+"""From a strategy's name to a divided model in Lightning.
+
+`strategy` is what the Trainer is given, `Arrangement` divides the model before training and validation, and `adamw` is
+the optimiser that goes with both.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.optim import AdamW, Optimizer
+from torchmetrics import Metric
+
+from proteinlm.backbone import Block
+from proteinlm.config import StrategyConfig
+from proteinlm.parallel.recompute import recompute, recompute_offloaded
+from proteinlm.parallel.sharded import Sharded, divide
+
+
+class ShardedOptimizer(DDPStrategy):
+    """Data parallel; each process updates a part of the weights and sends it to the others (ZeRO-1, fairscale's OSS)."""
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        from fairscale.optim import OSS
+
+        inner = getattr(optimizer, "_optimizer", optimizer)  # out of Lightning's wrapper
+        assert isinstance(inner, OSS)
+        inner.consolidate_state_dict(recipient_rank=0)
+        return inner.state_dict() if self.is_global_zero else {}
+
+
+class SpreadModule(L.LightningModule):
+    """What `Arrangement` divides."""
+
+    arranged = False
+    data_group: ProcessGroup | None = None
+    """The processes that compute different micro-batches; None: all."""
+
+    def configure_model(self) -> None:
+        """Nothing: `Arrangement` has done it, but Lightning wants this method under sharded strategies."""
+
+
+class Arrangement(L.Callback):
+    """Divides a model as `config` says, once the processes have met and before the optimiser is made."""
+
+    def __init__(self, config: StrategyConfig) -> None:
+        self.config = config
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, SpreadModule)
+        if not pl_module.arranged:
+            arrange(pl_module, self.config, trainer.strategy)
+            pl_module.arranged = True
+        group = trainer.strategy.data_group if isinstance(trainer.strategy, Sharded) else None
+        pl_module.data_group = group
+        for module in pl_module.modules():
+            if isinstance(module, Metric):
+                module.process_group = group
+
+
+def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy) -> None:
+    """Cut the matrices, choose what blocks keep, and divide what is left; in this order, from the inside out."""
+    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    wrap = {"keep": None, "recompute": recompute, "recompute_offload": recompute_offloaded}[config.activations]
+    if wrap:
+        for block in blocks:
+            wrap(block)
+    if isinstance(strategy, Sharded):
+        divide(module, blocks, strategy.mesh)
+
+
+def strategy(config: StrategyConfig) -> Strategy | str:
+    """The Lightning strategy that `config` names."""
+    if config.name in ("ddp", "ddp_sharded"):
+        kind = DDPStrategy if config.name == "ddp" else ShardedOptimizer
+        # the reduction sums gradients in buckets; views save a copy of all gradients
+        return kind(gradient_as_bucket_view=True, broadcast_buffers=False)
+    return Sharded(config) if config.sharded else "auto"
+
+
+def adamw(strategy: Strategy) -> Callable[..., Optimizer]:
+    """What makes the optimiser under a strategy, from parameter groups and settings."""
+    if isinstance(strategy, ShardedOptimizer):
+        from proteinlm.parallel.zero import ShardedAdamW
+
+        return ShardedAdamW
+    return AdamW
+
+
+def data_processes(group: ProcessGroup | None) -> int:
+    """Processes of `group` (None: of all) that computed different micro-batches."""
+    return torch.distributed.get_world_size(group) if torch.distributed.is_initialized() else 1
