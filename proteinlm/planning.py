@@ -1,15 +1,17 @@
-"""``proteinlm plan``: what one run, or each of the ten rows, would take. Imports no torch."""
+"""``proteinlm plan``: what one run, or each of the ten rows, would take. Imports nothing heavy before it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from proteinlm import planner
-from proteinlm.config import RunConfig, register_schema
 from proteinlm.errors import InputError
+
+if TYPE_CHECKING:
+    from proteinlm.config import RunConfig
+    from proteinlm.planner import Plan, Proteins
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -27,6 +29,8 @@ def plan(
     overrides: Overrides = None, rows: Rows = False, on: On = "cpu", price: Price = None, pfam: Pfam = False
 ) -> None:
     """Say what a run takes before it starts: memory, communication, time and cost."""
+    from proteinlm import planner
+
     given = overrides or []
     names = sorted(file.stem for file in (CONF / "experiment/table7").glob("*.yaml"))
     chosen = [[f"experiment/table7={name}", *given] for name in names] if rows else [given]
@@ -46,12 +50,14 @@ def plan(
             console.print(f"{one.config.name}: {error}", markup=False)
 
 
-def composed(overrides: list[str]) -> RunConfig:
+def composed(overrides: list[str]) -> "RunConfig":
     """The config that ``experiments.pretrain`` would get of `overrides`."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
+
+    from proteinlm.config import RunConfig, register_schema
 
     register_schema()
     named = any(choice.startswith(("name=", "experiment/")) for choice in overrides)
@@ -66,15 +72,18 @@ def composed(overrides: list[str]) -> RunConfig:
     return config
 
 
-def opened(config: RunConfig) -> planner.Proteins:
+def opened(config: "RunConfig") -> "Proteins":
     """The proteins that `config` would train on."""
     from proteinlm.data import sources
+    from proteinlm.planner import Proteins
 
-    return planner.Proteins.of(sources.corpus(config.data).splits["train"].lengths(), config.model.max_positions)
+    return Proteins.of(sources.corpus(config.data).splits["train"].lengths(), config.model.max_positions)
 
 
-def table(plans: list[planner.Plan], price: float | None) -> Table:
+def table(plans: list["Plan"], price: float | None) -> Table:
     """One line for each plan."""
+    from proteinlm.planner import gigabytes
+
     first = plans[0]
     machines = f"{first.config.strategy.processes} x {first.hardware.name}"
     title = f"{first.config.train.tokens:,} tokens, {first.epochs:.3g} epochs; {machines}"
@@ -88,7 +97,7 @@ def table(plans: list[planner.Plan], price: float | None) -> Table:
             f"{one.parameters:,}",
             f"{one.flops_per_token / 1e9:.3f}",
             one.kernel.replace("head dimension ", ""),
-            planner.gigabytes(one.memory.total),
+            gigabytes(one.memory.total),
             "{:,.0f} to {:,.0f}".format(*one.speed) if one.speed else "unknown",
             "{:,.3g} to {:,.3g}".format(*hours) if hours else "unknown",
             "{:,.0f} to {:,.0f}".format(*(gpus * price * hour for hour in hours)) if hours and price else "",
