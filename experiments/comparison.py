@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from experiments.published import COLUMNS, TABLE7
 from proteinlm import predictions, results
 from proteinlm.config import ModelConfig
-from proteinlm.intervals import Difference, paired_bootstrap
+from proteinlm.intervals import Difference, Sample, paired_bootstrap
 from proteinlm.results import Result, Score
 
 PRETRAIN, SCRATCH = "pretrain", "scratch-"
+_BY_KEY = {column.key: column for column in COLUMNS}
 STAGES = (PRETRAIN, *dict.fromkeys(column.stage for column in COLUMNS))
 
 
@@ -36,6 +40,7 @@ class Row:
     directory: Path
     results: dict[str, Result]
     cells: dict[str, Cell] = field(default_factory=dict)
+    _samples: dict[str, dict[tuple[str, str], Sample]] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -70,11 +75,18 @@ class Row:
         pretraining = self.results.get(PRETRAIN)
         return pretraining.score("masked_language_model", split, "perplexity") if pretraining else None
 
+    def sample(self, key: str) -> Sample:
+        """What the score in a column was computed from."""
+        stage, split, metric = _BY_KEY[key][2:]
+        if stage not in self._samples:
+            self._samples[stage] = predictions.load(self.directory / stage)
+        return self._samples[stage][split, metric]
+
     def minus(self, other: "Row", key: str) -> Difference:
-        """Its score less that of `other` in a column, over the same test records."""
-        column = next(column for column in COLUMNS if column.key == key)
-        samples = [predictions.load(row.directory / column.stage) for row in (self, other)]
-        first, second = (sample[column.split, column.metric] for sample in samples)
+        """Its score less that of `other` in a column; without an interval if they were scored on different proteins."""
+        first, second = self.sample(key), other.sample(key)
+        if not np.array_equal(first.record[first.scored], second.record[second.scored]):
+            return Difference(first.estimate() - second.estimate(), nan, nan, nan)
         return paired_bootstrap(first, second)
 
 
@@ -98,7 +110,7 @@ def collect(directory: Path) -> list[Row]:
 
 def _compare(rows: list[Row], key: str) -> None:
     """Fill in the cells of a column."""
-    (column,) = (column for column in COLUMNS if column.key == key)
+    column = _BY_KEY[key]
     for row in rows:
         result = row.results.get(column.stage)
         row.cells[key] = Cell(result.score(column.stage, column.split, column.metric) if result else None)
@@ -123,6 +135,12 @@ def problems(rows: list[Row]) -> list[str]:
             found.append(f"row {row.name} has no result")
         elif row.missing:
             found.append(f"row {row.name} has no result of {', '.join(row.missing)}")
+    for column in COLUMNS:
+        numbers = {score.n for row in rows if (score := row.cells[column.key].score)}
+        if len(numbers) > 1:
+            found.append(
+                f"rows differ in the proteins scored for {column.title}: {', '.join(map(str, sorted(numbers)))}"
+            )
     for stage in STAGES:
         present = [row.results[stage] for row in rows if stage in row.results]
         found += [

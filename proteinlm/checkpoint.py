@@ -46,14 +46,14 @@ def undivided(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {"state_dict": weights, "optimizer_states": [optimizer]}
 
 
-def check(origin: Path | str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not those `wanted`, by name and shape; `origin` is named."""
+def check(origin: Path | str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Refuse tensors that are not those `wanted`, by name and shape; `origin` is named, and `prefix` before each name."""
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found or name not in wanted:
-            raise InputError(f"{origin}: another architecture: {'an unknown' if name in found else 'no'} tensor {name}")
+            raise InputError(f"{origin}: {'an unknown' if name in found else 'no'} tensor {prefix}{name}")
         if found[name].shape != wanted[name].shape:
             shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-            raise InputError(f"{origin}: another architecture: tensor {name} has shape {shapes}")
+            raise InputError(f"{origin}: tensor {prefix}{name} has shape {shapes}")
 
 
 def path(directory: Path, step: int) -> Path:
@@ -148,11 +148,5 @@ def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:
             for name, tensor in weights.tensors.items()
             if name.startswith(f"{prefix}.")
         }
-        wanted = module.state_dict()
-        for name in sorted(wanted.keys() | found.keys()):
-            if name not in found or name not in wanted:
-                raise InputError(f"{weights.origin}: {'an unknown' if name in found else 'no'} tensor {prefix}.{name}")
-            if found[name].shape != wanted[name].shape:
-                shapes = f"{tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-                raise InputError(f"{weights.origin}: tensor {prefix}.{name} has shape {shapes}")
+        check(weights.origin, found, module.state_dict(), f"{prefix}.")
         module.load_state_dict(found)

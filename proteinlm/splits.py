@@ -25,7 +25,7 @@ class Splits:
         self.task.choose_head(config.task, shape)  # a mistake there should not wait for the data
         self.source = sources.labelled(config.data, self.task.dataset, self.task.splits)
 
-    @property
+    @cached_property
     def scored(self) -> tuple[str, ...]:
         """All splits but the one that is learnt from, and the views of them that the records allow."""
         splits = tuple(split for split in self.source.sizes if split != "train")

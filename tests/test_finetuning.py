@@ -28,8 +28,7 @@ from tests.tasks.toys import composed, home
 
 @pytest.fixture(scope="module", autouse=True)
 def toy_proteins() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(synthetic, "labelled", toys.labelled, raising=False)
+    with toys.in_place():
         yield
 
 

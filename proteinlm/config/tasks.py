@@ -1,11 +1,12 @@
 """What is learnt."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from omegaconf import MISSING
 
 from proteinlm.config.checks import at_least, one_of
-from proteinlm.config.training import OptimConfig
+from proteinlm.config.training import BudgetConfig, OptimConfig
 from proteinlm.errors import InputError
 
 
@@ -30,7 +31,7 @@ class MaskedLanguageModelConfig(TaskConfig):
 
 
 @dataclass
-class LabelledTaskConfig(TaskConfig):
+class LabelledTaskConfig(BudgetConfig, TaskConfig):
     """A downstream task: what is put on the backbone, and the recipe it is fine-tuned by."""
 
     head: str = "mlp"
@@ -46,8 +47,6 @@ class LabelledTaskConfig(TaskConfig):
     epochs: int = 0
     """Should so many passes over the training proteins be less than `tokens`, they are the budget; 0 never are."""
     step_tokens: int = 8_192
-    micro_batch_tokens: int = 4_096
-    """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
     validations: int = 20
     """How often the validation split is scored, evenly spread over the budget; the best weights are kept."""
     patience: int = 6
@@ -57,30 +56,18 @@ class LabelledTaskConfig(TaskConfig):
     test_proteins: int = 0
     """Score in the end so many proteins of each split, evenly spread over it; 0 takes all, as a result should."""
 
+    WHERE: ClassVar[str] = "task"
+
     def __post_init__(self) -> None:
-        for knob in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
-            at_least(1, f"task.{knob}", getattr(self, knob))
+        super().__post_init__()
         for knob in ("epochs", "patience", "valid_proteins", "test_proteins"):
             at_least(0, f"task.{knob}", getattr(self, knob))
         one_of("task.freeze", self.freeze, ("none", "backbone"))
-        if self.step_tokens % self.micro_batch_tokens:
-            raise InputError(
-                f"task.micro_batch_tokens={self.micro_batch_tokens} does not divide task.step_tokens={self.step_tokens}"
-            )
 
     @property
     def label(self) -> str:
         """What the task is called in results and directories."""
         return self.name
-
-    @property
-    def micro_batches(self) -> int:
-        """Micro-batches of one step, over all processes."""
-        return self.step_tokens // self.micro_batch_tokens
-
-    @property
-    def steps(self) -> int:
-        return -(-self.tokens // self.step_tokens)
 
     @property
     def optim(self) -> OptimConfig:

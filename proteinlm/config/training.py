@@ -1,6 +1,7 @@
 """How a model is trained, on what, and who watches."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from proteinlm.config.checks import at_least, one_of
 from proteinlm.config.model import ModelConfig
@@ -58,31 +59,28 @@ class MachineConfig:
 
 
 @dataclass
-class TrainConfig(MachineConfig):
-    """Budget and batches, in tokens: residues and one [CLS] per protein."""
+class BudgetConfig:
+    """How long is trained and in what steps, in tokens: residues and one [CLS] per protein."""
 
     tokens: int = 10_000_000
     """Budget of the whole run; rounded up to whole steps."""
-    max_epochs: float = 0.0
-    """Refuse to start if `tokens` are more passes over the corpus than this; 0 never does."""
     step_tokens: int = 16_384
     """Global batch of one optimiser step, over all processes and micro-batches."""
     micro_batch_tokens: int = 4_096
     """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
     validations: int = 10
-    """How often the validation sets are scored, evenly spread; the last is at the end."""
-    validation_tokens: int = 0
-    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+    """How often the validation sets are scored, evenly spread over the budget."""
+
+    WHERE: ClassVar[str]
+    """What the knobs are under, for messages."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
-            at_least(1, f"train.{name}", getattr(self, name))
-        at_least(0, "train.max_epochs", self.max_epochs)
-        at_least(0, "train.validation_tokens", self.validation_tokens)
+            at_least(1, f"{self.WHERE}.{name}", getattr(self, name))
         if self.step_tokens % self.micro_batch_tokens:
             raise InputError(
-                f"train.micro_batch_tokens={self.micro_batch_tokens} does not divide train.step_tokens={self.step_tokens}"
+                f"{self.WHERE}.micro_batch_tokens={self.micro_batch_tokens} does not divide "
+                f"{self.WHERE}.step_tokens={self.step_tokens}"
             )
 
     @property
@@ -93,6 +91,24 @@ class TrainConfig(MachineConfig):
     @property
     def steps(self) -> int:
         return -(-self.tokens // self.step_tokens)
+
+
+@dataclass
+class TrainConfig(BudgetConfig, MachineConfig):
+    """Pretraining: on what, for how long, and in what steps."""
+
+    max_epochs: float = 0.0
+    """Refuse to start if `tokens` are more passes over the corpus than this; 0 never does."""
+    validation_tokens: int = 0
+    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+
+    WHERE: ClassVar[str] = "train"
+
+    def __post_init__(self) -> None:
+        MachineConfig.__post_init__(self)
+        BudgetConfig.__post_init__(self)
+        at_least(0, "train.max_epochs", self.max_epochs)
+        at_least(0, "train.validation_tokens", self.validation_tokens)
 
 
 STRATEGIES = ("single", "ddp", "ddp_sharded", "fsdp", "hsdp", "tensor", "fsdp_tensor")

@@ -10,7 +10,6 @@ from typing import Any, final
 import pyarrow as pa
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights
@@ -23,6 +22,7 @@ from proteinlm.inference.records import Window
 from proteinlm.inference.streaming import Job, proteins_table
 from proteinlm.results import CONFIG
 from proteinlm.selection import best_of
+from proteinlm.tasks.regression import ScalarRegression
 
 STATES = {3: "HEC", 8: "GHIBESTC"}
 """Secondary structure by class: TAPE's codes."""
@@ -63,7 +63,8 @@ class FineTuned(Loaded):
             probability, fold = output.softmax(dim=-1).max(dim=-1)
             pairs = zip(fold.tolist(), probability.tolist(), strict=True)
             return [{"fold": fold, "probability": value} for fold, value in pairs]
-        values: Tensor = self.module.scale.restored(output.squeeze(-1))  # type: ignore[operator, union-attr]
+        assert isinstance(self.module, ScalarRegression)
+        values = self.module.scale.restored(output.squeeze(-1))
         return [{self.task.name: value} for value in values.tolist()]
 
 

@@ -122,7 +122,7 @@ def _load_whole(file: Path, model: nn.Module, optimizers: list[Optimizer]) -> di
     saved = torch.load(file, mmap=True, map_location="cpu", weights_only=True)
     moments = {name: state for dump in saved.pop("optimizer_states", []) for name, state in optim.moments(dump).items()}
     weights = model.state_dict()
-    files.check(file, saved["state_dict"], weights)
+    files.check(f"{file}: another architecture", saved["state_dict"], weights)
     for name, tensor in saved.pop("state_dict").items():
         _fill(weights[name], tensor)
     for optimizer in optimizers:

@@ -69,7 +69,8 @@ class TaskModule(SpreadModule, ABC):
         our batches, masks and dropout follow from the step alone, so that record is dropped.
         """
         if "state_dict" in checkpoint:  # sharded strategies have read and checked it themselves
-            files.check(self.trainer.ckpt_path or "checkpoint", checkpoint["state_dict"], self.state_dict())
+            origin = f"{self.trainer.ckpt_path or 'checkpoint'}: another architecture"
+            files.check(origin, checkpoint["state_dict"], self.state_dict())
         del checkpoint["loops"]
         progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         progress.optimizer.step.total.completed = checkpoint["global_step"]

@@ -9,16 +9,16 @@ import pytest
 from proteinlm.data.released import fetch_released
 from proteinlm.errors import InputError
 from proteinlm.interop import megatron
-from tests.data.test_fetch import QUICK, Server, server  # noqa: F401
+from tests.data.servers import QUICK, Server
 from tests.interop import megatron_samples as samples
 
 
-def get(server: Server, to: Path) -> bool:  # noqa: F811
+def get(server: Server, to: Path) -> bool:
     return fetch_released(to, f"http://127.0.0.1:{server.server_port}/f/?dl=1", QUICK)
 
 
 @pytest.mark.parametrize("faults", [[], ["cut"], ["503", "redirect", "cut"]], ids=" ".join)
-def test_it_can_be_imported(tmp_path: Path, server: Server, faults: list[str]):  # noqa: F811
+def test_it_can_be_imported(tmp_path: Path, server: Server, faults: list[str]):
     args = samples.arguments(32, 1, 4, vocab=128, positions=64, shards=1)
     source = samples.write(tmp_path / "source", args, samples.model(args))
     server.content, server.faults = (source / "release/mp_rank_00/model_optim_rng.pt").read_bytes(), list(faults)
@@ -29,7 +29,7 @@ def test_it_can_be_imported(tmp_path: Path, server: Server, faults: list[str]): 
     assert left == [".lock", "model_optim_rng.pt"]
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, server: Server):  # noqa: F811
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path, server: Server):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("release/notes.txt", "")

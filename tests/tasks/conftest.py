@@ -1,9 +1,11 @@
+from collections.abc import Iterator
+
 import pytest
 
-from proteinlm.data import synthetic
 from tests.tasks import toys
 
 
-@pytest.fixture(autouse=True)
-def toy_proteins(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(synthetic, "labelled", toys.labelled, raising=False)
+@pytest.fixture(scope="module", autouse=True)
+def toy_proteins() -> Iterator[None]:
+    with toys.in_place():
+        yield

@@ -1,16 +1,13 @@
 """A downstream task reaches the same predictions however its model is divided."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from proteinlm import finetuning, predictions
-from proteinlm.data import synthetic
 from proteinlm.intervals import Predictions
 from tests.runs import in_group
-from tests.tasks import toys
 from tests.tasks.toys import composed, home
 
 RUNS = {  # a gain that is one number, a backbone without gradients, and a list of maps
@@ -19,13 +16,6 @@ RUNS = {  # a gain that is one number, a backbone without gradients, and a list 
     "fsdp-contact": ("task=contact", "strategy=fsdp", "strategy.activations=recompute"),
 }
 SHORT = ("seeds=1", "task.tokens=4096", "task.validations=2", "train.checkpoint_seconds=60", "model.dropout=0.1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def toy_proteins() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(synthetic, "labelled", toys.labelled, raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

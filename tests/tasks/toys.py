@@ -1,13 +1,17 @@
 """Small proteins with labels that a model of one layer can learn, by TAPE's field names, and stages that run on them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from proteinlm.config import FinetuneConfig, SyntheticDataConfig, register_schema
+from proteinlm.data import synthetic
 from proteinlm.vocabulary import AMINO_ACIDS
 from tests.runs import ROOT
 
@@ -33,6 +37,14 @@ TINY = (
 )
 COUNTS = {"train": 60, "valid": 15}
 TESTED = 13
+
+
+@contextmanager
+def in_place() -> Iterator[None]:
+    """Let the synthetic universe have these proteins."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(synthetic, "labelled", labelled, raising=False)
+        yield
 
 
 def composed(*overrides: str) -> FinetuneConfig:
