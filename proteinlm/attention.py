@@ -20,6 +20,8 @@ class Boundaries(NamedTuple):
     """Tokens of the longest protein, or any number above."""
     runs: list[tuple[int, int]]
     """Neighbours of equal length, as (proteins, tokens of each); empty where the fused kernel needs none."""
+    rotation: Tensor | None = None
+    """What `rotate` turns queries and keys by, with rotary positions."""
 
 
 def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
@@ -35,6 +37,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tens
     if where.runs:
         return _attend_by_runs(query, key, value, where.runs)
     return _attend_fused(query, key, value, where)
+
+
+def rotation(positions: Tensor, dim: int) -> Tensor:
+    """Cosine and sine of the angle by which each pair of a head's numbers is turned, (T, 1, 1, D / 2, 2) float32.
+
+    Pair i at position p turns by p / 10000^(2i/D) (RoFormer, arXiv 2104.09864, section 3.2.2).
+    """
+    frequencies = 10000 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angles = positions.unsqueeze(-1) * frequencies  # (T, D / 2)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None, None]
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring numbers of x (T, N, 2, D), the queries and keys, by its angle."""
+    pairs = x.unflatten(-1, (-1, 2))  # (T, N, 2, D / 2, 2)
+    if x.dtype == torch.float32:  # one pass where the real products take six
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+    (a, b), (cosine, sine) = pairs.float().unbind(-1), rotation.unbind(-1)
+    return torch.stack((a * cosine - b * sine, a * sine + b * cosine), dim=-1).flatten(-2).to(x.dtype)
 
 
 def kernel(device: torch.device, dtype: torch.dtype) -> str:

@@ -3,17 +3,15 @@
 T tokens of all proteins laid end to end, B proteins, H hidden size, N heads, D head dimension.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proteinlm.attention import Boundaries, attend, boundaries
+from proteinlm import transfer
+from proteinlm.attention import Boundaries, attend, boundaries, rotate, rotation
 from proteinlm.config import ModelConfig
 
 LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
-INITIAL_STD = 0.02
 
 
 class Attention(nn.Module):
@@ -31,11 +29,22 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        query, key, value = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim)).unbind(-2)  # (T, N, D)
-        return self.output(attend(query, key, value, where).flatten(-2))  # (T, H)
+        return self.output(attend(*self.project(x, where), where).flatten(-2))  # (T, H)
+
+    def project(self, x: Tensor, where: Boundaries) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, (T, N, D) each."""
+        joint = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))  # (T, N, 3, D)
+        if where.rotation is None:
+            query, key, value = joint.unbind(-2)
+            return query, key, value
+        turned, value = joint.split((2, 1), dim=-2)
+        query, key = rotate(turned, where.rotation).unbind(-2)
+        return query, key, value.squeeze(-2)
 
 
 class FeedForward(nn.Module):
+    """Two layers with GELU between them."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -43,6 +52,17 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class GatedFeedForward(FeedForward):
+    """GELU of one projection gates another (GeGLU, arXiv 2002.05202). Two matrices, so that each can be cut alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
 
 
 class Block(nn.Module):
@@ -53,7 +73,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.attention = Attention(config)
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
@@ -69,8 +89,10 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
+        if config.positions == "learned":
+            self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
@@ -78,23 +100,29 @@ class Backbone(nn.Module):
 
     def reset_parameters(self) -> None:
         """N(0, 0.02), with 0.02 / sqrt(2 layers) on the projections into the residual stream; biases 0."""
-        self.apply(initialise)
-        for name, parameter in self.blocks.named_parameters():
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-                nn.init.normal_(parameter, std=INITIAL_STD / math.sqrt(2 * len(self.blocks)))
+        initialise(self, self.config)
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS].
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
-        x = self.token_embedding(tokens) + self.position_embedding(positions(starts, len(tokens)))  # (T, H)
-        x = self.dropout(x)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        where = boundaries(starts, longest, dtype)
+        x, where = self.embed(tokens, starts, longest)
         for block in self.blocks:
             x = block(x, where)
         return self.norm(x)
+
+    def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
+        """What the first block is given: hidden states (T, H), and where the proteins are."""
+        place = positions(starts, len(tokens))
+        x = self.token_embedding(tokens)  # (T, H)
+        if self.config.positions == "learned":
+            x = x + self.position_embedding(place)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        where = boundaries(starts, longest, dtype)
+        if self.config.positions == "rotary":
+            where = where._replace(rotation=rotation(place, self.config.head_dim))
+        return self.dropout(x), where
 
 
 def positions(starts: Tensor, tokens: int) -> Tensor:
@@ -103,9 +131,10 @@ def positions(starts: Tensor, tokens: int) -> Tensor:
     return index - starts[torch.searchsorted(starts[1:], index, right=True)]
 
 
-def initialise(module: nn.Module) -> None:
-    """Draw a layer's weights from N(0, 0.02) and zero its bias."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=INITIAL_STD)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+def initialise(module: nn.Module, config: ModelConfig) -> None:
+    """Draw the weights of the Linear and Embedding layers in `module` with the deviations of `transfer`; biases 0."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            nn.init.normal_(layer.weight, std=transfer.initial_std(f"{name}.weight", config))
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)

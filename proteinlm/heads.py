@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from proteinlm import transfer
 from proteinlm.backbone import LAYER_NORM_EPSILON, initialise
 from proteinlm.config import ModelConfig
 
@@ -33,7 +34,8 @@ class LanguageModelHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self.approximate = "tanh" if config.head_activation == "gelu_tanh" else "none"
-        self.apply(initialise)
+        initialise(self, config)
+        nn.init.constant_(self.norm.weight, transfer.initial_gain(config))
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         """Logits (K, V) of the hidden states (K, H) of K tokens; `embedding` (V, H) is the backbone's token table."""
@@ -76,7 +78,7 @@ class ResidueConvolution(Head):
 
     def __init__(self, hidden_size: int, classes: int, dropout: float = 0.0, width: int = 512) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(hidden_size)
+        self.batch_norm = nn.BatchNorm1d(hidden_size)
         self.dense = nn.Conv1d(hidden_size, width, kernel_size=5, padding=2)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Conv1d(width, classes, kernel_size=3, padding=1)
@@ -84,7 +86,7 @@ class ResidueConvolution(Head):
             register_parametrization(layer, "weight", WeightNorm())
 
     def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
-        x = convolve(self.dense, self.norm(hidden), starts)  # (T, W)
+        x = convolve(self.dense, self.batch_norm(hidden), starts)  # (T, W)
         return convolve(self.output, self.dropout(x.relu()), starts)
 
 

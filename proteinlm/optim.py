@@ -15,7 +15,9 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from proteinlm.config import OptimConfig
+from proteinlm import transfer
+from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.muon import MuonAdamW
 
 Moments = dict[str, dict[str, Tensor]]
 """What AdamW remembers of each parameter, by the parameter's name."""
@@ -36,19 +38,27 @@ class Schedule(LambdaLR):
 
 
 def build(
-    module: nn.Module, config: OptimConfig, steps: int, adamw: Callable[..., Optimizer] = AdamW
+    module: nn.Module, config: OptimConfig, steps: int, model: ModelConfig, adamw: Callable[..., Optimizer] = MuonAdamW
 ) -> tuple[Optimizer, Schedule]:
     """The optimiser of `module`, made by `adamw`, and its schedule over `steps` optimiser steps.
 
-    Biases and LayerNorms are not decayed, embeddings are, as in Megatron.
+    Biases and LayerNorms are not decayed, embeddings are, as in Megatron. Learning rates are those for the shape of
+    `model` (`transfer`), under which decay per step stays the same.
     """
-    groups: dict[tuple[bool, DeviceMesh | None], dict[str, Any]] = {}
+    groups: dict[tuple[bool, DeviceMesh | None, bool, float], dict[str, Any]] = {}
     for matrices in (True, False):
         for name, parameter in module.named_parameters():
             if (parameter.ndim >= 2) is matrices:
-                decay = config.weight_decay if matrices else 0.0
-                fresh = {"params": [], "names": [], "weight_decay": decay}
-                group = groups.setdefault((matrices, mesh_of(parameter)), fresh)
+                muon = config.matrices == "muon" and matrices and name.startswith("backbone.blocks.")
+                factor = transfer.rate(name, model, muon)
+                fresh = {
+                    "params": [],
+                    "names": [],
+                    "muon": muon,
+                    "lr": factor * config.learning_rate,
+                    "weight_decay": config.weight_decay / factor if matrices else 0.0,
+                }
+                group = groups.setdefault((matrices, mesh_of(parameter), muon, factor), fresh)
                 group["params"].append(parameter)
                 group["names"].append(name)
     optimizer = adamw(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from proteinlm import transfer
 from proteinlm.config import ModelConfig, RunConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.parallel import plan as cuts
@@ -221,7 +222,8 @@ def tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
 
     def everything() -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "backbone.token_embedding.weight", (model.vocab_size, hidden)
-        yield "backbone.position_embedding.weight", (model.max_positions, hidden)
+        if model.positions == "learned":
+            yield "backbone.position_embedding.weight", (model.max_positions, hidden)
         for block in (f"backbone.blocks.{index}" for index in range(model.num_layers)):
             yield from norm(f"{block}.attention_norm")
             yield from linear(f"{block}.attention.query_key_value", hidden, 3 * hidden)
@@ -229,6 +231,8 @@ def tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
             yield from norm(f"{block}.feed_forward_norm")
             yield from linear(f"{block}.feed_forward.up", hidden, inner)
             yield from linear(f"{block}.feed_forward.down", inner, hidden)
+            if model.feed_forward == "gated":
+                yield from linear(f"{block}.feed_forward.gate", hidden, inner)
         yield from norm("backbone.norm")
         yield "head.bias", (model.vocab_size,)
         yield from linear("head.dense", hidden, hidden)
@@ -250,6 +254,25 @@ def _cut(name: str, shape: tuple[int, ...], processes: int) -> tuple[int, ...]:
     return (shape[0] // processes, *shape[1:]) if side == "column" else (shape[0], shape[1] // processes)
 
 
+def _fullest(config: RunConfig) -> int:
+    """Numbers that the fullest process remembers under ``ddp_sharded``: fairscale gives each parameter to the process with
+    the fewest numbers, group after group of `optim.build`.
+    """
+    groups: dict[tuple[bool, int, float], list[str]] = {}
+    shapes = tensors(config.backbone)
+    for matrices in (True, False):
+        for name in (name for name, shape in shapes.items() if (len(shape) >= 2) is matrices):
+            moments = _moments(config, name)
+            factor = transfer.rate(name, config.backbone, muon=moments == 1)
+            groups.setdefault((matrices, moments, factor), []).append(name)
+    sizes, remembered = [0] * config.strategy.processes, [0] * config.strategy.processes
+    for name in (name for group in groups.values() for name in group):
+        process = sizes.index(min(sizes))
+        sizes[process] += prod(shapes[name])
+        remembered[process] += _moments(config, name) * prod(shapes[name])
+    return max(remembered)
+
+
 def _rows(shape: tuple[int, ...], processes: int) -> int:
     """Numbers in the largest share of whole rows."""
     return ceil(shape[0] / processes) * prod(shape[1:])
@@ -260,24 +283,23 @@ def memory(config: RunConfig, hardware: Hardware) -> Memory:
     model, strategy = config.backbone, config.strategy
     mine = held(model, strategy)
     parameters = sum(mine.values())
-    updated = _updated(model, strategy.processes) if strategy.name == "ddp_sharded" else parameters
+    remembered = {name: count * _moments(config, name) for name, count in mine.items()}
+    optimiser = _fullest(config) if strategy.name == "ddp_sharded" else sum(remembered.values())
     activations, working = _activations(config, mixed(config, hardware))
     return Memory(
         weights=FP32 * parameters,
         gradients=FP32 * parameters,
-        optimiser=2 * FP32 * updated,
+        optimiser=FP32 * optimiser,
         activations=activations,
         working=working,
         reserve=1.5e9 + 0.05 * (activations + working) if hardware.cuda else 0.4e9,
     )
 
 
-def _updated(model: ModelConfig, processes: int) -> int:
-    """Parameters whose moments the fullest process keeps: fairscale gives each to the emptiest, matrices first."""
-    sizes = [0] * processes
-    for _, shape in sorted(tensors(model).items(), key=lambda named: len(named[1]) < 2):
-        sizes[sizes.index(min(sizes))] += prod(shape)
-    return max(sizes)
+def _moments(config: RunConfig, name: str) -> int:
+    """Numbers that the optimiser remembers of each number of a parameter: Muon has one moment, AdamW two."""
+    matrix = ".blocks." in name and len(tensors(config.backbone)[name]) == 2
+    return 1 if matrix and config.optim.matrices == "muon" else 2
 
 
 def _activations(config: RunConfig, mixed: bool) -> tuple[float, float]:
@@ -317,9 +339,13 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool) -> float:
     the query, key and value, the attention's output and both sides of the GELU are in the precision of the products.
     """
     hidden, dropout = model.hidden_size, model.dropout > 0
+    inner = model.intermediate_size / hidden
     narrow = BF16 if mixed else FP32
     whole = 2 * FP32 + 2 * narrow + 2 * dropout  # LayerNorm inputs and outputs, masks
-    divided = (3 + 1 + 4 + 4) * narrow  # query, key and value; attention's output; GELU's input and output
+    # query, key and value; attention's output; GELU's input and output, and where it gates, the other factor and the product
+    divided = (3 + 1 + (2 if model.feed_forward == "gelu" else 4) * inner) * narrow
+    if model.positions == "rotary":
+        divided += 2 * narrow + (0 if narrow == FP32 else 2 * FP32)  # turned queries and keys
     return hidden * (whole + divided / tensor_size)
 
 

@@ -77,25 +77,25 @@ def tape_convolution(head: ResidueConvolution) -> nn.Sequential:
     for layer, ours in zip(layers, (head.dense, head.output), strict=True):
         layer.load_state_dict({"weight": ours.weight, "bias": ours.bias})
     first, second = (weight_norm(layer, dim=None) for layer in layers)
-    return nn.Sequential(head.norm, first, nn.ReLU(), second)
+    return nn.Sequential(head.batch_norm, first, nn.ReLU(), second)
 
 
 def test_residue_convolution_runs_each_protein_alone():
     hidden, starts = packed()
     head = ResidueConvolution(HIDDEN, 8)
     with torch.no_grad():
-        head.norm.running_mean.normal_()
+        head.batch_norm.running_mean.normal_()
     head.eval()
     plain = tape_convolution(head)
     reference = torch.cat([plain(part.T.unsqueeze(0)).squeeze(0).T for part in hidden.split(LENGTHS)])
-    assert_same([head(hidden, starts)], [reference], hidden, head.norm.weight)
+    assert_same([head(hidden, starts)], [reference], hidden, head.batch_norm.weight)
 
 
 def test_residue_convolution_normalises_over_all_tokens_in_training():
     hidden, starts = packed((16,))
     head = ResidueConvolution(HIDDEN, 8)
     reference = tape_convolution(head)(hidden.T.unsqueeze(0)).squeeze(0).T
-    assert_same([head(hidden, starts)], [reference], hidden, head.norm.weight)
+    assert_same([head(hidden, starts)], [reference], hidden, head.batch_norm.weight)
 
 
 def test_weight_norm_trains_as_torchs_does():

@@ -46,6 +46,10 @@ class Spread(NamedTuple):
             "-".join([str(self.processes), *self.overrides]).replace("strategy", "").replace("=", "").replace(".", "")
         )
 
+    @property
+    def recipe(self) -> str:
+        return next((one for one in self.overrides if one.startswith("recipe=")), "recipe=paper")
+
 
 SPREADS = [
     Spread(1, ("strategy=fsdp",)),
@@ -59,6 +63,9 @@ SPREADS = [
     Spread(4, ("strategy=hsdp", "strategy.replicas=2")),
     Spread(4, ("strategy=tensor",)),
     Spread(4, ("strategy=fsdp_tensor", "strategy.tensor=2", "strategy.activations=recompute_offload")),
+    Spread(2, ("strategy=ddp_sharded", "recipe=modern")),
+    Spread(4, ("strategy=hsdp", "strategy.replicas=2", "recipe=modern")),
+    Spread(4, ("strategy=fsdp_tensor", "strategy.tensor=2", "recipe=modern", "strategy.activations=recompute_offload")),
 ]
 
 
@@ -98,10 +105,13 @@ def spread(spread: Spread, output: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("alone")
-    spread(Spread(1, ("strategy=single",)), output)
-    return output
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One process, by recipe."""
+    outputs = {}
+    for recipe in ("recipe=paper", "recipe=modern"):
+        outputs[recipe] = tmp_path_factory.mktemp("alone")
+        spread(Spread(1, ("strategy=single", recipe)), outputs[recipe])
+    return outputs
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +154,11 @@ def assert_agree(ours: Path, theirs: Path) -> None:
 
 
 @pytest.mark.parametrize("run", SPREADS, ids=lambda run: run.name)
-def test_every_strategy_agrees_with_one_process(run: Spread, outputs: dict[str, Path], alone: Path):
-    output = outputs[run.name]
-    assert_agree(output, alone)
+def test_every_strategy_agrees_with_one_process(run: Spread, outputs: dict[str, Path], alone: dict[str, Path]):
+    output, reference = outputs[run.name], alone[run.recipe]
+    assert_agree(output, reference)
     noted = [json.loads((output / f"noted-{rank}.json").read_text()) for rank in range(run.processes)]
-    norms = json.loads((alone / "noted-0.json").read_text())["norms"]
+    norms = json.loads((reference / "noted-0.json").read_text())["norms"]
     assert len(norms) == STEPS
     assert max(norms) > 0.5, "nothing was clipped"
     assert all(process["norms"] == pytest.approx(norms, rel=1e-5) for process in noted)
@@ -177,12 +187,13 @@ def test_the_planner_foretells_what_a_process_holds(run: Spread, outputs: dict[s
         assert getattr(planned, what) == pytest.approx(max(process[what] for process in held), rel=0.05), what
 
 
-def test_the_command_line_starts_its_own_group(alone: Path, tmp_path: Path):
+def test_the_command_line_starts_its_own_group(alone: dict[str, Path], tmp_path: Path):
+    reference = alone["recipe=paper"]
     finish(start(tmp_path, *OVERRIDES[len(SMALL) :], "strategy=ddp", "strategy.devices=2", "train.workers=1"))
-    assert_agree(tmp_path, alone)
+    assert_agree(tmp_path, reference)
     result = json.loads((home(tmp_path) / "result.json").read_text())
     assert result["processes"] == 2
-    assert result["tokens"] == json.loads((home(alone) / "result.json").read_text())["tokens"]
+    assert result["tokens"] == json.loads((home(reference) / "result.json").read_text())["tokens"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -242,7 +253,7 @@ def test_clipping_is_that_of_torch():
 def test_the_state_of_an_optimiser_follows_the_names():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     config = OptimConfig()
-    optimizer, schedule = optim.build(model, config, 10)
+    optimizer, schedule = optim.build(model, config, 10, ModelConfig(4, 1, 1))
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     schedule.step()
@@ -250,7 +261,7 @@ def test_the_state_of_an_optimiser_follows_the_names():
     # as if every parameter had a mesh of its own, in another order
     moments = dict(reversed(optim.moments(state).items()))
     groups = [{"params": [number], "names": [name]} for number, name in enumerate(moments)]
-    other, resumed = optim.build(model, config, 10)
+    other, resumed = optim.build(model, config, 10, ModelConfig(4, 1, 1))
     other.load_state_dict({"state": dict(enumerate(moments.values())), "param_groups": groups})
     resumed.load_state_dict(schedule.state_dict())
     for parameter in model.parameters():

@@ -53,13 +53,21 @@ class ModelConfig(StartConfig):
     num_layers: int = MISSING
     num_heads: int = MISSING
     max_positions: int = 2176
-    """Positions of the learned table, [CLS] included: the longest protein has one residue less."""
+    """Tokens of the longest protein, [CLS] included: it has one residue less."""
+    positions: str = "learned"
+    """``learned``, a table of `max_positions` rows (paper), or ``rotary`` (RoFormer, arXiv 2104.09864), without one."""
+    feed_forward: str = "gelu"
+    """``gelu`` (paper), or ``gated`` (GeGLU, arXiv 2002.05202) with as many weights."""
     vocab_size: int = 128
     """Rows of the embedding; the 31 tokens and Megatron's padding."""
     dropout: float = 0.1
     """On the embedding and both residual branches. Attention weights are not dropped: the fast kernels cannot."""
     head_activation: str = "gelu_tanh"
     """GELU of the language-model head: ``gelu_tanh``, or ``gelu`` (erf) as in ProteinLM's released weights."""
+    base_hidden_size: int = 0
+    """Width that initial weights and learning rates are given for (`proteinlm.transfer`); 0: this one's."""
+    base_num_layers: int = 0
+    """Depth that they are given for; 0: this one's."""
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_layers", "num_heads", "max_positions", "vocab_size"):
@@ -73,6 +81,15 @@ class ModelConfig(StartConfig):
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout={self.dropout} is not in [0, 1)")
         one_of("model.head_activation", self.head_activation, ("gelu_tanh", "gelu"))
+        one_of("model.positions", self.positions, ("learned", "rotary"))
+        one_of("model.feed_forward", self.feed_forward, ("gelu", "gated"))
+        for name in ("base_hidden_size", "base_num_layers"):
+            at_least(0, f"model.{name}", getattr(self, name))
+        if self.positions == "rotary" and self.head_dim % 2:
+            raise InputError(
+                f"model.positions=rotary turns pairs, and model.num_heads={self.num_heads} leaves a head dimension of "
+                f"{self.head_dim}"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -80,7 +97,17 @@ class ModelConfig(StartConfig):
 
     @property
     def intermediate_size(self) -> int:
-        return 4 * self.hidden_size
+        """Width inside the feed-forward network; gated ones have three matrices for two, and a third less."""
+        if self.feed_forward == "gelu":
+            return 4 * self.hidden_size
+        unit = 64 if self.hidden_size >= 512 else 8  # that kernels and tensor parallelism want
+        return unit * max(1, round(8 * self.hidden_size / 3 / unit))
+
+    @property
+    def block_matrices(self) -> int:
+        """Weights in the matrices of a block."""
+        feed_forward = 2 if self.feed_forward == "gelu" else 3
+        return 4 * self.hidden_size**2 + feed_forward * self.hidden_size * self.intermediate_size
 
     def training_flops(self, tokens: int, squares: int, targets: int) -> float:
         """Forward and backward over `tokens`, with `squares` the sum of squared protein lengths in tokens.
@@ -89,16 +116,17 @@ class ModelConfig(StartConfig):
         products are counted, padding never occurs, and recomputation does not count.
         """
         hidden = self.hidden_size
-        matrices = 6 * 12 * self.num_layers * hidden**2 * tokens
+        matrices = 6 * self.num_layers * self.block_matrices * tokens
         head = 6 * (hidden**2 + self.vocab_size * hidden) * targets
         return float(matrices + 12 * self.num_layers * hidden * squares + head)
 
     @property
     def parameters(self) -> int:
-        """Trainable parameters with the language-model head: ``L(12H^2 + 13H) + (V + P + 2)H + H^2 + 3H + V``."""
+        """Trainable parameters with the language-model head: ``L(12H^2 + 13H) + (V + P + 2)H + H^2 + 3H + V`` (paper)."""
         hidden = self.hidden_size
-        blocks = self.num_layers * (12 * hidden**2 + 13 * hidden)
-        tables = (self.vocab_size + self.max_positions) * hidden
+        biases = (1 if self.feed_forward == "gelu" else 2) * self.intermediate_size + 5 * hidden
+        blocks = self.num_layers * (self.block_matrices + biases + 4 * hidden)  # and two LayerNorms
+        tables = (self.vocab_size + (self.max_positions if self.positions == "learned" else 0)) * hidden
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
 
 

@@ -12,6 +12,8 @@ from proteinlm.errors import InputError
 class OptimConfig:
     """AdamW, linear warm-up and linear decay (ProteinLM ``megatron/learning_rates.py``; 1e-4 to 1e-5 in its scripts)."""
 
+    matrices: str = "adamw"
+    """What updates the matrices of the blocks: ``adamw`` (paper), or ``muon``, at the same learning rate."""
     learning_rate: float = 1e-4
     min_learning_rate: float = 1e-5
     warmup_fraction: float = 0.01
@@ -25,6 +27,7 @@ class OptimConfig:
     """Gradients are scaled down to this global norm; 0 switches clipping off."""
 
     def __post_init__(self) -> None:
+        one_of("optim.matrices", self.matrices, ("adamw", "muon"))
         if not 0 <= self.min_learning_rate <= self.learning_rate:
             raise InputError(
                 f"optim.min_learning_rate={self.min_learning_rate} is not between 0 and "

@@ -20,7 +20,6 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
 from proteinlm.data.packing import lay_out
 from proteinlm.errors import InputError
@@ -88,14 +87,13 @@ class Readout:
 def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     """Attention among the residues of one protein, symmetric and corrected, (N, L, L) float32 of each layer."""
     packed = model.machine.moved(lay_out([letters]))
-    where = boundaries(packed.starts, packed.longest, torch.float32)
     backbone = model.own_backbone
-    x = backbone.token_embedding(packed.tokens) + backbone.position_embedding.weight[: len(packed.tokens)]
+    x, where = backbone.embed(packed.tokens, packed.starts, packed.longest)
     result = []
     for block in backbone.blocks:
         assert isinstance(block, Block)
-        joint = block.attention.query_key_value(block.attention_norm(x))
-        query, key, _ = joint.unflatten(-1, (-1, 3, model.config.head_dim)).permute(2, 1, 0, 3)  # (N, T, D) each
+        query, key, _ = block.attention.project(block.attention_norm(x), where)  # (T, N, D) each
+        query, key = query.transpose(0, 1), key.transpose(0, 1)  # (N, T, D)
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)
         result.append(corrected(attention[:, 1:, 1:]))
         x = block(x, where)

@@ -12,11 +12,12 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.distributed import ProcessGroup
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from proteinlm.backbone import Block
 from proteinlm.config import StrategyConfig
+from proteinlm.muon import MuonAdamW
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.parallel.sharded import Sharded, divide
 
@@ -88,7 +89,7 @@ def adamw(strategy: Strategy) -> Callable[..., Optimizer]:
         from proteinlm.parallel.zero import ShardedAdamW
 
         return ShardedAdamW
-    return AdamW
+    return MuonAdamW
 
 
 def data_processes(group: ProcessGroup | None) -> int:

@@ -8,6 +8,7 @@ LayerNorms, the embeddings, the language-model head, whose vocabulary has 128 ro
 BLOCK = {
     "attention.query_key_value": "column",
     "attention.output": "row",
+    "feed_forward.gate": "column",
     "feed_forward.up": "column",
     "feed_forward.down": "row",
 }

@@ -143,7 +143,7 @@ def _trained(optimizers: list[Optimizer]) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _moments(parameter: nn.Parameter, there: set[str], name: str) -> dict[str, torch.Tensor]:
     """Empty moments of a parameter, divided as it is, as far as they are `there`."""
-    keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{files.MOMENT}{name}/{key}" in there]
+    keys = [key for key in ("step", "exp_avg", "exp_avg_sq", "momentum") if f"{files.MOMENT}{name}/{key}" in there]
     step = torch.zeros((), device=optim.local(parameter).device)
     return {key: step if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
 

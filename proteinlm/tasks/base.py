@@ -25,7 +25,8 @@ class TaskModule(SpreadModule, ABC):
     def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
         self.backbone = foreign.build(model)
-        self.optim_config, self.steps, self.micro_batches = optim_config, steps, micro_batches
+        self.model_config, self.optim_config = model, optim_config
+        self.steps, self.micro_batches = steps, micro_batches
         self.step_loss = torch.zeros(())  # of the current step, this process's share
 
     @abstractmethod
@@ -53,7 +54,9 @@ class TaskModule(SpreadModule, ABC):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
 
     def configure_optimizers(self) -> Any:
-        optimizer, schedule = optim.build(self, self.optim_config, self.steps, adamw(self.trainer.strategy))
+        optimizer, schedule = optim.build(
+            self, self.optim_config, self.steps, self.model_config, adamw(self.trainer.strategy)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

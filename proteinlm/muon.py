@@ -1,0 +1,68 @@
+"""Muon for the matrices and AdamW for the rest, in one optimiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import AdamW
+
+MOMENTUM = 0.95
+ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of Newton-Schulz's quintic (K. Jordan, https://kellerjordan.github.io/posts/muon/): five rounds take any singular value
+to between 0.7 and 1.2."""
+
+
+class MuonAdamW(AdamW):
+    """AdamW, but for groups marked ``muon``: those hold matrices, whose update is their momentum with all singular values
+    near 1, at the root mean square of an AdamW update (0.2; arXiv 2502.16982), so that both share a learning rate.
+
+    The function of ``torch.optim.Muon`` with Nesterov's momentum and ``match_rms_adamw``; in bf16 on CUDA alone, since it is
+    emulated on most CPUs, and for matrices that are divided among processes too, each of which then computes it whole.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        groups = self.param_groups
+        for group in groups:
+            if group.get("muon"):
+                self._step_matrices(group)
+        try:
+            self.param_groups = [group for group in groups if not group.get("muon")]
+            super().step()
+        finally:
+            self.param_groups = groups
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any]) -> None:
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for matrix in trained:
+            state = self.state[matrix]
+            if not state:
+                state["momentum"] = torch.zeros_like(matrix.grad)
+            momentum = state["momentum"]
+            momentum.lerp_(matrix.grad, 1 - MOMENTUM)
+            update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """`matrix` (M, K) with its singular values replaced by numbers near 1; any scale."""
+    if isinstance(matrix, DTensor):
+        made = orthogonal(matrix.full_tensor())
+        return distribute_tensor(made, matrix.device_mesh, matrix.placements, src_data_rank=None)
+    a, b, c = COEFFICIENTS
+    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = x.mT if x.shape[0] > x.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
