@@ -45,7 +45,9 @@ class MuonAdamW(AdamW):
         for matrix in trained:
             state = self.state[matrix]
             if not state:
+                state["step"] = torch.zeros(())  # AdamW's loading of a state asks for it
                 state["momentum"] = torch.zeros_like(matrix.grad)
+            state["step"] += 1
             momentum = state["momentum"]
             momentum.lerp_(matrix.grad, 1 - MOMENTUM)
             update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from proteinlm import vocabulary
+from proteinlm.attention import rotate, rotation
 from proteinlm.backbone import Backbone, positions
 from proteinlm.config import ModelConfig
 from proteinlm.heads import LanguageModelHead
@@ -32,6 +33,17 @@ def test_parameter_counts_of_the_full_shapes(shape: tuple[int, int, int]):
     assert sum(p.numel() for module in modules for p in module.parameters()) == PARAMETERS[shape] == config.parameters
 
 
+@pytest.mark.parametrize("shape", PARAMETERS)
+def test_a_gated_network_has_as_many_parameters(shape: tuple[int, int, int]):
+    config = ModelConfig(*shape, positions="rotary", feed_forward="gated")
+    with torch.device("meta"):
+        modules = Backbone(config), LanguageModelHead(config)
+    assert sum(p.numel() for module in modules for p in module.parameters()) == config.parameters
+    without_table = PARAMETERS[shape] - config.max_positions * config.hidden_size
+    assert config.parameters == pytest.approx(without_table, rel=0.015)
+    assert config.intermediate_size % 64 == 0
+
+
 def proteins(lengths: tuple[int, ...]) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randint(6, 31, (length,), generator=generator) for length in lengths]
@@ -46,10 +58,11 @@ def hidden_states(backbone: Backbone, packed: list[torch.Tensor]) -> list[torch.
     return list(backbone(torch.cat(packed), starts, max(lengths)).split(lengths))
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
+@pytest.fixture(scope="module", params=["paper", "modern"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
     torch.manual_seed(0)
-    backbone = Backbone(ModelConfig(96, 3, 4, max_positions=128, dropout=0.0))
+    recipe = {"paper": {}, "modern": {"positions": "rotary", "feed_forward": "gated"}}[request.param]
+    backbone = Backbone(ModelConfig(96, 3, 4, max_positions=128, dropout=0.0, **recipe))
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
@@ -118,3 +131,31 @@ def test_initial_weights_have_the_papers_spread():
     for weight in (block.attention.output.weight, block.feed_forward.down.weight):
         assert abs(weight.std().item() - 0.02 / 4) < 0.0003  # 1 / sqrt(2 * 8 layers)
     assert all((p == 0).all() for name, p in backbone.named_parameters() if name.endswith("bias"))
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 16, dtype=torch.float64)
+
+    def score(i: int, j: int) -> float:
+        turned = rotate(torch.stack((query, key)).expand(2, 1, 2, 16), rotation(torch.tensor([i, j]), 16).double())
+        return float(turned[0, 0, 0] @ turned[1, 0, 1])
+
+    assert score(3, 8) == pytest.approx(score(1003, 1008), abs=1e-3)
+    assert score(0, 0) == pytest.approx(float(query @ key), abs=1e-5)
+    assert abs(score(3, 8) - score(8, 3)) > 0.1  # and on its sign
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotation_is_that_of_the_paper(dtype: torch.dtype):
+    torch.manual_seed(0)
+    x, places = torch.randn(5, 3, 2, 8, dtype=dtype), torch.tensor([0, 1, 2, 700, 2175])
+    expected = torch.empty(5, 3, 2, 8, dtype=torch.float64)
+    for pair in range(4):
+        angle = places.double() * 10000 ** (-2 * pair / 8)
+        a, b = x[..., 2 * pair].double(), x[..., 2 * pair + 1].double()
+        cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+        expected[..., 2 * pair], expected[..., 2 * pair + 1] = a * cosine - b * sine, a * sine + b * cosine
+    ours = rotate(x, rotation(places, 8))
+    assert ours.dtype == dtype
+    assert (ours.double() - expected).abs().max() < (1e-3 if dtype == torch.float32 else 3e-2)
