@@ -7,7 +7,7 @@ PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster reproduce-table7 table7 clean
+.PHONY: help setup format check test test-slow test-cluster bench bench-gpu reproduce-table7 table7 clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -39,6 +39,13 @@ test-slow: setup  ## the tests that take minutes each
 
 test-cluster: setup  ## the tests on a real Slurm, installed and started where that may be done
 	@tests/cluster/run.sh $(abspath $(BIN))/python
+
+bench: setup      ## training and embedding beside what users would pick instead
+	$(BIN)/python -m experiments.bench train
+	$(BIN)/python -m experiments.bench embed
+
+bench-gpu: setup  ## the ten full shapes on one NVIDIA GPU, in under nine minutes
+	$(BIN)/python -m experiments.bench gpu
 
 reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic)
 	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --launcher $(LAUNCHER) $(OVERRIDES)

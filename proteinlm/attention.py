@@ -3,8 +3,9 @@
 T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
 """
 
+from collections.abc import Callable
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,7 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
-def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
     """One call per run of equally long proteins.
 
     The runs are cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor
@@ -80,6 +81,11 @@ def _attend_by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[
         q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # (count, N, length, D)
         outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
+
+
+_attend_by_runs = cast(
+    "Callable[..., Tensor]", torch.compiler.disable(_by_runs)
+)  # else a graph for each list of lengths
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:

@@ -48,6 +48,7 @@ class Machine:
     precision: str
     threads: int
     hardware: str
+    compiled: bool = False
 
 
 def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
@@ -61,7 +62,7 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_multiplies_bf16()
     precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
     hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {launch.physical_cores()} cores"
-    return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
+    return Machine("cuda" if cuda else "cpu", precision, threads, hardware, train.compile)
 
 
 def hardware(machine: Machine, config: RunConfig) -> planner.Hardware:
@@ -122,7 +123,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=plugins,
-        callbacks=[arrangement.Arrangement(strategy), *callbacks],
+        callbacks=[arrangement.Arrangement(strategy, machine.compiled), *callbacks],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

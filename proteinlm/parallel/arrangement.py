@@ -48,13 +48,13 @@ class SpreadModule(L.LightningModule):
 class Arrangement(L.Callback):
     """Divides a model as `config` says, once the processes have met and before the optimiser is made."""
 
-    def __init__(self, config: StrategyConfig) -> None:
-        self.config = config
+    def __init__(self, config: StrategyConfig, compiled: bool = False) -> None:
+        self.config, self.compiled = config, compiled
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SpreadModule)
         if not pl_module.arranged:
-            arrange(pl_module, self.config, trainer.strategy)
+            arrange(pl_module, self.config, trainer.strategy, self.compiled)
             pl_module.arranged = True
         group = trainer.strategy.data_group if isinstance(trainer.strategy, Sharded) else None
         pl_module.data_group = group
@@ -63,13 +63,16 @@ class Arrangement(L.Callback):
                 module.process_group = group
 
 
-def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy) -> None:
-    """Cut the matrices, choose what blocks keep, and divide what is left; in this order, from the inside out."""
+def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compiled: bool = False) -> None:
+    """Cut the matrices, choose what blocks keep, compile them, and divide what is left; from the inside out."""
     blocks = [block for block in module.modules() if isinstance(block, Block)]
     wrap = {"keep": None, "recompute": recompute, "recompute_offload": recompute_offloaded}[config.activations]
     if wrap:
         for block in blocks:
             wrap(block)
+    if compiled:
+        for block in blocks:
+            block.compile(dynamic=True)  # sizes of batches vary
     if isinstance(strategy, Sharded):
         divide(module, blocks, strategy.mesh)
 

@@ -1,10 +1,5 @@
-"""Measurements, always side by side in one run because a machine's speed drifts: ``python -m experiments.bench data``.
+"""Building, opening, loading and planning, and what they are held against."""
 
-Prints a table and writes the same figures as ``runs/bench/<what>.json`` and ``.md``.
-"""
-
-import argparse
-import json
 import lzma
 import shutil
 import statistics
@@ -12,43 +7,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from proteinlm import launch, results
-from proteinlm.errors import InputError
-from proteinlm.files import write_text
+from experiments.bench.figures import Figure, timed
 
 PFAM_PROTEINS = 32_593_668
 """Training sequences of TAPE's Pfam."""
-
-
-class Figure(NamedTuple):
-    """One measured number."""
-
-    what: str
-    value: float
-    unit: str
-    target: str
-    """What it should be; empty where it only explains another."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description="Measure the suite.")
-    parser.add_argument("what", choices=("data",))
-    parser.add_argument("--fasta", type=Path, help="a .fasta.xz to build from; by default one is made up")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
-    options = parser.parse_args(arguments)
-    figures = data(options.fasta, options.repeats)
-    report(options.what, figures, options.output)
-    return 0
 
 
 def data(fasta: Path | None, repeats: int) -> list[Figure]:
@@ -146,32 +112,3 @@ def made_up(path: Path, proteins: int = 100_000) -> None:
     with lzma.open(path, "wb", preset=1) as file:
         for number, length in enumerate(np.clip(generator.lognormal(4.95, 0.62, proteins), 11, 2175).astype(int)):
             file.write(b">%d\n%s\n" % (number, letters[generator.integers(0, 20, length)].tobytes()))
-
-
-def timed(action: Callable[[], object]) -> float:
-    """Seconds that `action` takes."""
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
-
-
-def report(what: str, figures: list[Figure], output: Path) -> None:
-    """Print the figures, and write them with the versions and the commit they belong to."""
-    table = Table("what", "measured", "", "wanted", title=f"bench {what}", box=None)
-    lines = ["| what | measured | wanted |", "|:--|--:|:--|"]
-    for figure in figures:
-        table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.target)
-        lines.append(f"| {figure.what} | {figure.value:,.2f} {figure.unit} | {figure.target} |")
-    Console(width=110).print(table)
-    output.mkdir(parents=True, exist_ok=True)
-    record = {"figures": [figure._asdict() for figure in figures], **asdict(results.provenance())}
-    write_text(output / f"{what}.json", json.dumps(record, indent=2) + "\n")
-    write_text(output / f"{what}.md", "\n".join(lines) + "\n")
-    print(f"written: {output}/{what}.json, .md")
-
-
-if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))

@@ -1,0 +1,94 @@
+"""Measurements, always side by side in one run because a machine's speed drifts: ``python -m experiments.bench train``.
+
+Prints a table and writes the same figures as ``runs/bench/<what>.json`` and ``.md``.
+"""
+
+import argparse
+from pathlib import Path
+
+from experiments.bench.figures import report
+from proteinlm import launch
+from proteinlm.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description="Measure the suite.")
+    parser.add_argument("--output", type=Path, default=Path("runs/bench"))
+    kinds = parser.add_subparsers(dest="what", required=True)
+    data = kinds.add_parser("data", help="building, opening, loading and planning")
+    data.add_argument("--fasta", type=Path, help="a .fasta.xz to build from; by default one is made up")
+    data.add_argument("--repeats", type=int, default=3)
+    for what, text in (("train", "a training step"), ("embed", "mean embeddings")):
+        one = kinds.add_parser(what, help=f"{text}, beside transformers and torch")
+        one.add_argument("--hidden-size", type=int, default=256)
+        one.add_argument("--layers", type=int, default=8)
+        one.add_argument("--heads", type=int, default=8)
+        one.add_argument("--proteins", type=int, default=64)
+        one.add_argument("--longest", type=int, default=1023, help="residues")
+        one.add_argument("--data", type=Path, help="directory of real data; by default letters are random")
+        one.add_argument("--repeats", type=int, default=5)
+        one.add_argument("--recipe", choices=("paper", "modern"), default="paper")
+        one.add_argument("--threads", type=int, default=0)
+    gpu = kinds.add_parser("gpu", help="the ten full shapes on one NVIDIA GPU, beside transformers")
+    gpu.add_argument("--seconds", type=float, default=450, help="start no shape later than this")
+    gpu.add_argument("--hidden-size", type=int, action="append", default=[], help="only this width; may be repeated")
+    options = parser.parse_args(arguments)
+    if options.what == "data":
+        from experiments.bench.data import data as measure_data
+
+        report("data", measure_data(options.fasta, options.repeats), options.output, "data")
+    elif options.what == "gpu":
+        from experiments.bench.gpu import gpu as measure_gpu
+
+        figures = measure_gpu(options.seconds, tuple(options.hidden_size))
+        report(gpu_title(), figures, options.output, "gpu")
+    else:
+        compare(options)
+    return 0
+
+
+def gpu_title() -> str:
+    import torch
+
+    from experiments.bench import peers
+
+    return f"gpu: bf16, {torch.cuda.get_device_name()}; {peers.version()}"
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Ours beside the peers."""
+    import torch
+
+    from experiments.bench import embed, peers, train, workload
+    from proteinlm.config import MachineConfig, ModelConfig, StrategyConfig
+    from proteinlm.training import settle
+
+    machine = settle(MachineConfig(accelerator="cpu", threads=options.threads), StrategyConfig())
+    modern = options.recipe == "modern"
+    config = ModelConfig(
+        options.hidden_size,
+        options.layers,
+        options.heads,
+        positions="rotary" if modern else "learned",
+        feed_forward="gated" if modern else "gelu",
+        dropout=0.0,
+    )
+    sample = workload.proteins(options.proteins, options.longest, options.data)
+    title = (
+        f"{options.what}: hidden {options.hidden_size}, {options.layers} layers, {options.heads} heads, "
+        f"{options.proteins} proteins of {sum(map(len, sample)):,} residues "
+        f"({'random letters' if options.data is None else 'real'}), {torch.get_num_threads()} threads, {machine.hardware}; "
+        f"{peers.version()}"
+    )
+    if options.what == "train":
+        figures = train.train(config, sample, 4096, options.repeats, bf16=machine.precision == "bf16-mixed")
+    else:
+        figures = embed.embed(config, sample, options.repeats)
+    report(title, figures, options.output, f"{options.what}-{options.hidden_size}x{options.layers}-{options.recipe}")
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except InputError as error:
+        launch.fail(str(error))

@@ -1,0 +1,63 @@
+"""Times taken in turns, since a machine's speed drifts, and the record of what came of them."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from proteinlm import results
+from proteinlm.files import write_text
+
+
+class Figure(NamedTuple):
+    """One measured number."""
+
+    what: str
+    value: float
+    unit: str
+    target: str = ""
+    """What it should be; empty where it only explains another."""
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that `action` takes."""
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each arm, one after the other, `repeats` times after a round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for repeat in range(repeats + 1):
+        for name, action in arms.items():
+            taken = timed(action)
+            if repeat:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratio(theirs: list[float], ours: list[float]) -> float:
+    """How many times as long they take, by the median over rounds."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def report(title: str, figures: list[Figure], directory: Path, name: str) -> None:
+    """Print the figures, and write them with the versions and the commit they belong to."""
+    table = Table("what", "measured", "", "wanted", title=title, box=None)
+    lines = [f"{title}", "", "| what | measured | wanted |", "|:--|--:|:--|"]
+    for figure in figures:
+        table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.target)
+        lines.append(f"| {figure.what} | {figure.value:,.2f} {figure.unit} | {figure.target} |")
+    Console(width=120).print(table)
+    directory.mkdir(parents=True, exist_ok=True)
+    record = {"title": title, "figures": [figure._asdict() for figure in figures], **asdict(results.provenance())}
+    write_text(directory / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    write_text(directory / f"{name}.md", "\n".join(lines) + "\n")
+    print(f"written: {directory}/{name}.json, .md")

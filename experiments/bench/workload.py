@@ -1,0 +1,76 @@
+"""The proteins that all arms of a comparison work on."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proteinlm import vocabulary
+from proteinlm.config import FilesDataConfig
+from proteinlm.data import sources
+from proteinlm.data.masking import Masked, mask
+from proteinlm.data.packing import cut, lay_out
+
+LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
+IGNORED = -100
+"""Label of a token that is no target, to transformers."""
+
+
+def proteins(count: int, longest: int, root: Path | None) -> list[np.ndarray]:
+    """`count` proteins, (L,) uint8 letters each, of at most `longest` residues, in random order.
+
+    From the corpus under `root`; without one, random letters with lengths like Pfam's, log-normal with median 141.
+    """
+    draw = np.random.default_rng(0)
+    if root is None:
+        lengths = np.clip(draw.lognormal(4.95, 0.62, count), 11, longest).astype(int)
+        return [LETTERS[draw.integers(0, 20, length)] for length in lengths]
+    sequences = sources.corpus(FilesDataConfig(name="files", root=str(root))).splits["train"]
+    records = draw.choice(np.flatnonzero(sequences.lengths() <= longest), count, replace=False)
+    return [sequences.letters(int(record)) for record in records]
+
+
+class Padded(NamedTuple):
+    """A batch as transformers wants it."""
+
+    tokens: Tensor
+    """(B, L) int64."""
+    real: Tensor
+    """(B, L) int64: 1 where there is a protein."""
+    labels: Tensor
+    """(B, L) int64."""
+
+
+def packed_steps(sample: list[np.ndarray], budget: int) -> list[Masked]:
+    """The sample as a training step has it: micro-batches in the given order, sorted by length inside each."""
+    lengths = np.array([len(letters) + 1 for letters in sample])
+    batches = []
+    for piece in cut(np.arange(len(sample)), lengths, budget):
+        ordered = piece[np.argsort(lengths[piece], kind="stable")]
+        packed = lay_out([sample[place] for place in ordered.tolist()])
+        batches.append(mask(packed, ordered, percent=15, seed=0, epoch=0))
+    return batches
+
+
+def padded_batches(sample: list[np.ndarray], size: int, by_length: bool) -> list[Padded]:
+    """The same masked proteins, `size` at a time, padded to the longest of each batch."""
+    order = np.arange(len(sample))
+    if by_length:
+        order = np.argsort([len(letters) for letters in sample], kind="stable")
+    batches = []
+    for begin in range(0, len(order), size):
+        rows = []
+        for place in order[begin : begin + size].tolist():
+            masked = mask(lay_out([sample[place]]), np.array([place]), percent=15, seed=0, epoch=0)
+            labels = torch.full_like(masked.packed.tokens, IGNORED)
+            labels[masked.positions] = masked.targets
+            rows.append((masked.packed.tokens, labels))
+        longest = max(len(tokens) for tokens, _ in rows)
+        tokens = torch.full((len(rows), longest), vocabulary.PAD)
+        labels = torch.full((len(rows), longest), IGNORED)
+        for row, (token, label) in enumerate(rows):
+            tokens[row, : len(token)], labels[row, : len(label)] = token, label
+        batches.append(Padded(tokens, (tokens != vocabulary.PAD).long(), labels))
+    return batches
