@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -161,7 +162,7 @@ def times(step: Callable[[Any], None], batches: list[Any], warming: int = WARMIN
         step(batch)
         mark.record()
     torch.cuda.synchronize()
-    return [one.elapsed_time(two) / 1000 for one, two in zip(marks, marks[1:], strict=False)][warming:]
+    return [one.elapsed_time(two) / 1000 for one, two in pairwise(marks)][warming:]
 
 
 def _moved(batch: Masked) -> Masked:
