@@ -13,8 +13,10 @@ import pytest
 
 from proteinlm.config import SyntheticDataConfig
 from proteinlm.data import synthetic
+from proteinlm.data.folds import contacts
 from proteinlm.data.sequences import Sequences
-from proteinlm.data.synthetic import COMPLEMENTS, SIZES, contacts, corpus, labelled
+from proteinlm.data.synthetic import SIZES, corpus, labelled
+from proteinlm.data.universe import COMPLEMENTS, energy, members, universe_of
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
 
@@ -84,7 +86,7 @@ def test_holdout_has_superfamilies_and_folds_unseen_in_train(tables: dict[str, p
 
 
 def test_members_resemble_their_family_most_then_their_superfamily(tables: dict[str, pa.Table]) -> None:
-    universe = synthetic._universe(CONFIG)
+    universe = universe_of(CONFIG)
     same = identity(universe, lambda family: family)
     sisters = identity(universe, lambda family: family + (1 if family % CONFIG.families == 0 else -1))
     strangers = identity(universe, lambda family: (family + len(universe.fold) // 2) % len(universe.fold))
@@ -111,7 +113,7 @@ def test_one_pairing_rule_holds_at_the_contacts_of_families_never_seen(
 
 
 def test_partners_are_neighbours_in_space(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
-    for fold in synthetic._universe(CONFIG).folds:
+    for fold in universe_of(CONFIG).folds:
         paired = np.flatnonzero((fold.dependence == synthetic.COMPLEMENTARY) & (fold.secondary == 4))
         assert contacts(fold.coordinates)[paired, fold.parent[paired]].all()
         assert (fold.parent <= np.arange(len(fold.parent))).all()
@@ -131,12 +133,12 @@ def test_contacts_lie_near_and_far_along_the_chain(records: dict[str, dict[str, 
 
 
 def test_energy_is_lower_for_natural_than_for_shuffled_proteins() -> None:
-    universe, generator = synthetic._universe(CONFIG), np.random.default_rng(0)
+    universe, generator = universe_of(CONFIG), np.random.default_rng(0)
     families = np.full(50, 7)
-    natural = synthetic.members(universe, families, generator)[:, : universe.length[7]]
+    natural = members(universe, families, generator)[:, : universe.length[7]]
     fold = universe.folds[universe.fold[7]]
     shuffled = generator.permuted(natural, axis=1)
-    assert synthetic.energy(fold, natural).max() < synthetic.energy(fold, shuffled).min()
+    assert energy(fold, natural).max() < energy(fold, shuffled).min()
 
 
 @pytest.mark.parametrize("task", SIZES)
@@ -259,7 +261,7 @@ def identity(universe: synthetic.Universe, other: Callable[[int], int]) -> float
     generator = np.random.default_rng(0)
     families = np.arange(0, len(universe.fold), 3)
     others = np.array([other(family) for family in families])
-    first, second = (synthetic.members(universe, each, generator) for each in (families, others))
+    first, second = (members(universe, each, generator) for each in (families, others))
     shared = np.arange(first.shape[1]) < np.minimum(universe.length[families], universe.length[others])[:, None]
     return float((first == second)[shared].mean())
 
