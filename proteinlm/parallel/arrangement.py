@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import AdamW, Optimizer
 from torchmetrics import Metric
 
-from proteinlm.backbone import Block
+from proteinlm.architectures import BLOCKS
 from proteinlm.config import StrategyConfig
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.parallel.sharded import Sharded, divide
@@ -64,7 +64,7 @@ class Arrangement(L.Callback):
 
 def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy) -> None:
     """Cut the matrices, choose what blocks keep, and divide what is left; in this order, from the inside out."""
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    blocks = [block for block in module.modules() if isinstance(block, BLOCKS)]
     wrap = {"keep": None, "recompute": recompute, "recompute_offload": recompute_offloaded}[config.activations]
     if wrap:
         for block in blocks:
