@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from proteinlm import checkpoint, planner, results, tasks, training
 from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
+from proteinlm.config.baselines import family_of
 from proteinlm.data import sources
 from proteinlm.data.loader import (
     PINNED_SEED,
@@ -223,6 +224,7 @@ class Pretraining:
             source=provenance.source,
             config=config.digest(),
             data=self.data.corpus.fingerprint,
+            family=family_of(model),
         )
 
 

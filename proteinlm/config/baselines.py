@@ -354,6 +354,13 @@ def shape_from(values: Mapping[str, Any]) -> ModelConfig:
     return (FAMILIES[family] if family else ModelConfig)(**values)
 
 
+def family_of(config: ModelConfig) -> str:
+    """What kind of backbone a shape is of, for records."""
+    if isinstance(config, ForeignConfig):
+        return str(config.architecture["model_type"])
+    return config.family if isinstance(config, BaselineConfig) else "proteinlm"
+
+
 def linear(name: str, inputs: int, outputs: int) -> Named:
     """Names and shapes of a Linear layer."""
     yield f"{name}.weight", (outputs, inputs)

@@ -127,7 +127,9 @@ def test_the_residual_network_is_a_padded_one_with_masks():
     model, sample = backbone(TINY["resnet"]).double(), proteins(LENGTHS)  # rounding alone comes to 4e-6 in float32
     assert isinstance(model, ResNet)
     padded = nn.utils.rnn.pad_sequence(sample, batch_first=True)  # (B, L)
-    mask = nn.utils.rnn.pad_sequence([torch.ones(len(protein)).double() for protein in sample], batch_first=True)[..., None]
+    mask = nn.utils.rnn.pad_sequence([torch.ones(len(protein)).double() for protein in sample], batch_first=True)[
+        ..., None
+    ]
     with torch.no_grad():
         x = model.token_embedding(padded) + sinusoids(torch.arange(padded.shape[1]), 24)
         x = model.norm(x)
