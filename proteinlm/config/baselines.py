@@ -185,7 +185,7 @@ class LSTMConfig(BaselineConfig):
 
     @property
     def kept(self) -> int:
-        return 2 * 11 * self.direction_size  # four gates, cell, its tanh, output, and step by step once more
+        return 2 * 16 * self.direction_size  # measured: gates before and after, cells, outputs, and copies by step
 
     def _inputs(self) -> list[int]:
         return [self.embedding_size] + [self.direction_size] * (self.num_layers - 1)
@@ -294,6 +294,7 @@ class UniRepConfig(BaselineConfig):
 
     def backbone_tensors(self) -> Named:
         hidden, inputs = self.hidden_size, self.embedding_size
+        yield "bias", (4 * hidden,)
         yield "token_embedding.weight", (self.vocab_size, inputs)
         for name, rows, columns in (
             ("input_factor", hidden, inputs),
@@ -303,7 +304,6 @@ class UniRepConfig(BaselineConfig):
         ):
             yield f"{name}.direction", (rows, columns)
             yield f"{name}.gain", (rows,)
-        yield "bias", (4 * hidden,)
 
     @property
     def products(self) -> int:
@@ -311,7 +311,7 @@ class UniRepConfig(BaselineConfig):
 
     @property
     def kept(self) -> int:
-        return 18 * self.hidden_size  # gates before and after, factors, cell, its tanh, outputs
+        return 11 * self.hidden_size  # gates, factors and their product, cell, its tanh, state, output
 
 
 @dataclass
