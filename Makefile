@@ -1,6 +1,7 @@
 # Every target works as the first command on a fresh clone: it creates .venv and installs what it needs.
 PROFILE  ?= laptop
 DATA     ?= synthetic
+ROWS     ?= ten
 LAUNCHER ?= local
 OVERRIDES ?=
 PYTHON   ?= python3
@@ -47,8 +48,8 @@ bench: setup      ## training and embedding beside what users would pick instead
 bench-gpu: setup  ## the ten full shapes on one NVIDIA GPU, in under nine minutes
 	$(BIN)/python -m experiments.bench gpu
 
-reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic)
-	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --launcher $(LAUNCHER) $(OVERRIDES)
+reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic ROWS=ten|all)
+	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) $(OVERRIDES)
 
 table7: setup     ## print the table again from its records
 	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA))

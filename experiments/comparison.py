@@ -1,16 +1,18 @@
 """The rows of the table and what they can be compared by: made from result records and saved predictions alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from omegaconf import OmegaConf
 
-from experiments.published import COLUMNS, TABLE7
+from experiments.published import BASELINES, COLUMNS, FORERUNNERS, TABLE7
 from proteinlm import predictions, results
-from proteinlm.config import ModelConfig
+from proteinlm.config import BaselineConfig, ModelConfig, ScaleConfig
+from proteinlm.config.baselines import shape_from
 from proteinlm.intervals import Difference, Sample, paired_bootstrap
 from proteinlm.results import Result, Score
 
@@ -56,7 +58,20 @@ class Row:
     def built(self) -> ModelConfig:
         """The shape that was trained, which a profile may have made smaller."""
         result = next(iter(self.results.values()))
+        if isinstance(self.full, BaselineConfig):
+            return self.full.divided(asdict(ScaleConfig()) | self.scale)
         return ModelConfig(result.hidden_size, result.num_layers, result.num_heads)
+
+    @property
+    def scale(self) -> dict[str, int]:
+        """The divisors that a profile applied."""
+        pretraining = self.results.get(PRETRAIN)
+        return pretraining.scale if pretraining else {}
+
+    @property
+    def baseline(self) -> bool:
+        """Whether its backbone is another than ProteinLM's."""
+        return self.name in BASELINES or self.name in FORERUNNERS
 
     @property
     def missing(self) -> list[str]:
@@ -92,16 +107,24 @@ class Row:
 
 def shape_of(name: str) -> ModelConfig:
     """The full shape in a row's name; without heads in it, of one head, which no count of parameters sees."""
+    if name in BASELINES or name in FORERUNNERS:
+        values = OmegaConf.to_container(OmegaConf.load(results.ROOT / f"conf/model/{name}.yaml"))
+        assert isinstance(values, dict)
+        return shape_from({str(key): value for key, value in values.items() if key != "defaults"})
     _, hidden, _, layers, *rest = name.split("-")
     return ModelConfig(int(hidden), int(layers), int(rest[1]) if rest else 1)
 
 
 def collect(directory: Path) -> list[Row]:
-    """The ten rows in the paper's order, then the others that `directory` holds, controls last."""
+    """The ten rows in the paper's order, then TAPE's backbones and the others that `directory` holds, controls last."""
     found: dict[str, dict[str, Result]] = {name: {} for name in TABLE7}
     for result in results.load_all(directory):
         found.setdefault(result.row, {})[result.stage] = result
-    others = sorted(found.keys() - TABLE7.keys(), key=lambda name: (name.startswith(SCRATCH), name))
+    order = [*BASELINES, *FORERUNNERS]
+    others = sorted(
+        found.keys() - TABLE7.keys(),
+        key=lambda name: (name.startswith(SCRATCH), order.index(name) if name in order else len(order), name),
+    )
     rows = [Row(name, directory / name, found[name]) for name in (*TABLE7, *others)]
     for column in COLUMNS:
         _compare(rows, column.key)

@@ -4,9 +4,11 @@ A fine-tuned model that does not beat these numbers has learnt nothing that they
 ``experiments.finetune``; fits on the training split, chooses by the validation split, scores the others.
 
 - secondary structure: a linear classifier of the 17 residues around
-- remote homology: the fold of the training protein with the most similar 3-mers
+- remote homology: the fold of the training protein with the most similar 3-mers; nothing is aligned
 - contacts: the pairs that are nearest along the sequence
 - fluorescence, stability: ridge regression on the residue at each position
+- fluorescence: the fewer residues differ from the commonest at each position, the better
+- stability: the fewer residues differ from the nearest training protein, the better
 """
 
 from collections.abc import Callable, Iterator
@@ -37,20 +39,22 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    for split, samples in score(config):
-        for metric, sample in samples.items():
-            found = Score(config.task.label, split, metric, sample.estimate(), *bootstrap(sample), sample.n)
-            print(line("control", found))
+    for name in CONTROLS[config.task.name]:
+        for split, samples in score(config, name):
+            for metric, sample in samples.items():
+                found = Score(config.task.label, split, metric, sample.estimate(), *bootstrap(sample), sample.n)
+                print(line(f"control ({name})", found))
 
 
-def score(config: FinetuneConfig) -> Iterator[tuple[str, dict[str, Sample]]]:
-    """The samples behind the scores of each split."""
+def score(config: FinetuneConfig, control: str = "") -> Iterator[tuple[str, dict[str, Sample]]]:
+    """The samples behind the scores of each split, by one of the task's `CONTROLS`, the first by default."""
     from proteinlm.splits import Splits
 
     if not isinstance(config.model, ModelConfig):
         raise InputError("controls have no model: name any shape, as in model=tiny, for its max_positions")
     splits = Splits(config, config.model)
-    predict = _PREDICTORS[config.task.name](splits.train, splits.valid)
+    known = CONTROLS[config.task.name]
+    predict = known[control or next(iter(known))](splits.train, splits.valid)
     for split in splits.scored:
         proteins = splits.read(split)
         metric = splits.task(config.task, config.model).metric()
@@ -140,6 +144,40 @@ def positions(train: "LabelledProteins", valid: "LabelledProteins") -> Predict:
     return lambda letters: (_positions(letters, width)[used] - mean) @ best + centre
 
 
+def changes_from_consensus(train: "LabelledProteins", valid: "LabelledProteins") -> Predict:
+    """Minus the number of residues that differ from the commonest one at their position: () float32.
+
+    Of mutants of one protein, with few mutations each, the commonest residues are those of the protein itself.
+    """
+    width = max(len(letters) for letters in train.letters)
+    counts = np.zeros((width, LETTERS), dtype=np.int64)
+    for letters in train.letters:
+        counts[np.arange(len(letters)), places(letters)] += 1
+    consensus = counts.argmax(axis=1)
+    usual = int(np.median(train.lengths))
+    return lambda letters: np.asarray(-_differences(places(letters)[None], consensus[:usual])[0], dtype=np.float32)
+
+
+def changes_from_nearest(train: "LabelledProteins", valid: "LabelledProteins") -> Predict:
+    """Minus the number of residues that differ from the training protein in which fewest do: () float32."""
+    by_length: dict[int, list[np.ndarray]] = {}
+    for letters in train.letters:
+        by_length.setdefault(len(letters), []).append(places(letters).astype(np.uint8))
+    known = [np.stack(same) for same in by_length.values()]
+
+    def predict(letters: np.ndarray) -> np.ndarray:
+        asked = places(letters).astype(np.uint8)
+        return np.asarray(-min(_differences(same, asked).min() for same in known), dtype=np.float32)
+
+    return predict
+
+
+def _differences(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Positions at which proteins (N, L) and one (L',) differ, position by position; one's excess length counts."""
+    shared = min(known.shape[1], len(asked))
+    return (known[:, :shared] != asked[:shared]).sum(axis=1) + abs(known.shape[1] - len(asked))
+
+
 def _positions(letters: np.ndarray, width: int) -> np.ndarray:
     """One-hot residues of the first `width` positions, flat."""
     table = np.zeros((width, LETTERS), dtype=np.float32)
@@ -170,13 +208,14 @@ def _add_map(metric: Any, logits: np.ndarray, target: np.ndarray, record: int) -
     metric.update(torch.from_numpy(logits), contacts(coordinates), resolved(coordinates), record)
 
 
-_PREDICTORS = {
-    "secondary_structure": residue_windows,
-    "remote_homology": nearest_fold,
-    "contact": nearest_pairs,
-    "fluorescence": positions,
-    "stability": positions,
+CONTROLS: dict[str, dict[str, Callable[["LabelledProteins", "LabelledProteins"], Predict]]] = {
+    "secondary_structure": {"window": residue_windows},
+    "remote_homology": {"nearest by 3-mers": nearest_fold},
+    "contact": {"separation": nearest_pairs},
+    "fluorescence": {"ridge on positions": positions, "mutation count": changes_from_consensus},
+    "stability": {"ridge on positions": positions, "mutation count": changes_from_nearest},
 }
+"""Of each task, by name, fitted on its training and validation proteins."""
 _UPDATES = {
     "secondary_structure": _add_residues,
     "remote_homology": _add_protein,

@@ -162,7 +162,11 @@ def _balance_of_paper(points: Points) -> Finding:
 
 def _few_layers(rows: list[Row]) -> Finding:
     claim = f"Fewer than {FEW_LAYERS} layers fail."
-    shallow = [row for row in rows if row.name not in TABLE7 and not row.control and row.full.num_layers < FEW_LAYERS]
+    shallow = [
+        row
+        for row in rows
+        if row.name not in TABLE7 and not row.control and not row.baseline and row.full.num_layers < FEW_LAYERS
+    ]
     if not shallow or shallow[0].missing:
         told = "none of the ten rows has so few; experiment/other=hidden-8192-layer-3 adds one"
         return Finding(claim, UNDECIDED, "score against the best of the ten rows", told)

@@ -7,7 +7,6 @@ judged. Imports no torch.
 import argparse
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments import table7
-from experiments.comparison import PRETRAIN, SCRATCH, STAGES
-from experiments.published import COLUMNS, TABLE7
+from experiments.comparison import PRETRAIN, SCRATCH, STAGES, shape_of
+from experiments.published import BASELINES, COLUMNS, TABLE7
 from proteinlm import launch, results
+from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
 from proteinlm.files import owned
 from proteinlm.results import Result
@@ -43,11 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
     directory = Path(options.output) / group
-    stages = planned(options.control)
+    stages = planned(options.control, ROWS[options.rows])
     with owned(directory, "a sweep"):
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
-            f"experiment/table7={','.join(largest_first(list(TABLE7)))}",
+            *chosen(options.rows),
             *(
                 f"profile={options.profile}",
                 f"output={options.output}",
@@ -78,9 +78,21 @@ def main(arguments: list[str] | None = None) -> int:
         return table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
 
 
-def planned(control: str) -> list[Stage]:
+ROWS = {"ten": [*TABLE7], "all": [*TABLE7, *BASELINES]}
+"""The choices of ``--rows``: the paper's, or TAPE's backbones as well."""
+
+
+def chosen(rows: str) -> list[str]:
+    """The choice as `experiments.row` takes it."""
+    if rows == "ten":
+        return [f"experiment/table7={','.join(largest_first(ROWS[rows]))}"]
+    folders = [f"{'table7' if row in TABLE7 else 'baselines'}/{row}" for row in largest_first(ROWS[rows])]
+    return ["experiment/table7=[]", f"experiment={','.join(folders)}"]
+
+
+def planned(control: str, rows: list[str]) -> list[Stage]:
     """All stages of the sweep, those of the longest rows first."""
-    stages = [Stage(row, name) for row in largest_first(list(TABLE7)) for name in STAGES]
+    stages = [Stage(row, name) for row in largest_first(rows) for name in STAGES]
     return stages + [Stage(SCRATCH + control, name) for name in STAGES if control and name != PRETRAIN]
 
 
@@ -91,8 +103,10 @@ def largest_first(rows: list[str]) -> list[str]:
 
 def work(row: str) -> float:
     """How long a step of a row takes, roughly: matrix products, and what grows with the width only."""
-    hidden, layers = map(int, re.findall(r"\d+", row)[:2])
-    return layers * (hidden**2 + 1024 * hidden)
+    shape = shape_of(row.removeprefix(SCRATCH))
+    if isinstance(shape, BaselineConfig):
+        return shape.products / 12 + 1024 * shape.hidden_size * shape.num_layers
+    return shape.num_layers * (shape.hidden_size**2 + 1024 * shape.hidden_size)
 
 
 @dataclass
@@ -201,6 +215,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m experiments.sweep", description="Run all rows, then print the table."
     )
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, single_gpu or paper")
+    parser.add_argument("--rows", default="ten", help="ten, or all: TAPE's backbones below them")
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory of real data")
     parser.add_argument("--launcher", default="local", help="local or slurm")
     parser.add_argument("--output", default="runs", help="where results go")
@@ -212,6 +227,8 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="row that is also fine-tuned from random weights; '' for none",
     )
     options, overrides = parser.parse_known_args(arguments)
+    if options.rows not in ROWS:
+        raise InputError(f"--rows {options.rows} is not one of {', '.join(ROWS)}")
     if options.control and options.control not in TABLE7:
         raise InputError(f"--control {options.control} is not a row of the table")
     return options, overrides

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from experiments import reading
 from experiments.comparison import PRETRAIN, SCRATCH, Cell, Row, collect, problems, shape_of
-from experiments.published import COLUMNS, PERPLEXITY, TABLE7
+from experiments.published import BASELINES, COLUMNS, FORERUNNERS, PERPLEXITY, TABLE7
 from experiments.reading import Finding
 from proteinlm import launch
 from proteinlm.errors import InputError
@@ -60,8 +60,7 @@ def caption(rows: list[Row]) -> str:
     """What was scaled, and what the numbers are."""
     first = next(row for row in rows if row.results)
     pretraining = first.results.get(PRETRAIN)
-    scale = pretraining.scale if pretraining else {}
-    parts = [f"{knob.replace('_', ' ')} / {by}" for knob, by in scale.items() if by > 1]
+    parts = [f"{knob.replace('_', ' ')} / {by}" for knob, by in first.scale.items() if by > 1]
     shapes = f"Shapes scaled down: {', '.join(parts)}." if parts else "Shapes as in the paper."
     tuned = next((result for stage, result in first.results.items() if stage != PRETRAIN), pretraining)
     assert tuned
@@ -69,10 +68,11 @@ def caption(rows: list[Row]) -> str:
     numbers = [cell.score.n for column in COLUMNS if (cell := first.cells[column.key]).score]
     scored = f" of {min(numbers):,} to {max(numbers):,} proteins" if numbers else ""
     hours = "GPU-hours" if tuned.accelerator != "cpu" else "core-hours"
+    others = "; TAPE's of its backbones" if any(row.baseline for row in rows) else ""
     return (
         f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}, {seeds}; * the best of the ten rows in "
         "its column, or not distinguishable from it; in brackets the paper's number, for contacts by another definition "
-        f"(legacy_precision_at_l5 is ours by that). Hours: {hours}, all stages. {tuned.precision}, {tuned.hardware}."
+        f"(legacy_precision_at_l5 is ours by that){others}. Hours: {hours}, all stages. {tuned.precision}, {tuned.hardware}."
     )
 
 
@@ -174,7 +174,8 @@ def _flat(row: Row) -> dict[str, object]:
 
 def _published_value(row: Row, key: str) -> float | None:
     places = {column.key: place for place, column in enumerate(COLUMNS)}
-    return TABLE7[row.name][places[key]] if row.name in TABLE7 else None
+    known = {**TABLE7, **BASELINES, **FORERUNNERS}
+    return known[row.name][places[key]] if row.name in known else None
 
 
 def _short(cell: Cell) -> str:
@@ -196,7 +197,8 @@ def _bounds(score: Score | None, digits: int) -> str:
 
 def _paper(row: Row, key: str) -> str:
     value = _published_value(row, key)
-    return "–" if value is None else f"{value:.3f}"
+    digits = 2 if row.baseline else 3
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _cost_cells(row: Row) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from proteinlm import foreign
-from proteinlm.config import ForeignConfig, ModelConfig
+from proteinlm.config import ModelConfig
+from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
 
@@ -126,7 +127,7 @@ def load_weights(directory: Path) -> Weights:
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
     try:
         values = json.loads((directory / SHAPE).read_bytes())
-        config = (ForeignConfig if "architecture" in values else ModelConfig)(**values)
+        config = shape_from(values)
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
     content = (directory / WEIGHTS).read_bytes()

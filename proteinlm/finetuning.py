@@ -19,6 +19,7 @@ import torch
 from proteinlm import checkpoint, predictions, results, training
 from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
+from proteinlm.config.baselines import family_of
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
 from proteinlm.intervals import Sample, bootstrap
@@ -258,4 +259,5 @@ class Finetuning:
             data=self.splits.source.fingerprint,
             seeds=config.seeds,
             start=self.start.fingerprint,
+            family=family_of(shape),
         )

@@ -18,19 +18,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from proteinlm import vocabulary
-from proteinlm.backbone import Backbone
-from proteinlm.config import ForeignConfig, ModelConfig
+from proteinlm.config import ForeignConfig
 from proteinlm.errors import InputError
 
 CLASSES = {"esm": "EsmModel", "bert": "BertModel", "megatron-bert": "MegatronBertModel", "t5": "T5EncoderModel"}
 UNBOUNDED = 65_536  # positions of an encoder that has no table of them: the most that ours may have
 WASTE = 1.25
 """Longest protein of a padded batch over its shortest: at most a fifth of a batch is padding."""
-
-
-def build(config: ModelConfig) -> nn.Module:
-    """The backbone of a shape, with random weights: ours, or an encoder of Hugging Face."""
-    return ForeignBackbone(config) if isinstance(config, ForeignConfig) else Backbone(config)
 
 
 @final

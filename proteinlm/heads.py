@@ -14,6 +14,7 @@ T tokens, K of them, B proteins, H hidden size, W width of a layer, C classes, V
 """
 
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -37,10 +38,37 @@ class LanguageModelHead(nn.Module):
         initialise(self, config)
         nn.init.constant_(self.norm.weight, transfer.initial_gain(config))
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
         """Logits (K, V) of the hidden states (K, H) of K tokens; `embedding` (V, H) is the backbone's token table."""
+        assert embedding is not None
         x = self.norm(F.gelu(self.dense(hidden), approximate=self.approximate))  # (K, H)
         return F.linear(x, embedding, self.bias)
+
+
+@final
+class UntiedLanguageModelHead(LanguageModelHead):
+    """The same with a decoder of its own, for backbones whose token table is not as wide as their states."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.decoder = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        nn.init.normal_(self.decoder, std=0.02)
+
+    def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
+        return super().forward(hidden, self.decoder)
+
+
+@final
+class NextResidueHead(nn.Module):
+    """Scores of the vocabulary from the states of one direction: one linear layer, shared by both."""
+
+    def __init__(self, direction_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(direction_size, vocab_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Logits (K, V) of states (K, H / 2)."""
+        return self.output(states)
 
 
 class Head(nn.Module, ABC):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from proteinlm import transfer
-from proteinlm.config import ModelConfig, RunConfig, StrategyConfig
+from proteinlm.config import BaselineConfig, LanguageModelConfig, ModelConfig, RunConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.parallel import plan as cuts
 
@@ -164,7 +164,8 @@ class Plan:
     speed: tuple[float, float] | None
     """Tokens per second of all processes together, at least and at most."""
     epochs: float
-    optimal_tokens: tuple[float, float]
+    optimal_tokens: tuple[float, float] | None
+    """None without attention: the fits are to Transformers."""
 
     @property
     def flops(self) -> float:
@@ -182,7 +183,7 @@ class Plan:
 def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
     """Plan a run of `config` over `proteins` with its processes on `hardware`."""
     model = config.backbone
-    percent = getattr(config.task, "mask_percent", 15)
+    percent = config.task.target_percent if isinstance(config.task, LanguageModelConfig) else 15
     targets = percent * (proteins.tokens - proteins.count) // 100
     per_token = model.training_flops(proteins.tokens, proteins.squares, targets) / proteins.tokens
     utilisation = utilised(model.hidden_size)
@@ -197,9 +198,9 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
         memory=memory(config, hardware),
         received=received,
         utilisation=utilisation,
-        speed=_speed(config, hardware, per_token, utilisation, received),
+        speed=_speed(config, hardware, per_token, utilisation, received) if model.num_heads else None,
         epochs=config.train.tokens / proteins.tokens,
-        optimal_tokens=optimal_tokens(model),
+        optimal_tokens=optimal_tokens(model) if model.num_heads else None,
     )
 
 
@@ -209,7 +210,9 @@ def mixed(config: RunConfig, hardware: Hardware) -> bool:
 
 
 def tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters by name, in the order of the model."""
+    """Shapes of all parameters by name, in the order of the model, with its language-model head."""
+    if isinstance(model, BaselineConfig):
+        return model.tensors()
     hidden, inner = model.hidden_size, model.intermediate_size
 
     def linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -338,6 +341,8 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool) -> float:
     Both LayerNorms and dropouts work on the fp32 residual stream, and save their inputs and masks; the products' inputs,
     the query, key and value, the attention's output and both sides of the GELU are in the precision of the products.
     """
+    if isinstance(model, BaselineConfig):
+        return model.kept * (BF16 if mixed else FP32)
     hidden, dropout = model.hidden_size, model.dropout > 0
     inner = model.intermediate_size / hidden
     narrow = BF16 if mixed else FP32
@@ -351,6 +356,8 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool) -> float:
 
 def kernel(model: ModelConfig, fused: bool) -> str:
     """The attention that a head dimension gets."""
+    if not model.num_heads:
+        return "no attention"
     dim = model.head_dim
     if not fused:
         return f"scaled_dot_product_attention, head dimension {dim}"
@@ -519,11 +526,10 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
             f"{gigabytes(made.received)} received by each process in a step of {config.train.step_tokens:,} tokens",
         ),
         ("data", f"{config.train.tokens:,} tokens, {made.epochs:.3g} epochs of {made.proteins.count:,} proteins"),
-        (
-            "optimal tokens",
-            "{:.3g} to {:.3g} (Cheng et al. 2024; Serrano et al. 2024 disagree)".format(*made.optimal_tokens),
-        ),
     ]
+    if made.optimal_tokens:
+        told = "{:.3g} to {:.3g} (Cheng et al. 2024; Serrano et al. 2024 disagree)".format(*made.optimal_tokens)
+        lines.append(("optimal tokens", told))
     if made.speed and made.hours:
         low, high = made.hours
         gpu_hours = (low * strategy.processes, high * strategy.processes)
@@ -535,5 +541,6 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
         if price:
             lines.append(("cost", "{:,.0f} to {:,.0f}".format(*(price * hours for hours in gpu_hours))))
     else:
-        lines.append(("time", f"unknown: nobody has measured {made.hardware.name}"))
+        what = made.hardware.name if config.model.num_heads else f"{config.name} on {made.hardware.name}"
+        lines.append(("time", f"unknown: nobody has measured {what}"))
     return lines

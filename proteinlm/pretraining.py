@@ -11,8 +11,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, planner, results, training
-from proteinlm.config import MaskedLanguageModelConfig, RunConfig
+from proteinlm import checkpoint, planner, results, tasks, training
+from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
+from proteinlm.config.baselines import family_of
 from proteinlm.data import sources
 from proteinlm.data.loader import (
     PINNED_SEED,
@@ -28,7 +29,7 @@ from proteinlm.files import owned, write_text
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.results import Result, Score
-from proteinlm.tasks.masked_language_model import MaskedLanguageModel
+from proteinlm.tasks.language_model import LanguageModel
 from proteinlm.tracking import Tracker
 from proteinlm.training import Machine
 
@@ -70,8 +71,8 @@ class PretrainingData(L.LightningDataModule):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        assert isinstance(config.task, MaskedLanguageModelConfig)
-        self.config, self.percent = config, config.task.mask_percent
+        assert isinstance(config.task, LanguageModelConfig)
+        self.config, self.percent = config, config.task.target_percent
         self.longest = config.model.max_positions - 1
         self.corpus = sources.corpus(config.data)
         if (proteins := len(self.corpus.splits["train"])) < config.strategy.data_processes:
@@ -122,7 +123,9 @@ class PretrainingData(L.LightningDataModule):
         ]
 
     def _masked(self, split: str, seed: int) -> MaskedProteins:
-        return MaskedProteins(self.corpus.splits[split], longest=self.longest, mask_percent=self.percent, seed=seed)
+        hidden = isinstance(self.config.task, MaskedLanguageModelConfig)
+        sequences = self.corpus.splits[split]
+        return MaskedProteins(sequences, longest=self.longest, mask_percent=self.percent, seed=seed, hidden=hidden)
 
 
 class Pretraining:
@@ -144,7 +147,7 @@ class Pretraining:
 
     def run(self) -> Result:
         torch.manual_seed(self.config.seed)
-        module = MaskedLanguageModel(self.config, EVALUATIONS)
+        module = tasks.pretraining(self.config.task.name)(self.config, EVALUATIONS)
         latest = checkpoint.newest(self.checkpoints)
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
@@ -189,14 +192,14 @@ class Pretraining:
         memory = f", {gigabytes(peak)} (planned: {gigabytes(self.planned.memory.total)})" if peak else ""
         print(f"{result.row}  {speed:,.0f} tokens/s (planned: {planned}){memory}", file=sys.stderr)
 
-    def _result(self, module: MaskedLanguageModel, seconds: float) -> Result:
+    def _result(self, module: LanguageModel, seconds: float) -> Result:
         config, model = self.config, self.config.backbone
         seen = self.data.schedule.totals(config.train.steps)
         provenance = results.provenance()
         return Result(
             row=config.name,
             stage=STAGE,
-            scores=[score(split, module.scored[split]) for split in EVALUATIONS],
+            scores=[score(config.task.name, split, module.scored[split]) for split in EVALUATIONS],
             hidden_size=model.hidden_size,
             num_layers=model.num_layers,
             num_heads=model.num_heads,
@@ -221,10 +224,11 @@ class Pretraining:
             source=provenance.source,
             config=config.digest(),
             data=self.data.corpus.fingerprint,
+            family=family_of(model),
         )
 
 
-def score(split: str, losses: Sample) -> Score:
-    """Perplexity over all masked residues of a split, with its interval over proteins."""
+def score(task: str, split: str, losses: Sample) -> Score:
+    """Perplexity over all predicted residues of a split, with its interval over proteins."""
     low, high = (math.exp(bound) for bound in bootstrap(losses))
-    return Score("masked_language_model", split, "perplexity", math.exp(losses.estimate()), low, high, losses.n)
+    return Score(task, split, "perplexity", math.exp(losses.estimate()), low, high, losses.n)

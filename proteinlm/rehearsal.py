@@ -11,14 +11,13 @@ import torch
 from torch import distributed, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from proteinlm import planner
-from proteinlm.backbone import Block
+from proteinlm import planner, tasks
+from proteinlm.architectures import BLOCKS
 from proteinlm.config import RunConfig
 from proteinlm.data import sources
 from proteinlm.optim import local
 from proteinlm.parallel.sharded import divide, mesh
 from proteinlm.planner import Proteins, gigabytes
-from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 
 
 def run(config: RunConfig) -> None:
@@ -42,10 +41,10 @@ def run(config: RunConfig) -> None:
 def divided(config: RunConfig) -> nn.Module:
     """The model without memory, as the first process of `config` holds it."""
     with torch.device("meta"):
-        module = MaskedLanguageModel(config, ())
+        module = tasks.pretraining(config.task.name)(config, ())
     if config.strategy.sharded:
         with _pretended(config.strategy.processes):
-            blocks = [block for block in module.modules() if isinstance(block, Block)]
+            blocks = [block for block in module.modules() if isinstance(block, BLOCKS)]
             divide(module, blocks, mesh(config.strategy, "cpu"))
     return module
 

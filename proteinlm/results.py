@@ -76,6 +76,8 @@ class Result:
     start: str = "scratch"
     """Fingerprint of the weights that were fine-tuned."""
     accelerator: str = "cpu"
+    family: str = "proteinlm"
+    """Of the backbone: ``proteinlm``, one of `proteinlm.config.baselines.FAMILIES`, or a model type of Hugging Face."""
 
     @property
     def device_seconds(self) -> float:

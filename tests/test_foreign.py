@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from proteinlm import checkpoint, finetuning, foreign, load
+from proteinlm import architectures, checkpoint, finetuning, foreign, load
 from proteinlm.config import FinetuneConfig, ForeignConfig, register_schema
 from proteinlm.data import synthetic
 from proteinlm.data.packing import lay_out
@@ -112,7 +112,7 @@ def states_alone(directory: Path, sequence: str) -> np.ndarray:
 def test_states_are_those_of_each_protein_alone(encoders: Path, name: str):
     weights = checkpoint.load_weights(encoders / name)
     assert isinstance(weights.config, ForeignConfig)
-    backbone = foreign.build(weights.config).eval()
+    backbone = architectures.build(weights.config).eval()
     checkpoint.restore({"backbone": backbone}, weights)
     for order in (range(len(SEQUENCES)), np.argsort([len(sequence) for sequence in SEQUENCES])):
         packed = lay_out([np.frombuffer(SEQUENCES[place].encode(), np.uint8) for place in order])

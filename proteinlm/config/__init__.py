@@ -5,6 +5,16 @@ methods, computed in this one place. `register_schema` makes the dataclasses kno
 key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
 """
 
+from proteinlm.config.baselines import (
+    FAMILIES,
+    BaselineConfig,
+    LSTMConfig,
+    OneHotConfig,
+    PostNormConfig,
+    ProtVecConfig,
+    ResNetConfig,
+    UniRepConfig,
+)
 from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
     ForeignConfig,
@@ -15,22 +25,37 @@ from proteinlm.config.model import (
     StartConfig,
 )
 from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
-from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
+from proteinlm.config.tasks import (
+    LabelledTaskConfig,
+    LanguageModelConfig,
+    MaskedLanguageModelConfig,
+    NextResidueConfig,
+    SecondaryStructureConfig,
+    TaskConfig,
+)
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "BaselineConfig",
     "DataConfig",
     "EvaluateConfig",
     "FilesDataConfig",
     "FinetuneConfig",
     "ForeignConfig",
     "HuggingFaceConfig",
+    "LSTMConfig",
     "LabelledTaskConfig",
+    "LanguageModelConfig",
     "MachineConfig",
     "MaskedLanguageModelConfig",
     "ModelConfig",
+    "NextResidueConfig",
+    "OneHotConfig",
     "OptimConfig",
+    "PostNormConfig",
     "PretrainedConfig",
+    "ProtVecConfig",
+    "ResNetConfig",
     "RowConfig",
     "RunConfig",
     "ScaleConfig",
@@ -42,6 +67,7 @@ __all__ = [
     "TaskConfig",
     "TrackingConfig",
     "TrainConfig",
+    "UniRepConfig",
     "digest",
     "register_schema",
 ]
@@ -57,9 +83,12 @@ def register_schema() -> None:
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(group="model", name="schema", node=ModelConfig)
+    for family, node in FAMILIES.items():
+        store.store(group="model", name=f"{family}_schema", node=node)
     store.store(group="model", name="pretrained_schema", node=PretrainedConfig)
     store.store(group="model", name="hf", node=HuggingFaceConfig)
     store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
+    store.store(group="task", name="next_residue_schema", node=NextResidueConfig)
     store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
     store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)

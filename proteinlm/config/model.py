@@ -1,5 +1,6 @@
 """The shape of the backbone, or where to find one."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ class ModelConfig(StartConfig):
         tables = (self.vocab_size + (self.max_positions if self.positions == "learned" else 0)) * hidden
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
 
+    def divided(self, divisors: Mapping[str, int]) -> "ModelConfig":
+        """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
+        for name, divisor in divisors.items():
+            if name != "num_layers" and getattr(self, name) % divisor:
+                raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(self, name)}")
+        return replace(self, **{name: -(-getattr(self, name) // by) for name, by in divisors.items()})
+
 
 @dataclass
 class ForeignConfig(ModelConfig):
@@ -160,9 +168,7 @@ class ScaleConfig:
     num_heads: int = 1
 
     def apply(self, model: ModelConfig) -> ModelConfig:
-        """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
+        """The smaller shape, as each kind of model has one."""
         for name, divisor in asdict(self).items():
             at_least(1, f"scale.{name}", divisor)
-            if name != "num_layers" and getattr(model, name) % divisor:
-                raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(model, name)}")
-        return replace(model, **{name: -(-getattr(model, name) // by) for name, by in asdict(self).items()})
+        return model.divided(asdict(self))

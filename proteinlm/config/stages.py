@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from proteinlm.config.baselines import LSTMConfig
 from proteinlm.config.checks import at_least
 from proteinlm.config.data import DataConfig
 from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
-from proteinlm.config.tasks import LabelledTaskConfig, TaskConfig
+from proteinlm.config.tasks import LabelledTaskConfig, NextResidueConfig, TaskConfig
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 from proteinlm.errors import InputError
 
@@ -78,6 +79,8 @@ class RunConfig(StageConfig):
         super().__post_init__()
         self.backbone.__post_init__()
         self.strategy.check(self.backbone)
+        if isinstance(self.task, NextResidueConfig) and not isinstance(self.model, LSTMConfig):
+            raise InputError("task=next_residue needs a model that reads in both directions apart: model=lstm")
         _share_micro_batches(self.train.micro_batches, self.strategy, "train")
 
     @property

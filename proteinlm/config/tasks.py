@@ -18,7 +18,17 @@ class TaskConfig:
 
 
 @dataclass
-class MaskedLanguageModelConfig(TaskConfig):
+class LanguageModelConfig(TaskConfig):
+    """Pretraining on the proteins themselves."""
+
+    @property
+    def target_percent(self) -> int:
+        """Share of a protein's residues that are predicted, in hundredths."""
+        raise NotImplementedError
+
+
+@dataclass
+class MaskedLanguageModelConfig(LanguageModelConfig):
     """Pretraining (paper section 3.1): hide residues, recover them."""
 
     name: str = "masked_language_model"
@@ -28,6 +38,21 @@ class MaskedLanguageModelConfig(TaskConfig):
     def __post_init__(self) -> None:
         if not 1 <= self.mask_percent <= 100:
             raise InputError(f"task.mask_percent={self.mask_percent} is not between 1 and 100")
+
+    @property
+    def target_percent(self) -> int:
+        return self.mask_percent
+
+
+@dataclass
+class NextResidueConfig(LanguageModelConfig):
+    """Pretraining of the LSTM, as TAPE's was: from the residues before each the next one, and from those after it."""
+
+    name: str = "next_residue"
+
+    @property
+    def target_percent(self) -> int:
+        return 100
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from proteinlm.config.baselines import BaselineConfig
 from proteinlm.config.checks import at_least, one_of
 from proteinlm.config.model import ModelConfig
 from proteinlm.errors import InputError
@@ -191,7 +192,16 @@ class StrategyConfig:
         return rank // self.tensor_size
 
     def check(self, model: ModelConfig) -> None:
-        """Refuse to divide more finely than the heads of `model` allow."""
+        """Refuse to divide `model` in a way, or more finely than its heads allow, or to recompute blocks that it lacks."""
+        if isinstance(model, BaselineConfig):
+            if self.tensor_size > 1:
+                raise InputError(
+                    f"strategy.name={self.name} cuts the matrices of ProteinLM's encoder, not of {model.family}"
+                )
+            if self.activations != "keep" and not model.BLOCKS:
+                raise InputError(
+                    f"strategy.activations={self.activations} recomputes blocks, which {model.family} has not"
+                )
         if model.num_heads % self.tensor_size:
             knob = "strategy.tensor" if self.name == "fsdp_tensor" else "strategy.devices * strategy.nodes"
             raise InputError(f"{knob} = {self.tensor_size} does not divide model.num_heads={model.num_heads}")

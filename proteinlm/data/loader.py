@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from proteinlm.data.masking import Masked, mask
+from proteinlm.data.masking import Masked, everything, mask
 from proteinlm.data.packing import MicroBatch, Schedule, cut, pack, targets_of
 from proteinlm.data.randomness import Purpose, key
 from proteinlm.data.sequences import Sequences
@@ -34,15 +34,24 @@ class MaskedBatch(NamedTuple):
 
 
 class MaskedProteins(Dataset[MaskedBatch]):
-    """Turns the plan of a micro-batch into its tokens; holds no state, so any process may do it."""
+    """Turns the plan of a micro-batch into its tokens; holds no state, so any process may do it.
 
-    def __init__(self, sequences: Sequences, *, longest: int, mask_percent: int, seed: int) -> None:
+    Unless residues are to be `hidden`, all are shown, and all are targets.
+    """
+
+    def __init__(
+        self, sequences: Sequences, *, longest: int, mask_percent: int, seed: int, hidden: bool = True
+    ) -> None:
         self.sequences, self.longest, self.mask_percent, self.seed = sequences, longest, mask_percent, seed
+        self.hidden = hidden
 
     def __getitem__(self, plan: MicroBatch) -> MaskedBatch:
         number, epoch, records, step_targets = plan
         packed = pack(self.sequences, records, longest=self.longest, seed=self.seed, epoch=epoch)
-        masked = mask(packed, records, percent=self.mask_percent, seed=self.seed, epoch=epoch)
+        if self.hidden:
+            masked = mask(packed, records, percent=self.mask_percent, seed=self.seed, epoch=epoch)
+        else:
+            masked = everything(packed)
         dropout = int(key(Purpose.DROPOUT, self.seed, epoch, number)[0] >> np.uint64(1))
         residues = len(packed.tokens) - packed.proteins
         return MaskedBatch(masked, torch.from_numpy(records), dropout, step_targets, residues)

@@ -59,6 +59,14 @@ def mask(packed: Packed, records: np.ndarray, *, percent: int, seed: int, epoch:
     return Masked(packed._replace(tokens=tokens), positions, targets)
 
 
+def everything(packed: Packed) -> Masked:
+    """All residues to be predicted, and none hidden."""
+    inside = torch.ones(len(packed.tokens), dtype=torch.bool)
+    inside[packed.starts[:-1].long()] = False
+    positions = inside.nonzero().squeeze(1)
+    return Masked(packed, positions, packed.tokens[positions])
+
+
 def _replacements(targets: np.ndarray, streams: np.ndarray, position: np.ndarray) -> np.ndarray:
     """What stands in for the residues `targets` (K,): decided by one draw each."""
     bits = draws(key(Purpose.REPLACEMENT, streams), position)

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proteinlm import checkpoint, foreign, vocabulary
+from proteinlm import architectures, checkpoint, vocabulary
 from proteinlm.backbone import Backbone
 from proteinlm.checkpoint import Weights
+from proteinlm.config import BaselineConfig
 from proteinlm.data.packing import Packed, cut, lay_out
 from proteinlm.errors import InputError
 from proteinlm.heads import LanguageModelHead
@@ -99,11 +100,11 @@ class Model(Loaded):
 
     def __init__(self, weights: Weights, machine: Machine) -> None:
         super().__init__(weights, machine)
-        self.backbone = foreign.build(weights.config)
+        self.backbone = architectures.build(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one
-            modules["head"] = self._head = LanguageModelHead(weights.config)
+            modules["head"] = self._head = architectures.language_model_head(weights.config)
         checkpoint.restore(modules, weights)
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
@@ -112,7 +113,8 @@ class Model(Loaded):
     def own_backbone(self) -> Backbone:
         """The backbone, if it is of this suite's architecture; `InputError` if it is another's."""
         if not isinstance(self.backbone, Backbone):
-            raise InputError(f"{self.origin}: an encoder of Hugging Face, of which only hidden states are to be had")
+            kind = self.config.family if isinstance(self.config, BaselineConfig) else "an encoder of Hugging Face"
+            raise InputError(f"{self.origin}: {kind}, of which only hidden states are to be had")
         return self.backbone
 
     @property
@@ -133,7 +135,7 @@ class Model(Loaded):
         """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream."""
         with self.machine.autocast():
             hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
-            logits = self.head(hidden, self.own_backbone.token_embedding.weight)
+            logits = self.head(hidden, architectures.token_table(self.backbone))
         return logits.float().log_softmax(dim=-1)
 
     @overload

@@ -17,7 +17,7 @@ from torch import Tensor
 from proteinlm import checkpoint, vocabulary
 from proteinlm.backbone import LAYER_NORM_EPSILON, Backbone
 from proteinlm.checkpoint import SHAPE, WEIGHTS, Weights
-from proteinlm.config import ModelConfig
+from proteinlm.config import BaselineConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
 from proteinlm.heads import LanguageModelHead
@@ -70,6 +70,8 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> Exported
     """
     weights = checkpoint.load_weights(source)
     config, found = weights.config, Found(weights.tensors, source)
+    if isinstance(config, BaselineConfig):
+        raise InputError(f"{source}: {config.family} has no form in Hugging Face: only ProteinLM's encoder is exported")
     has_head = "head.bias" in found
     differs = has_head and config.head_activation != "gelu_tanh"
     if differs and not approximate:

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from proteinlm.backbone import Block
+from proteinlm.architectures import BLOCKS
 from proteinlm.config import StrategyConfig
 from proteinlm.muon import MuonAdamW
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
@@ -65,7 +65,7 @@ class Arrangement(L.Callback):
 
 def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compiled: bool = False) -> None:
     """Cut the matrices, choose what blocks keep, compile them, and divide what is left; from the inside out."""
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    blocks = [block for block in module.modules() if isinstance(block, BLOCKS)]
     wrap = {"keep": None, "recompute": recompute, "recompute_offload": recompute_offloaded}[config.activations]
     if wrap:
         for block in blocks:

@@ -7,6 +7,7 @@ from proteinlm.errors import InputError
 
 if TYPE_CHECKING:
     from proteinlm.tasks.labelled import LabelledTask
+    from proteinlm.tasks.language_model import LanguageModel
 
 TASKS = {
     "secondary_structure": "SecondaryStructure",
@@ -16,6 +17,15 @@ TASKS = {
     "stability": "Stability",
 }
 """The downstream tasks: each is the class of this name in the module of its own name, imported when it is needed."""
+
+
+PRETRAINING = {"masked_language_model": "MaskedLanguageModel", "next_residue": "NextResidue"}
+"""The ways to pretrain, likewise."""
+
+
+def pretraining(name: str) -> "type[LanguageModel]":
+    """The module class of a way to pretrain."""
+    return getattr(import_module(f"proteinlm.tasks.{name}"), PRETRAINING[name])
 
 
 def downstream(name: str) -> "type[LabelledTask]":

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proteinlm import architectures, optim
 from proteinlm import checkpoint as files
-from proteinlm import foreign, optim
 from proteinlm.config import ModelConfig, OptimConfig
 from proteinlm.parallel.arrangement import SpreadModule, adamw
 from proteinlm.seeding import reseed
@@ -24,7 +24,7 @@ class TaskModule(SpreadModule, ABC):
 
     def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
-        self.backbone = foreign.build(model)
+        self.backbone = architectures.build(model)
         self.model_config, self.optim_config = model, optim_config
         self.steps, self.micro_batches = steps, micro_batches
         self.step_loss = torch.zeros(())  # of the current step, this process's share

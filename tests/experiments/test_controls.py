@@ -85,3 +85,38 @@ def test_every_split_of_every_task_is_scored():
         assert list(scored) == ["valid", "test"]
         assert scored["test"][of_test].n == {"contact": 8, "stability": 40}[task]
         assert scored["test"][of_test].estimate() == pytest.approx(0, abs=0.6)
+
+
+def test_mutations_are_counted_from_the_wild_type_or_from_the_nearest():
+    (wild_type,) = random_proteins(1, 30, 0)
+    generator = np.random.default_rng(1)
+
+    def mutant(text: str, mutations: int) -> str:
+        letters = list(text)
+        for place in generator.choice(len(text), mutations, replace=False):
+            letters[place] = generator.choice([letter for letter in AMINO_ACIDS if letter != letters[place]])
+        return "".join(letters)
+
+    known = [mutant(wild_type, 1 + number % 3) for number in range(40)] + [wild_type[:-1]]
+    train = proteins(known, [np.array(0.0)] * 41)
+    from_wild_type = controls.changes_from_consensus(train, train)
+    from_nearest = controls.changes_from_nearest(train, train)
+    for mutations in range(8):
+        text = mutant(wild_type, mutations)
+        letters = np.frombuffer(text.encode(), dtype=np.uint8)
+        assert from_wild_type(letters) == -mutations
+        alike = (sum(a != b for a, b in zip(text, other, strict=False)) + abs(30 - len(other)) for other in known)
+        assert from_nearest(letters) == -min(alike)
+    shorter = np.frombuffer(wild_type[:-2].encode(), dtype=np.uint8)
+    assert from_wild_type(shorter) == -2
+    assert from_nearest(shorter) == -1
+
+
+def test_every_control_of_a_task_is_to_be_had():
+    register_schema()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = OmegaConf.to_object(compose("finetune", ["task=fluorescence", "model=tiny", "data.labelled=0.1"]))
+    found = {name: dict(controls.score(config, name)) for name in controls.CONTROLS["fluorescence"]}  # type: ignore[arg-type]
+    assert list(found) == ["ridge on positions", "mutation count"]
+    estimates = {name: splits["test"]["spearman"].estimate() for name, splits in found.items()}
+    assert len(set(estimates.values())) == 2

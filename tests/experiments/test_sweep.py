@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from experiments import table7
-from experiments.published import COLUMNS, TABLE7
-from experiments.sweep import largest_first
+from experiments.published import BASELINES, COLUMNS, TABLE7
+from experiments.sweep import ROWS, chosen, largest_first, planned
 from proteinlm import predictions, results
 from proteinlm.files import owned
 from tests.runs import ROOT
@@ -171,6 +171,33 @@ def test_rows_of_other_code_or_data_are_not_mixed(
     assert "rows differ in the data fingerprint of stability" in told
     assert "rows differ in the source fingerprint of pretrain" in told
     assert "rows differ in the number of seeds of pretrain" in told
+
+
+def test_tapes_backbones_are_rows_when_asked_for():
+    assert chosen("ten") == [f"experiment/table7={','.join(largest_first(list(TABLE7)))}"]
+    nothing, folders = chosen("all")
+    assert nothing == "experiment/table7=[]"
+    rows = folders.removeprefix("experiment=").split(",")
+    assert sorted(rows) == sorted([f"table7/{row}" for row in TABLE7] + [f"baselines/{row}" for row in BASELINES])
+    assert len(planned("", ROWS["all"])) == len(planned("", ROWS["ten"])) + 7 * len(BASELINES)
+
+
+def test_a_baseline_stands_below_the_ten_and_does_not_compete(undisturbed: Path, tmp_path: Path):
+    copied = tmp_path / GROUP
+    shutil.copytree(undisturbed / GROUP, copied, ignore=shutil.ignore_patterns("table7.*"))
+    shutil.copytree(copied / next(iter(TABLE7)), copied / "lstm")
+    for file in (copied / "lstm").rglob(results.RESULT):
+        results.Result(**{**vars(results.load(file)), "row": "lstm", "family": "lstm"}).save(file.parent)
+    assert table7.main([str(copied)]) == 0
+    rows = table(tmp_path)["rows"]
+    assert [row["row"] for row in rows] == [*TABLE7, "lstm", CONTROL]
+    assert rows[:10] == table(undisturbed)["rows"][:10]
+    assert rows[10]["q3_published"] == 0.75
+    assert rows[10]["precision_at_l_published"] is None
+    assert not any(rows[10][f"{column.key}_tie"] for column in COLUMNS)
+    assert rows[10]["full_parameters"] == 47_308_703
+    assert table(tmp_path)["reading"] == table(undisturbed)["reading"]
+    assert "[0.75]" in (copied / "table7.md").read_text()
 
 
 def test_the_largest_rows_start_first():
