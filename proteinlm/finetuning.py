@@ -168,7 +168,7 @@ class Finetuning:
 
     def _module(self, seed: int) -> LabelledTask:
         torch.manual_seed(seed)
-        module = self.splits.task(self.config.task, self.start.shape)
+        module = self.splits.module()
         if self.start.weights:
             checkpoint.restore({"backbone": module.backbone}, self.start.weights)
         return module
@@ -227,7 +227,7 @@ class Finetuning:
     def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
         config, shape, provenance = self.config, self.start.shape, results.provenance()
         with torch.device("meta"):
-            module = self.splits.task(config.task, shape)
+            module = self.splits.module()
         return Result(
             row=config.name,
             stage=config.task.label,

@@ -11,6 +11,7 @@ import lightning as L
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
+from proteinlm.tasks import saved
 from proteinlm.tasks.labelled import LabelledTask
 
 
@@ -59,7 +60,10 @@ class Selection(L.Callback):
         """Save the new best; the one before stays until no checkpoint asks for it any more."""
         if trainer.is_global_zero:
             discard_all_but(self.directory, self.step)
-        checkpoint.save_weights(best_of(self.directory, trainer.global_step), module.parts(), self.shape)
+        best = best_of(self.directory, trainer.global_step)
+        checkpoint.save_weights(best, module.parts(), self.shape)
+        if trainer.is_global_zero:
+            saved.save(best, module.config)
 
 
 def best_of(directory: Path, step: int) -> Path:

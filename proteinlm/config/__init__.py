@@ -5,7 +5,7 @@ methods, computed in this one place. `register_schema` makes the dataclasses kno
 key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
 """
 
-from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
+from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
     ForeignConfig,
     HuggingFaceConfig,
@@ -15,10 +15,18 @@ from proteinlm.config.model import (
     StartConfig,
 )
 from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
-from proteinlm.config.tasks import LabelledTaskConfig, MaskedLanguageModelConfig, SecondaryStructureConfig, TaskConfig
+from proteinlm.config.tasks import (
+    CustomTaskConfig,
+    LabelledTaskConfig,
+    MaskedLanguageModelConfig,
+    SecondaryStructureConfig,
+    TaskConfig,
+)
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "CsvDataConfig",
+    "CustomTaskConfig",
     "DataConfig",
     "EvaluateConfig",
     "FilesDataConfig",
@@ -62,7 +70,9 @@ def register_schema() -> None:
     store.store(group="task", name="masked_language_model_schema", node=MaskedLanguageModelConfig)
     store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
     store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)
+    store.store(group="task", name="custom_schema", node=CustomTaskConfig)
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
     store.store(group="data", name="files_schema", node=FilesDataConfig)
+    store.store(group="data", name="csv_schema", node=CsvDataConfig)
     store.store(group="strategy", name="schema", node=StrategyConfig)
     store.store(group="tracking", name="schema", node=TrackingConfig)

@@ -31,7 +31,8 @@ class StageConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run", "data.root", "data.cache"}
+        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
+        | {f"data.{knob}" for knob in ("root", "cache", "csv")}
         | {f"train.{knob}" for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator")}
     )
     """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
