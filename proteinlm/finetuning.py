@@ -16,9 +16,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from proteinlm import checkpoint, predictions, results, training
+from proteinlm import adapters, checkpoint, predictions, results, training
+from proteinlm.adapters import Adapter
 from proteinlm.checkpoint import Weights
-from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
+from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
 from proteinlm.intervals import Sample, bootstrap
@@ -173,6 +174,20 @@ class Finetuning:
             checkpoint.restore({"backbone": module.backbone}, self.start.weights)
         return module
 
+    def _adapter(self) -> Adapter | None:
+        """What is trained beside the backbone, if anything."""
+        config, weights = self.config.adapter, self.start.weights
+        if not isinstance(config, LoraConfig):
+            return None
+        base = str(Path(weights.origin).absolute()) if weights else ""
+        return Adapter(config, base, weights.fingerprint if weights else "")
+
+    def _announce(self, module: LabelledTask, seed: int) -> None:
+        """Say how little is trained."""
+        if self.reports and seed == self.seeds[0]:
+            trained, all_of_them = counts(module)
+            print(f"{self.config.adapter.name}: {trained:,} of {all_of_them:,} parameters are trained", file=sys.stderr)
+
     def _trainer(self, callbacks: Sequence[L.Callback] = (), steps: int = 1) -> L.Trainer:
         task = self.config.task
         budget = Budget(steps, task.micro_batches, task.optim.max_grad_norm)
@@ -197,12 +212,16 @@ class Finetuning:
         batches = Batches(config, {"valid": self.splits.valid}, self.splits.train, schedule, steps)
         module = self._module(seed)
         module.steps = steps
+        adapter = self._adapter()
+        if adapter:
+            adapters.adapt(module.backbone, adapter.config)
+            self._announce(module, seed)
         module.prepare(self.splits.train)
         latest = checkpoint.newest(checkpoints)
         done = checkpoint.step_of(latest) if latest else 0
         tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
-        selection = Selection(home / "best", self.start.shape, task.patience)
+        selection = Selection(home / "best", self.start.shape, task.patience, adapter)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
         trainer = self._trainer([report, selection, saving], steps)
         try:
@@ -212,7 +231,8 @@ class Finetuning:
             if tracker:
                 tracker.finish()
         seen = schedule.totals(trainer.global_step)
-        passes = 1 / 3 if module.frozen else 1  # a frozen backbone has no backward pass, which costs two forward ones
+        # a frozen backbone has no backward pass, which costs two forward ones; an adapted one half of it
+        passes = 1 / 3 if module.frozen else 2 / 3 if adapter else 1
         return Selected(
             step=selection.best_step(),
             score=selection.score,
@@ -228,6 +248,9 @@ class Finetuning:
         config, shape, provenance = self.config, self.start.shape, results.provenance()
         with torch.device("meta"):
             module = self.splits.module()
+            parameters = counts(module)[1]
+            if isinstance(config.adapter, LoraConfig):
+                adapters.adapt(module.backbone, config.adapter)
         return Result(
             row=config.name,
             stage=config.task.label,
@@ -236,7 +259,8 @@ class Finetuning:
             num_layers=shape.num_layers,
             num_heads=shape.num_heads,
             scale={},
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            parameters=parameters,
+            trained=counts(module)[0],
             seed=config.seed,
             steps=sum(run.steps for run in selected),
             tokens=sum(run.tokens for run in selected),
@@ -259,3 +283,9 @@ class Finetuning:
             seeds=config.seeds,
             start=self.start.fingerprint,
         )
+
+
+def counts(module: torch.nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

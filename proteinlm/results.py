@@ -76,6 +76,8 @@ class Result:
     start: str = "scratch"
     """Fingerprint of the weights that were fine-tuned."""
     accelerator: str = "cpu"
+    trained: int | None = None
+    """Parameters that were trained, where it is not all; with an adapter, its own are among them."""
 
     @property
     def device_seconds(self) -> float:

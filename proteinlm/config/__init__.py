@@ -5,6 +5,7 @@ methods, computed in this one place. `register_schema` makes the dataclasses kno
 key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
 """
 
+from proteinlm.config.adapters import AdapterConfig, LoraConfig
 from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
     ForeignConfig,
@@ -25,6 +26,7 @@ from proteinlm.config.tasks import (
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "AdapterConfig",
     "CsvDataConfig",
     "CustomTaskConfig",
     "DataConfig",
@@ -34,6 +36,7 @@ __all__ = [
     "ForeignConfig",
     "HuggingFaceConfig",
     "LabelledTaskConfig",
+    "LoraConfig",
     "MachineConfig",
     "MaskedLanguageModelConfig",
     "ModelConfig",
@@ -74,5 +77,7 @@ def register_schema() -> None:
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
     store.store(group="data", name="files_schema", node=FilesDataConfig)
     store.store(group="data", name="csv_schema", node=CsvDataConfig)
+    store.store(group="adapter", name="schema", node=AdapterConfig)
+    store.store(group="adapter", name="lora_schema", node=LoraConfig)
     store.store(group="strategy", name="schema", node=StrategyConfig)
     store.store(group="tracking", name="schema", node=TrackingConfig)

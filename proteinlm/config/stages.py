@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from proteinlm.config.adapters import AdapterConfig
 from proteinlm.config.checks import at_least
 from proteinlm.config.data import DataConfig
 from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
@@ -92,6 +93,7 @@ class FinetuneConfig(StageConfig):
     """Row of the table or name of the model; by default that of the pretraining run, or ``scratch``."""
     model: StartConfig = MISSING
     task: LabelledTaskConfig = MISSING
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: MachineConfig = field(default_factory=MachineConfig)
     seeds: int = 3
     """Runs that differ in the new weights, the order of the proteins and the dropout: `seed`, `seed` + 1, ..."""
@@ -108,6 +110,13 @@ class FinetuneConfig(StageConfig):
         if isinstance(self.model, ModelConfig):
             self.strategy.check(self.model)
         _share_micro_batches(self.task.micro_batches, self.strategy, "task")
+        if self.adapter.name != "none" and self.task.freeze != "none":
+            raise InputError(f"adapter={self.adapter.name} and task.freeze={self.task.freeze} exclude each other")
+        if self.adapter.name != "none" and self.strategy.sharded:
+            raise InputError(
+                f"strategy={self.strategy.name} divides the matrices that adapter={self.adapter.name} leaves whole: "
+                "take strategy=ddp or ddp_sharded"
+            )
 
     @property
     def directory(self) -> Path:
