@@ -18,6 +18,11 @@ from typing import Any
 
 from proteinlm.errors import InputError
 
+CONF = next(
+    (place for place in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if place.is_dir()),
+    Path(__file__).parents[1] / "conf",
+)
+"""The configs: in the package where it was installed from a wheel, else beside it."""
 PARENT = "PROTEINLM_PARENT"
 """Environment variable: the process at whose end its descendants end too."""
 
