@@ -17,8 +17,9 @@ from torchmetrics import Metric
 
 from proteinlm.backbone import Block
 from proteinlm.config import StrategyConfig
+from proteinlm.parallel.initial import Draws
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
-from proteinlm.parallel.sharded import Sharded, divide
+from proteinlm.parallel.sharded import Sharded, divide, fill
 
 
 class ShardedOptimizer(DDPStrategy):
@@ -37,6 +38,8 @@ class SpreadModule(L.LightningModule):
     """What `Arrangement` divides."""
 
     arranged = False
+    draws: Draws | None = None
+    """What fills the parameters, if they have no memory yet."""
     data_group: ProcessGroup | None = None
     """The processes that compute different micro-batches; None: all."""
 
@@ -71,6 +74,9 @@ def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy) -> No
             wrap(block)
     if isinstance(strategy, Sharded):
         divide(module, blocks, strategy.mesh)
+        if isinstance(module, SpreadModule) and module.draws:
+            module.draws.fill(module, strategy.root_device, fill)
+            module.draws = None
 
 
 def strategy(config: StrategyConfig) -> Strategy | str:

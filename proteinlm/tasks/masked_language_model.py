@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -12,6 +13,7 @@ from proteinlm.data.loader import MaskedBatch
 from proteinlm.heads import LanguageModelHead
 from proteinlm.intervals import Sample
 from proteinlm.metrics import ResidueLoss
+from proteinlm.parallel import initial
 from proteinlm.tasks.base import TaskModule
 
 
@@ -19,8 +21,12 @@ class MaskedLanguageModel(TaskModule):
     """Cross-entropy on the masked residues; scored by perplexity."""
 
     def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
-        self.head = LanguageModelHead(config.backbone)
+        with initial.noted(config.strategy.sharded) as self.draws:
+            super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
+            self.head = LanguageModelHead(config.backbone)
+        if self.draws:
+            self.draws.know(self)
+            self.step_loss = torch.zeros(())
         self.evaluations = evaluations
         self.losses = MetricCollection({split: ResidueLoss() for split in evaluations}, compute_groups=False)
         self.scored: dict[str, Sample] = {}  # the loss of each split, protein by protein
