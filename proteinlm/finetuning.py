@@ -16,7 +16,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from proteinlm import adapters, checkpoint, predictions, results, training
+from proteinlm import adapters, checkpoint, fitting, predictions, results, training
 from proteinlm.adapters import Adapter
 from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
@@ -43,16 +43,20 @@ def run(config: FinetuneConfig) -> Result:
         start = Start.of(config)
         config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
+        finished = directory / results.RESULT
+        machine = training.settle(config.train, config.strategy)
+        if not finished.exists():  # before anything is written: a config that is refused must not own the directory
+            longest = int(splits.train.lengths.max(initial=0))
+            fitting.check(config, start.shape, longest, training.hardware(machine, config))
         if reports:
             results.claim(directory, config, data=splits.source.fingerprint, start=start.fingerprint)
-        finished = directory / results.RESULT
         if finished.exists():
             result, inputs = results.load(finished), (splits.source.fingerprint, start.fingerprint)
             if (result.config, result.data, result.start) == (config.digest(), *inputs):
                 return result
         if reports:
             splits.announce()
-        return Finetuning(config, start, splits, training.settle(config.train, config.strategy)).run()
+        return Finetuning(config, start, splits, machine).run()
 
 
 def evaluate(config: EvaluateConfig) -> list[Score]:

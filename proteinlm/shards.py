@@ -37,7 +37,7 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
-    problem: Exception | None = None
+    problem: BaseException | None = None  # torch's CheckpointException is no Exception
     try:
         dcp.save(dict(tensors), storage_writer=FileSystemWriter(partial))
         if first:
@@ -146,7 +146,7 @@ def _replace(directory: Path, partial: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _in_words(problem: Exception) -> str:
+def _in_words(problem: BaseException) -> str:
     """Why nothing could be written, in one line."""
     causes = [problem, *(cause for cause, _ in getattr(problem, "failures", {}).values())]
     causes += [inner for cause in causes if (inner := cause.__cause__ or cause.__context__)]

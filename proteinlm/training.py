@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from proteinlm import launch, planner
-from proteinlm.config import MachineConfig, RunConfig, StrategyConfig
+from proteinlm.config import MachineConfig, StageConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.parallel import arrangement
@@ -63,7 +63,7 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware)
 
 
-def hardware(machine: Machine, config: RunConfig) -> planner.Hardware:
+def hardware(machine: Machine, config: StageConfig) -> planner.Hardware:
     """What the planner must reckon with."""
     if config.hardware != "auto":
         return planner.named(config.hardware, config.strategy.devices)

@@ -30,6 +30,10 @@ class StageConfig:
     data: DataConfig = MISSING
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    force: bool = False
+    """Start even if the planner says that it cannot fit."""
+    hardware: str = "auto"
+    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
         {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
@@ -66,10 +70,6 @@ class RunConfig(StageConfig):
     task: TaskConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    force: bool = False
-    """Start even if the planner says that it cannot fit."""
-    hardware: str = "auto"
-    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
     dry_run: bool = False
     """Plan, divide the model as the strategy says, and print what each process would hold; train nothing."""
 
