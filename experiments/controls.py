@@ -35,7 +35,7 @@ WINDOW = 17  # residues
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="finetune")
+@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="finetune")
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from proteinlm.config import EvaluateConfig, register_schema
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="evaluate")
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from proteinlm.results import Score
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="finetune")
+@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="finetune")
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]

@@ -11,7 +11,7 @@ from proteinlm.config import RunConfig, register_schema
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
+@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="pretrain")
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]

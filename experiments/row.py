@@ -13,7 +13,7 @@ from proteinlm.errors import InputError
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="row")
+@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="row")
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: RowConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]

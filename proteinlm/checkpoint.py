@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from proteinlm import foreign
+from proteinlm import adapters, foreign
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
@@ -135,7 +135,18 @@ def load_weights(directory: Path) -> Weights:
         tensors = load(content)
     except SafetensorError as error:
         raise InputError(f"{directory / WEIGHTS}: damaged: {error}") from None
-    return Weights(config, tensors, hashlib.sha256(content).hexdigest()[:12], str(directory))
+    fingerprint = hashlib.sha256(content).hexdigest()[:12]
+    if adapter := adapters.Adapter.load(directory):
+        tensors = _beside_base(adapter, tensors, directory)
+    return Weights(config, tensors, fingerprint, str(directory))
+
+
+def _beside_base(adapter: adapters.Adapter, saved: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
+    """The tensors of a model whose adapters alone were saved; `InputError` if what they belong to is not there."""
+    base = load_weights(Path(adapter.base)) if adapter.base else None
+    if base and base.fingerprint != adapter.fingerprint:
+        raise InputError(f"{directory / adapters.FILE}: made for the weights that {adapter.base} held before")
+    return adapters.merged(saved, base.tensors if base else {}, adapter.scale)
 
 
 def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:

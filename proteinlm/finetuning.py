@@ -16,9 +16,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from proteinlm import checkpoint, predictions, results, training
+from proteinlm import adapters, checkpoint, fitting, predictions, results, training
+from proteinlm.adapters import Adapter
 from proteinlm.checkpoint import Weights
-from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
+from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
 from proteinlm.config.baselines import family_of
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
@@ -43,16 +44,20 @@ def run(config: FinetuneConfig) -> Result:
         start = Start.of(config)
         config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
+        finished = directory / results.RESULT
+        machine = training.settle(config.train, config.strategy)
+        if not finished.exists():  # before anything is written: a config that is refused must not own the directory
+            longest = int(splits.train.lengths.max(initial=0))
+            fitting.check(config, start.shape, longest, training.hardware(machine, config))
         if reports:
             results.claim(directory, config, data=splits.source.fingerprint, start=start.fingerprint)
-        finished = directory / results.RESULT
         if finished.exists():
             result, inputs = results.load(finished), (splits.source.fingerprint, start.fingerprint)
             if (result.config, result.data, result.start) == (config.digest(), *inputs):
                 return result
         if reports:
             splits.announce()
-        return Finetuning(config, start, splits, training.settle(config.train, config.strategy)).run()
+        return Finetuning(config, start, splits, machine).run()
 
 
 def evaluate(config: EvaluateConfig) -> list[Score]:
@@ -169,10 +174,24 @@ class Finetuning:
 
     def _module(self, seed: int) -> LabelledTask:
         torch.manual_seed(seed)
-        module = self.splits.task(self.config.task, self.start.shape)
+        module = self.splits.module()
         if self.start.weights:
             checkpoint.restore({"backbone": module.backbone}, self.start.weights)
         return module
+
+    def _adapter(self) -> Adapter | None:
+        """What is trained beside the backbone, if anything."""
+        config, weights = self.config.adapter, self.start.weights
+        if not isinstance(config, LoraConfig):
+            return None
+        base = str(Path(weights.origin).absolute()) if weights else ""
+        return Adapter(config, base, weights.fingerprint if weights else "")
+
+    def _announce(self, module: LabelledTask, seed: int) -> None:
+        """Say how little is trained."""
+        if self.reports and seed == self.seeds[0]:
+            trained, all_of_them = counts(module)
+            print(f"{self.config.adapter.name}: {trained:,} of {all_of_them:,} parameters are trained", file=sys.stderr)
 
     def _trainer(self, callbacks: Sequence[L.Callback] = (), steps: int = 1) -> L.Trainer:
         task = self.config.task
@@ -198,12 +217,16 @@ class Finetuning:
         batches = Batches(config, {"valid": self.splits.valid}, self.splits.train, schedule, steps)
         module = self._module(seed)
         module.steps = steps
+        adapter = self._adapter()
+        if adapter:
+            adapters.adapt(module.backbone, adapter.config)
+            self._announce(module, seed)
         module.prepare(self.splits.train)
         latest = checkpoint.newest(checkpoints)
         done = checkpoint.step_of(latest) if latest else 0
         tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
-        selection = Selection(home / "best", self.start.shape, task.patience)
+        selection = Selection(home / "best", self.start.shape, task.patience, adapter)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
         trainer = self._trainer([report, selection, saving], steps)
         try:
@@ -213,7 +236,8 @@ class Finetuning:
             if tracker:
                 tracker.finish()
         seen = schedule.totals(trainer.global_step)
-        passes = 1 / 3 if module.frozen else 1  # a frozen backbone has no backward pass, which costs two forward ones
+        # a frozen backbone has no backward pass, which costs two forward ones; an adapted one half of it
+        passes = 1 / 3 if module.frozen else 2 / 3 if adapter else 1
         return Selected(
             step=selection.best_step(),
             score=selection.score,
@@ -228,7 +252,10 @@ class Finetuning:
     def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
         config, shape, provenance = self.config, self.start.shape, results.provenance()
         with torch.device("meta"):
-            module = self.splits.task(config.task, shape)
+            module = self.splits.module()
+            parameters = counts(module)[1]
+            if isinstance(config.adapter, LoraConfig):
+                adapters.adapt(module.backbone, config.adapter)
         return Result(
             row=config.name,
             stage=config.task.label,
@@ -237,7 +264,8 @@ class Finetuning:
             num_layers=shape.num_layers,
             num_heads=shape.num_heads,
             scale={},
-            parameters=sum(parameter.numel() for parameter in module.parameters()),
+            parameters=parameters,
+            trained=counts(module)[0],
             seed=config.seed,
             steps=sum(run.steps for run in selected),
             tokens=sum(run.tokens for run in selected),
@@ -261,3 +289,9 @@ class Finetuning:
             start=self.start.fingerprint,
             family=family_of(shape),
         )
+
+
+def counts(module: torch.nn.Module) -> tuple[int, int]:
+    """Parameters that are trained, and all."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

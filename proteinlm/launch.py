@@ -18,6 +18,11 @@ from typing import Any
 
 from proteinlm.errors import InputError
 
+CONF = next(
+    (place for place in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if place.is_dir()),
+    Path(__file__).parents[1] / "conf",
+)
+"""The configs: in the package where it was installed from a wheel, else beside it."""
 PARENT = "PROTEINLM_PARENT"
 """Environment variable: the process at whose end its descendants end too."""
 
@@ -85,7 +90,8 @@ def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path 
     if processes > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
         command = [sys.executable, *torchrun, module, *overrides]
-    environment = {PARENT: str(os.getpid()), **os.environ}
+    # torchrun gives each of several processes one thread, unless it is told
+    environment = {PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(threads(processes)), **os.environ}
     if log is None:
         code = subprocess.run(command, env=environment).returncode
     else:
@@ -131,6 +137,19 @@ def physical_cores() -> int:
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         cores.add(siblings.read_text() if siblings.exists() else str(cpu))
     return len(cores)
+
+
+def threads(processes: int) -> int:
+    """CPU threads for each of `processes` on this machine: what OMP_NUM_THREADS says, else what there is to compute on.
+
+    Slurm gives each task SLURM_CPUS_PER_TASK CPUs, and may or may not bind it to them: they are one task's, and not to be
+    divided again. Anyone else's processes share the cores that this one may run on.
+    """
+    if said := os.environ.get("OMP_NUM_THREADS", ""):
+        return max(1, int(said.split(",")[0]))
+    if given := os.environ.get("SLURM_CPUS_PER_TASK", ""):
+        return max(1, min(int(given), physical_cores()))
+    return max(1, physical_cores() // processes)
 
 
 def _in_one_line(error: Exception) -> str:

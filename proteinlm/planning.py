@@ -1,6 +1,5 @@
 """``proteinlm plan``: what one run, or each of the ten rows, would take. Imports nothing heavy before it runs."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -8,12 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from proteinlm.errors import InputError
+from proteinlm.launch import CONF
 
 if TYPE_CHECKING:
     from proteinlm.config import RunConfig
     from proteinlm.planner import Plan, Proteins
-
-CONF = Path(__file__).parents[1] / "conf"
 
 Overrides = Annotated[
     list[str] | None,

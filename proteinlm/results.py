@@ -78,6 +78,8 @@ class Result:
     accelerator: str = "cpu"
     family: str = "proteinlm"
     """Of the backbone: ``proteinlm``, one of `proteinlm.config.baselines.FAMILIES`, or a model type of Hugging Face."""
+    trained: int | None = None
+    """Parameters that were trained, where it is not all; with an adapter, its own are among them."""
 
     @property
     def device_seconds(self) -> float:

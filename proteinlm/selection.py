@@ -9,8 +9,10 @@ from typing import Any
 import lightning as L
 
 from proteinlm import checkpoint
+from proteinlm.adapters import Adapter, Factors
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
+from proteinlm.tasks import saved
 from proteinlm.tasks.labelled import LabelledTask
 
 
@@ -21,8 +23,8 @@ class Selection(L.Callback):
     latest best finds the weights that were the best then.
     """
 
-    def __init__(self, directory: Path, shape: ModelConfig, patience: int) -> None:
-        self.directory, self.shape, self.patience = directory, shape, patience
+    def __init__(self, directory: Path, shape: ModelConfig, patience: int, adapter: Adapter | None = None) -> None:
+        self.directory, self.shape, self.patience, self.adapter = directory, shape, patience, adapter
         self.step, self.score, self.stale = 0, -math.inf, 0
 
     def best_step(self) -> int:
@@ -59,7 +61,15 @@ class Selection(L.Callback):
         """Save the new best; the one before stays until no checkpoint asks for it any more."""
         if trainer.is_global_zero:
             discard_all_but(self.directory, self.step)
-        checkpoint.save_weights(best_of(self.directory, trainer.global_step), module.parts(), self.shape)
+        best = best_of(self.directory, trainer.global_step)
+        parts = module.parts()
+        if self.adapter:
+            parts["backbone"] = Factors(module.backbone, with_base=not self.adapter.base)
+        checkpoint.save_weights(best, parts, self.shape)
+        if trainer.is_global_zero:
+            saved.save(best, module.config)
+            if self.adapter:
+                self.adapter.save(best)
 
 
 def best_of(directory: Path, step: int) -> Path:

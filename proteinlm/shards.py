@@ -23,6 +23,7 @@ from proteinlm.errors import InputError
 from proteinlm.files import written_whole
 
 REST = "rest.pt"
+FULL = "no space left on device"
 
 
 def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> None:
@@ -36,19 +37,22 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     distributed.barrier()
+    problem: BaseException | None = None  # torch's CheckpointException is no Exception
     try:
         dcp.save(dict(tensors), storage_writer=FileSystemWriter(partial))
         if first:
             with written_whole(partial / REST) as file:
                 torch.save(rest, file)
-    except dcp.api.CheckpointException as error:
-        distributed.barrier()  # the others may still be writing
+    except (dcp.api.CheckpointException, InputError, OSError, RuntimeError) as error:
+        problem = error  # of all processes, or of the first alone, for which the others must not wait
+    outcome = [_in_words(problem) if problem else ""]
+    distributed.broadcast_object_list(outcome)
+    if outcome[0]:
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-        if _is_full(error):
-            raise InputError(f"{directory}: no space left on device; what was there before is untouched") from None
-        raise
-    distributed.barrier()
+        if outcome[0] == FULL or problem is None:
+            raise InputError(f"{directory}: {outcome[0]}; what was there before is untouched") from None
+        raise problem
     if first:
         _replace(directory, partial)
     distributed.barrier()
@@ -142,6 +146,11 @@ def _replace(directory: Path, partial: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _is_full(error: dcp.api.CheckpointException) -> bool:
-    causes = (cause for cause, _ in error.failures.values())
-    return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes)
+def _in_words(problem: BaseException) -> str:
+    """Why nothing could be written, in one line."""
+    causes = [problem, *(cause for cause, _ in getattr(problem, "failures", {}).values())]
+    causes += [inner for cause in causes if (inner := cause.__cause__ or cause.__context__)]
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if any((isinstance(cause, OSError) and cause.errno in full) or FULL in str(cause) for cause in causes):
+        return FULL
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

@@ -8,22 +8,32 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from proteinlm import tasks, training
-from proteinlm.config import FilesDataConfig, FinetuneConfig, ModelConfig
-from proteinlm.data import labelled, sources
+from proteinlm.config import CustomTaskConfig, FilesDataConfig, FinetuneConfig, ModelConfig
+from proteinlm.data import labelled, own_labels, sources
 from proteinlm.data.labelled import LabelledBatch, LabelledBatches, LabelledProteins, Record, numbers
 from proteinlm.data.loader import ShareOfSteps, loader
 from proteinlm.data.packing import Schedule
 from proteinlm.errors import InputError
+from proteinlm.tasks.labelled import LabelledTask
 
 
 class Splits:
     """The proteins of a task, for a model of some shape."""
 
     def __init__(self, config: FinetuneConfig, shape: ModelConfig) -> None:
-        self.config, self.longest = config, shape.max_positions - 1
-        self.task = tasks.downstream(config.task.name)
-        self.task.choose_head(config.task, shape)  # a mistake there should not wait for the data
-        self.source = sources.labelled(config.data, self.task.dataset, self.task.splits)
+        self.config, self.shape, self.longest = config, shape, shape.max_positions - 1
+        self.settled = config.task
+        """The task, with what only its data can tell."""
+        if isinstance(config.task, CustomTaskConfig):
+            self.source, self.settled = own_labels.opened(config.data, config.task)
+        self.task = tasks.module_of(self.settled)
+        self.task.choose_head(self.settled, shape)  # a mistake there should not wait for the data
+        if not isinstance(config.task, CustomTaskConfig):
+            self.source = sources.labelled(config.data, self.task.dataset, self.task.splits)
+
+    def module(self) -> LabelledTask:
+        """The task on a backbone, with random weights."""
+        return self.task(self.settled, self.shape)
 
     @cached_property
     def scored(self) -> tuple[str, ...]:
@@ -52,7 +62,7 @@ class Splits:
         records = self.source.records(split)
         if field:
             records = (narrowed(record, field) for record in records)
-        origin, labels = self.source.origins[split], self.task.labels(self.config.task)
+        origin, labels = self.source.origins[split], self.task.labels(self.settled)
         return labelled.read(records, labels, origin=origin, longest=self.longest)
 
     def schedule(self, seed: int) -> Schedule:
@@ -79,7 +89,7 @@ class Splits:
     def announce(self) -> None:
         """Say how many proteins there are, and where real data are not what TAPE published."""
         sizes = ", ".join(f"{split} {size:,}" for split, size in self.source.sizes.items())
-        print(f"{self.config.task.label}: {sizes} proteins", file=sys.stderr)
+        print(f"{self.config.task.label}: {sizes} proteins", *self.source.remarks, sep="\n", file=sys.stderr)
         for split, size in self.source.sizes.items():
             if isinstance(self.config.data, FilesDataConfig) and size != self.task.splits[split]:
                 print(

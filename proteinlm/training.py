@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from proteinlm import launch, planner
-from proteinlm.config import MachineConfig, RunConfig, StrategyConfig
+from proteinlm.config import MachineConfig, StageConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.parallel import arrangement
@@ -56,8 +56,7 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     if train.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
     cuda = train.accelerator != "cpu" and torch.cuda.is_available()
-    allotted = int(os.environ.get("OMP_NUM_THREADS", 0)) or launch.physical_cores() // strategy.devices
-    threads = train.threads or max(1, allotted)
+    threads = train.threads or launch.threads(strategy.devices)
     torch.set_num_threads(threads)
     fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_multiplies_bf16()
     precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
@@ -65,7 +64,7 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware, train.compile)
 
 
-def hardware(machine: Machine, config: RunConfig) -> planner.Hardware:
+def hardware(machine: Machine, config: StageConfig) -> planner.Hardware:
     """What the planner must reckon with."""
     if config.hardware != "auto":
         return planner.named(config.hardware, config.strategy.devices)

@@ -60,10 +60,19 @@ def test_every_profile_scales_every_row(profile: str):
 
 @pytest.mark.parametrize("group", ["model", "strategy", "tracking", "data", "task", "profile"])
 def test_every_option_of_every_group_composes(group: str):
-    downstream = {"pretrained", "secondary_structure", "remote_homology", "contact", "fluorescence", "stability"}
+    downstream = {
+        "pretrained",
+        "custom",
+        "secondary_structure",
+        "remote_homology",
+        "contact",
+        "fluorescence",
+        "stability",
+    }
     for file in (CONF / group).glob("*.yaml"):
-        if file.stem in downstream:
-            composed("finetune", "model.path=somewhere", "name=test", f"{group}={file.stem}")
+        if file.stem in downstream or (group, file.stem) == ("data", "csv"):
+            required = ["data.csv=somewhere"] if (group, file.stem) in (("data", "csv"), ("task", "custom")) else []
+            composed("finetune", "model.path=somewhere", "name=test", f"{group}={file.stem}", *required)
             continue
         required = ["data.root=somewhere"] if (group, file.stem) == ("data", "files") else []
         composed("pretrain", f"{group}={file.stem}", *required, *(["model=small"] if group == "profile" else []))

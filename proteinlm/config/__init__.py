@@ -5,6 +5,7 @@ methods, computed in this one place. `register_schema` makes the dataclasses kno
 key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
 """
 
+from proteinlm.config.adapters import AdapterConfig, LoraConfig
 from proteinlm.config.baselines import (
     FAMILIES,
     BaselineConfig,
@@ -15,7 +16,7 @@ from proteinlm.config.baselines import (
     ResNetConfig,
     UniRepConfig,
 )
-from proteinlm.config.data import DataConfig, FilesDataConfig, SyntheticDataConfig
+from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
     ForeignConfig,
     HuggingFaceConfig,
@@ -26,6 +27,7 @@ from proteinlm.config.model import (
 )
 from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
 from proteinlm.config.tasks import (
+    CustomTaskConfig,
     LabelledTaskConfig,
     LanguageModelConfig,
     MaskedLanguageModelConfig,
@@ -36,7 +38,10 @@ from proteinlm.config.tasks import (
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "AdapterConfig",
     "BaselineConfig",
+    "CsvDataConfig",
+    "CustomTaskConfig",
     "DataConfig",
     "EvaluateConfig",
     "FilesDataConfig",
@@ -46,6 +51,7 @@ __all__ = [
     "LSTMConfig",
     "LabelledTaskConfig",
     "LanguageModelConfig",
+    "LoraConfig",
     "MachineConfig",
     "MaskedLanguageModelConfig",
     "ModelConfig",
@@ -91,7 +97,11 @@ def register_schema() -> None:
     store.store(group="task", name="next_residue_schema", node=NextResidueConfig)
     store.store(group="task", name="labelled_schema", node=LabelledTaskConfig)
     store.store(group="task", name="secondary_structure_schema", node=SecondaryStructureConfig)
+    store.store(group="task", name="custom_schema", node=CustomTaskConfig)
     store.store(group="data", name="synthetic_schema", node=SyntheticDataConfig)
     store.store(group="data", name="files_schema", node=FilesDataConfig)
+    store.store(group="data", name="csv_schema", node=CsvDataConfig)
+    store.store(group="adapter", name="schema", node=AdapterConfig)
+    store.store(group="adapter", name="lora_schema", node=LoraConfig)
     store.store(group="strategy", name="schema", node=StrategyConfig)
     store.store(group="tracking", name="schema", node=TrackingConfig)

@@ -50,3 +50,37 @@ class FilesDataConfig(DataConfig):
     """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, or both."""
     cache: str = ""
     """Where the store is built on first use; by default the user's cache directory."""
+
+
+@dataclass
+class CsvDataConfig(DataConfig):
+    """A user's own proteins and labels, for ``task=custom``: one CSV file (``.tsv``: tabs; .gz and .xz are read too)."""
+
+    name: str = "csv"
+    csv: str = ""
+    """The file. Its first line names the columns."""
+    sequence: str = "sequence"
+    """Column of the residues."""
+    label: str = "label"
+    """Column of what is learnt: a class, a number, or a letter for each residue (``?``: not known)."""
+    split: str = "split"
+    """Column that says ``train``, ``valid`` or ``test``. Without it, clusters of similar sequences are drawn."""
+    id: str = "id"
+    """Column of names, for messages; it may be absent."""
+    valid: float = 0.1
+    """Share of the proteins drawn for validation, where there is no split column."""
+    test: float = 0.1
+    """Share of the proteins drawn for the test."""
+    identity: float = 0.5
+    """Proteins above about this sequence identity stay in one split (`proteinlm.data.clusters`); 1: only equal ones."""
+    seed: int = 0
+    """Of the draw."""
+
+    def __post_init__(self) -> None:
+        if not self.csv:
+            raise InputError("data.csv is empty: name the file with your sequences and labels")
+        at_least(0, "data.seed", self.seed)
+        if self.valid <= 0 or self.test < 0 or self.valid + self.test >= 1:
+            raise InputError(f"data.valid={self.valid} and data.test={self.test} leave none to train on")
+        if not 0.2 <= self.identity <= 1:
+            raise InputError(f"data.identity={self.identity} is not between 0.2 and 1")

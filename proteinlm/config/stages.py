@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
+from proteinlm.config.adapters import AdapterConfig
 from proteinlm.config.baselines import LSTMConfig
 from proteinlm.config.checks import at_least
 from proteinlm.config.data import DataConfig
@@ -30,9 +31,14 @@ class StageConfig:
     data: DataConfig = MISSING
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    force: bool = False
+    """Start even if the planner says that it cannot fit."""
+    hardware: str = "auto"
+    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run", "data.root", "data.cache"}
+        {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
+        | {f"data.{knob}" for knob in ("root", "cache", "csv")}
         | {
             f"train.{knob}"
             for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator", "compile")
@@ -68,10 +74,6 @@ class RunConfig(StageConfig):
     task: TaskConfig = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    force: bool = False
-    """Start even if the planner says that it cannot fit."""
-    hardware: str = "auto"
-    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
     dry_run: bool = False
     """Plan, divide the model as the strategy says, and print what each process would hold; train nothing."""
 
@@ -97,6 +99,7 @@ class FinetuneConfig(StageConfig):
     """Row of the table or name of the model; by default that of the pretraining run, or ``scratch``."""
     model: StartConfig = MISSING
     task: LabelledTaskConfig = MISSING
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     train: MachineConfig = field(default_factory=MachineConfig)
     seeds: int = 3
     """Runs that differ in the new weights, the order of the proteins and the dropout: `seed`, `seed` + 1, ..."""
@@ -113,6 +116,13 @@ class FinetuneConfig(StageConfig):
         if isinstance(self.model, ModelConfig):
             self.strategy.check(self.model)
         _share_micro_batches(self.task.micro_batches, self.strategy, "task")
+        if self.adapter.name != "none" and self.task.freeze != "none":
+            raise InputError(f"adapter={self.adapter.name} and task.freeze={self.task.freeze} exclude each other")
+        if self.adapter.name != "none" and self.strategy.sharded:
+            raise InputError(
+                f"strategy={self.strategy.name} divides the matrices that adapter={self.adapter.name} leaves whole: "
+                "take strategy=ddp or ddp_sharded"
+            )
 
     @property
     def directory(self) -> Path:

@@ -1,6 +1,6 @@
 """What is learnt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from omegaconf import MISSING
@@ -119,3 +119,24 @@ class SecondaryStructureConfig(LabelledTaskConfig):
     @property
     def label(self) -> str:
         return f"{self.name}_q{self.classes}"
+
+
+KINDS = ("class", "number", "residues")
+"""Of a user's own labels: a class or a number of each protein, or a class of each of its residues."""
+
+
+@dataclass
+class CustomTaskConfig(LabelledTaskConfig):
+    """A user's own labels (`CsvDataConfig`)."""
+
+    name: str = "custom"
+    kind: str = "auto"
+    """``class``, ``number`` or ``residues``; ``auto`` sees it from the labels."""
+    classes: list[str] = field(default_factory=list)
+    """Names of the classes, or letters of the residues' classes; by default those that occur, sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("task.kind", self.kind, ("auto", *KINDS))
+        if len(set(self.classes)) < len(self.classes):
+            raise InputError("task.classes names a class twice")

@@ -51,7 +51,8 @@ class MachineConfig:
     workers: int = 0
     """Loader processes per training process."""
     threads: int = 0
-    """CPU threads per training process; 0 shares the physical cores among the processes of this machine."""
+    """CPU threads per training process; 0 takes OMP_NUM_THREADS, or what Slurm gives a task, or a share of the physical
+    cores that this process may run on."""
     accelerator: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
     compile: bool = False

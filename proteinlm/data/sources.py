@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proteinlm.config import DataConfig, FilesDataConfig, SyntheticDataConfig, digest
+from proteinlm.config import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig, digest
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -47,6 +47,8 @@ class Labelled:
     records: Callable[[str], Iterable[dict[str, Any]]]
     """The proteins of a split, by TAPE's field names."""
     fingerprint: str
+    remarks: tuple[str, ...] = ()
+    """What the user should know of them."""
 
 
 def labelled(config: DataConfig, task: str, splits: Iterable[str]) -> Labelled:
@@ -62,6 +64,8 @@ def labelled(config: DataConfig, task: str, splits: Iterable[str]) -> Labelled:
             records=partial(opened.records, task),
             fingerprint=digest({split: what.sha256 for split, what in found.items()}),
         )
+    if isinstance(config, CsvDataConfig):
+        raise InputError(f"data=csv holds labels of your own, for task=custom: not those of {task}")
     raise InputError(f"data={config.name} is not one of synthetic, files")
 
 

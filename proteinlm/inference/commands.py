@@ -122,7 +122,7 @@ def score_contacts(
 
 def predict(
     task: Annotated[
-        str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure.")
+        str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure or custom.")
     ],
     source: Fasta,
     model: Annotated[Path, typer.Option("--model", help="A fine-tuning that ran with keep_weights=true.")],

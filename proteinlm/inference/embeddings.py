@@ -87,28 +87,39 @@ def write_npz_arrays(output: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> 
 
 def write_h5(output: Path, finished: Finished) -> None:
     h5py = _h5py()
-    per_residue, hidden = _kind(finished)
     partial = output.with_name(f".{output.name}.partial")
-    with h5py.File(partial, "w") as file:
-        if per_residue:
-            for name, array in _arrays(finished, hidden):
-                file[name] = array
-        else:
-            ids = file.create_dataset("ids", (finished.records,), dtype=h5py.string_dtype())
-            vectors = file.create_dataset("embeddings", (finished.records, hidden), dtype="f4")
-            begin = 0
-            for part in finished:
-                ids[begin : begin + len(part)] = part["id"].to_pylist()
-                vectors[begin : begin + len(part)] = _numbers(part, hidden)
-                begin += len(part)
-    os.replace(partial, output)
+    try:
+        with h5py.File(partial, "w") as file:
+            _fill_h5(file, finished, h5py.string_dtype())
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(partial, output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fill_h5(file: Any, finished: Finished, text: Any) -> None:
+    per_residue, hidden = _kind(finished)
+    if per_residue:
+        for name, array in _arrays(finished, hidden):
+            file[name] = array
+        return
+    ids = file.create_dataset("ids", (finished.records,), dtype=text)
+    vectors = file.create_dataset("embeddings", (finished.records, hidden), dtype="f4")
+    begin = 0
+    for part in finished:
+        ids[begin : begin + len(part)] = part["id"].to_pylist()
+        vectors[begin : begin + len(part)] = _numbers(part, hidden)
+        begin += len(part)
 
 
 def _h5py() -> Any:
     try:
-        import h5py  # type: ignore[import-not-found]
+        import h5py  # type: ignore[import-untyped]
     except ImportError:
-        raise InputError("--out: a .h5 file needs h5py (pip install h5py); .npz and .arrow need nothing") from None
+        raise InputError(
+            "--out: a .h5 file needs h5py (pip install 'proteinlm[hdf5]'); .npz and .arrow need nothing"
+        ) from None
     return h5py
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights
-from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
+from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.data.packing import Packed
 from proteinlm.errors import InputError
 from proteinlm.inference import rows
@@ -22,10 +22,13 @@ from proteinlm.inference.records import Window
 from proteinlm.inference.streaming import Job, proteins_table
 from proteinlm.results import CONFIG
 from proteinlm.selection import best_of
+from proteinlm.tasks import saved
 from proteinlm.tasks.regression import ScalarRegression
 
 STATES = {3: "HEC", 8: "GHIBESTC"}
 """Secondary structure by class: TAPE's codes."""
+LABEL = "label"
+"""Column of what a model of a user's own labels says."""
 
 
 @final
@@ -35,7 +38,7 @@ class FineTuned(Loaded):
     def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Machine) -> None:
         super().__init__(weights, machine)
         self.task = task
-        self.module = tasks.downstream(task.name)(task, weights.config)
+        self.module = tasks.module_of(task)(task, weights.config)
         checkpoint.restore(self.module.parts(), weights)
         self.module.eval().requires_grad_(False).to(machine.device)
 
@@ -59,13 +62,29 @@ class FineTuned(Loaded):
             states = STATES[self.task.classes]
             classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
             return [{rows.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
+        if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":
+            return self._named(self.task, output, packed)
         if self.task.name == "remote_homology":
             probability, fold = output.softmax(dim=-1).max(dim=-1)
             pairs = zip(fold.tolist(), probability.tolist(), strict=True)
             return [{"fold": fold, "probability": value} for fold, value in pairs]
         assert isinstance(self.module, ScalarRegression)
         values = self.module.scale.restored(output.squeeze(-1))
-        return [{self.task.name: value} for value in values.tolist()]
+        column = LABEL if isinstance(self.task, CustomTaskConfig) else self.task.name
+        return [{column: value} for value in values.tolist()]
+
+    def _named(self, task: CustomTaskConfig, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The columns of a user's own classes, of proteins or of their residues."""
+        names = task.classes
+        if task.kind == "residues":
+            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            return [{rows.LABELS: "".join(names[number] for number in part[1:].tolist())} for part in classes]
+        found: list[dict[str, Any]] = []
+        for chances in output.softmax(dim=-1).tolist():
+            likeliest = max(range(len(names)), key=chances.__getitem__)
+            each = {f"probability_{name}": chance for name, chance in zip(names, chances, strict=True)}
+            found.append({LABEL: names[likeliest], "probability": chances[likeliest], **each})
+        return found
 
 
 def load(path: Path, task: str, machine: Machine) -> FineTuned:
@@ -73,18 +92,20 @@ def load(path: Path, task: str, machine: Machine) -> FineTuned:
 
     `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
     """
-    config = task_of(path)
+    config = saved.load(path) or task_of(path)
     if task not in (config.name, config.label):
         raise InputError(f"{path}: fine-tuned for {config.label}, not for {task}")
-    return FineTuned(config, checkpoint.load_weights(_weights(path)), machine)
+    weights = _weights(path)
+    return FineTuned(saved.load(weights) or config, checkpoint.load_weights(weights), machine)
 
 
 def predict(model: FineTuned, source: Path, output: Path | None) -> None:
     """One line for each protein in `source`; see `rows.give`."""
     if model.task.name == "contact":
         raise InputError("contact maps are not lines of a table: use proteinlm contacts")
-    if output is not None and output.suffix == ".fasta" and not isinstance(model.task, SecondaryStructureConfig):
-        raise InputError("--out: only secondary structure can be written as .fasta")
+    of_residues = isinstance(model.task, SecondaryStructureConfig) or getattr(model.task, "kind", "") == "residues"
+    if output is not None and output.suffix == ".fasta" and not of_residues:
+        raise InputError(rows.NO_FASTA)
     rows.give(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
 
 
@@ -93,17 +114,8 @@ def task_of(path: Path) -> LabelledTaskConfig:
     stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
     if stage is None:
         raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
-    file = stage / CONFIG
-    values = OmegaConf.to_object(OmegaConf.load(file))
-    task = values.get("task") if isinstance(values, dict) else None
-    if not isinstance(task, dict) or task.get("name") not in tasks.TASKS:
-        name = task.get("name") if isinstance(task, dict) else task
-        raise InputError(f"{file}: its task is {name}: not the directory of a fine-tuning")
-    kind = SecondaryStructureConfig if "classes" in task else LabelledTaskConfig
-    try:
-        return kind(**{str(key): value for key, value in task.items()})
-    except (TypeError, InputError) as error:
-        raise InputError(f"{file}: not a task of this version: {error}") from None
+    values = OmegaConf.to_object(OmegaConf.load(stage / CONFIG))
+    return saved.read(stage / CONFIG, values.get("task") if isinstance(values, dict) else None)
 
 
 def _weights(path: Path) -> Path:

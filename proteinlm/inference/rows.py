@@ -15,7 +15,9 @@ from proteinlm.files import written_whole
 from proteinlm.inference.streaming import Finished, Job
 
 STRUCTURE = "structure"
-"""Column with one letter for each residue, which can be written as FASTA."""
+LABELS = "labels"
+"""Columns with one letter for each residue, which can be written as FASTA."""
+NO_FASTA = "--out: only secondary structure, or labels of residues, can be written as .fasta"
 Lines = Callable[[Iterable[pa.Table]], Iterator[str]]
 
 
@@ -64,10 +66,11 @@ def json_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
 def fasta_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
     """A record for each row, with the states where the residues were."""
     for table in tables:
-        if STRUCTURE not in table.column_names:
-            raise InputError("--out: only secondary structure can be written as .fasta")
+        column = next((name for name in (STRUCTURE, LABELS) if name in table.column_names), None)
+        if column is None:
+            raise InputError(NO_FASTA)
         for row in table.to_pylist():
-            yield f">{row['id']}\n{row[STRUCTURE]}\n"
+            yield f">{row['id']}\n{row[column]}\n"
 
 
 def _plain(value: Any) -> Any:

@@ -18,8 +18,9 @@ from torchmetrics import Metric
 from proteinlm.architectures import BLOCKS
 from proteinlm.config import StrategyConfig
 from proteinlm.muon import MuonAdamW
+from proteinlm.parallel.initial import Draws
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
-from proteinlm.parallel.sharded import Sharded, divide
+from proteinlm.parallel.sharded import Sharded, divide, fill
 
 
 class ShardedOptimizer(DDPStrategy):
@@ -38,6 +39,8 @@ class SpreadModule(L.LightningModule):
     """What `Arrangement` divides."""
 
     arranged = False
+    draws: Draws | None = None
+    """What fills the parameters, if they have no memory yet."""
     data_group: ProcessGroup | None = None
     """The processes that compute different micro-batches; None: all."""
 
@@ -75,6 +78,9 @@ def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compi
             block.compile(dynamic=True)  # sizes of batches vary
     if isinstance(strategy, Sharded):
         divide(module, blocks, strategy.mesh)
+        if isinstance(module, SpreadModule) and module.draws:
+            module.draws.fill(module, strategy.root_device, fill)
+            module.draws = None
 
 
 def strategy(config: StrategyConfig) -> Strategy | str:

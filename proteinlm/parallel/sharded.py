@@ -124,12 +124,12 @@ def _load_whole(file: Path, model: nn.Module, optimizers: list[Optimizer]) -> di
     weights = model.state_dict()
     files.check(f"{file}: another architecture", saved["state_dict"], weights)
     for name, tensor in saved.pop("state_dict").items():
-        _fill(weights[name], tensor)
+        fill(weights[name], tensor)
     for optimizer in optimizers:
         for name, parameter in _trained([optimizer]):
             state = _moments(parameter, {f"{files.MOMENT}{name}/{key}" for key in moments.get(name, {})}, name)
             for key, tensor in state.items():
-                _fill(tensor, moments[name][key])
+                fill(tensor, moments[name][key])
             if state:
                 optimizer.state[parameter] = state
     return saved
@@ -148,7 +148,7 @@ def _moments(parameter: nn.Parameter, there: set[str], name: str) -> dict[str, t
     return {key: step if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
 
 
-def _fill(target: torch.Tensor, source: torch.Tensor) -> None:
+def fill(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy a whole tensor, or this process's part of it."""
     if isinstance(target, DTensor):
         shape, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)

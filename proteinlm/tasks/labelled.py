@@ -39,6 +39,7 @@ class LabelledTask(TaskModule, ABC):
 
     def __init__(self, config: LabelledTaskConfig, model: ModelConfig) -> None:
         super().__init__(model, config.optim, config.steps, config.micro_batches)
+        self.config = config
         self.head = self.choose_head(config, model)()
         self.frozen = config.freeze == "backbone"
         self.backbone.requires_grad_(not self.frozen)

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -10,6 +11,7 @@ from proteinlm.config import RunConfig
 from proteinlm.data.loader import MaskedBatch
 from proteinlm.intervals import Sample
 from proteinlm.metrics import ResidueLoss
+from proteinlm.parallel import initial
 from proteinlm.tasks.base import TaskModule
 
 
@@ -19,10 +21,19 @@ class LanguageModel(TaskModule, ABC):
     head: nn.Module
 
     def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
+        with initial.noted(config.strategy.sharded) as self.draws:
+            super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
+            self.head = self.make_head(config)
+        if self.draws:
+            self.draws.know(self)
+            self.step_loss = torch.zeros(())
         self.evaluations = evaluations
         self.losses = MetricCollection({split: ResidueLoss() for split in evaluations}, compute_groups=False)
         self.scored: dict[str, Sample] = {}  # the loss of each split, protein by protein
+
+    @abstractmethod
+    def make_head(self, config: RunConfig) -> nn.Module:
+        """What predicts residues from hidden states."""
 
     @abstractmethod
     def forward(self, batch: MaskedBatch) -> Tensor:

@@ -3,7 +3,7 @@
 from typing import final
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from proteinlm import architectures
 from proteinlm.config import RunConfig
@@ -15,9 +15,8 @@ from proteinlm.tasks.language_model import LanguageModel
 class MaskedLanguageModel(LanguageModel):
     """Cross-entropy on the masked residues."""
 
-    def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        super().__init__(config, evaluations)
-        self.head = architectures.language_model_head(config.backbone)
+    def make_head(self, config: RunConfig) -> nn.Module:
+        return architectures.language_model_head(config.backbone)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         tokens, starts, longest, _ = batch.masked.packed

@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from proteinlm.baselines.lstm import LSTM
 from proteinlm.config import LSTMConfig, RunConfig
@@ -20,10 +20,9 @@ class NextResidue(LanguageModel):
     Its perplexity is not that of masked residues: neither direction sees both sides.
     """
 
-    def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        super().__init__(config, evaluations)
+    def make_head(self, config: RunConfig) -> nn.Module:
         assert isinstance(config.backbone, LSTMConfig)
-        self.head = NextResidueHead(config.backbone.direction_size, config.backbone.vocab_size)
+        return NextResidueHead(config.backbone.direction_size, config.backbone.vocab_size)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         tokens, starts, _, _ = batch.masked.packed

@@ -3,20 +3,17 @@
 from typing import ClassVar, final
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
-from proteinlm.config import LabelledTaskConfig, ModelConfig
-from proteinlm.data.labelled import LabelledBatch, Labels, Record, numbers
+from proteinlm.config import LabelledTaskConfig
+from proteinlm.data.labelled import Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.metrics import ProteinAccuracy, RecordMetric
-from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
+from proteinlm.tasks.classification import ProteinClassification
 
 FOLDS = 1195
 
 
 @final
-class RemoteHomology(LabelledTask):
+class RemoteHomology(ProteinClassification):
     """Cross-entropy; scored by the share of proteins whose most likely fold is theirs (top-1).
 
     The three test splits hold out whole folds' superfamilies, whole superfamilies' families, and proteins of known
@@ -31,24 +28,14 @@ class RemoteHomology(LabelledTask):
         "test_superfamily_holdout": 1254,
         "test_family_holdout": 1272,
     }
-    score = "accuracy"
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:
         return Labels(fold, lambda target: 1)
 
     @classmethod
-    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
-        return protein_heads(model, FOLDS)
-
-    def metric(self) -> RecordMetric:
-        return ProteinAccuracy()
-
-    def summed_loss(self, batch: LabelledBatch) -> Tensor:
-        return F.cross_entropy(self(batch.packed), batch.targets, reduction="sum")
-
-    def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
-        metric.update(output, batch.targets, batch.records)
+    def outputs(cls, config: LabelledTaskConfig) -> int:
+        return FOLDS
 
 
 def fold(record: Record) -> np.ndarray:

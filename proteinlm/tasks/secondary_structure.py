@@ -4,19 +4,16 @@ from functools import partial
 from typing import ClassVar, final
 
 import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
 
-from proteinlm.config import LabelledTaskConfig, ModelConfig, SecondaryStructureConfig
-from proteinlm.data.labelled import LabelledBatch, Labels, Record, numbers
+from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
+from proteinlm.data.labelled import Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.heads import ResidueConvolution, ResidueMLP
-from proteinlm.metrics import IGNORED, RecordMetric, ResidueAccuracy
-from proteinlm.tasks.labelled import Heads, LabelledTask
+from proteinlm.metrics import IGNORED
+from proteinlm.tasks.classification import ResidueClassification, labelled_residues
 
 
 @final
-class SecondaryStructure(LabelledTask):
+class SecondaryStructure(ResidueClassification):
     """Cross-entropy over resolved residues; scored by the share of them that is right.
 
     TAPE and ProteinLM scored the unresolved ones too, which their records call helices. CB513 holds whole chains, of
@@ -26,28 +23,15 @@ class SecondaryStructure(LabelledTask):
     dataset = "secondary_structure"
     splits: ClassVar = {"train": 8678, "valid": 2170, "cb513": 513, "ts115": 115, "casp12": 21}
     views: ClassVar = {"cb513_proper": ("cb513", "cb513_mask")}
-    score = "accuracy"
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:
-        return Labels(partial(states, classes=_classes(config)), lambda target: int((target != IGNORED).sum()))
+        return Labels(partial(states, classes=cls.outputs(config)), labelled_residues)
 
     @classmethod
-    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
-        hidden, classes = model.hidden_size, _classes(config)
-        return {
-            "mlp": partial(ResidueMLP, hidden, classes, model.dropout),
-            "convolution": partial(ResidueConvolution, hidden, classes),
-        }
-
-    def metric(self) -> RecordMetric:
-        return ResidueAccuracy()
-
-    def summed_loss(self, batch: LabelledBatch) -> Tensor:
-        return F.cross_entropy(self(batch.packed), batch.targets, ignore_index=IGNORED, reduction="sum")
-
-    def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
-        metric.update(output, batch.targets, batch.packed.starts, batch.records)
+    def outputs(cls, config: LabelledTaskConfig) -> int:
+        assert isinstance(config, SecondaryStructureConfig)
+        return config.classes
 
 
 def states(record: Record, classes: int) -> np.ndarray:
@@ -61,8 +45,3 @@ def states(record: Record, classes: int) -> np.ndarray:
             f"{name} is {state[residue]} at residue {residue + 1}, not 0 to {classes - 1}, or -1 for unknown"
         )
     return np.where(resolved, state, IGNORED).astype(np.int64)
-
-
-def _classes(config: LabelledTaskConfig) -> int:
-    assert isinstance(config, SecondaryStructureConfig)
-    return config.classes

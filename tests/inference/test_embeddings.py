@@ -58,6 +58,49 @@ def test_files_hold_the_embeddings_of_each_protein_alone(model, fasta, tmp_path,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.fasta", output.name]
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls", "residue"])
+def test_hdf5_holds_what_npz_holds_also_after_a_kill(model, fasta, tmp_path, monkeypatch, pooling):
+    h5py = pytest.importorskip("h5py")
+    command = ("embed", fasta, "--model", model, "--pooling", pooling, *MODEL, "--out")
+    assert run(*command, tmp_path / "out.npz")[0] == 0
+    pooled, done = Model.pooled, []
+
+    def pooled_or_killed(self: Model, proteins: list[np.ndarray], pooling) -> list[np.ndarray]:
+        if len(done) == 3 and not killed:
+            killed.append(True)
+            raise Killed
+        done.append(len(proteins))
+        return pooled(self, proteins, pooling)
+
+    killed: list[bool] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(Model, "pooled", pooled_or_killed)
+        with pytest.raises(Killed):
+            run(*command, tmp_path / "out.h5")
+        with patched.context() as writing, pytest.raises(Killed):
+            writing.setattr(embeddings, "_fill_h5", killed_half_way)
+            run(*command, tmp_path / "out.h5")
+        assert not (tmp_path / "out.h5").exists()
+        assert run(*command, tmp_path / "out.h5")[0] == 0
+    assert sum(done) == len(SEQUENCES), "each once"
+    wanted = np.load(tmp_path / "out.npz")
+    with h5py.File(tmp_path / "out.h5") as found:
+        if pooling == "residue":
+            assert set(found) == set(wanted) == set(SEQUENCES)
+            arrays = {name: found[name][:] for name in found}
+        else:
+            assert found["ids"].asstr()[:].tolist() == wanted["ids"].tolist()
+            arrays = {"embeddings": found["embeddings"][:]}
+        for name, array in arrays.items():
+            assert array.dtype == np.float32
+            assert np.array_equal(array, wanted[name])
+    assert not list(tmp_path.glob(".*"))
+
+
+def killed_half_way(file: object, *others: object) -> None:
+    raise Killed
+
+
 class Killed(BaseException):
     """Stands in for a signal."""
 
@@ -126,7 +169,7 @@ def test_bad_requests_are_one_line(model, fasta, tmp_path, monkeypatch):
     for arguments, message in (
         ((fasta, "--model", tmp_path, *out), "no model.safetensors in it"),
         ((fasta, "--model", model, "--out", tmp_path / "out.csv"), "ends in none of .npz, .h5, .arrow"),
-        ((fasta, "--model", model, "--out", tmp_path / "out.h5"), "needs h5py (pip install h5py)"),
+        ((fasta, "--model", model, "--out", tmp_path / "out.h5"), "needs h5py (pip install 'proteinlm[hdf5]')"),
         ((fasta, "--model", model, "--out", tmp_path / "nowhere/out.npz"), "no such directory"),
         ((fasta, "--model", model, *out, "--pooling", "max"), "--pooling max is not one of mean, cls, residue"),
         ((fasta, "--model", model, *out, "--device", "warp"), "--device warp"),

@@ -1,0 +1,38 @@
+"""What is trained beside a backbone that stays as it is."""
+
+from dataclasses import dataclass, field
+
+from proteinlm.config.checks import at_least
+from proteinlm.errors import InputError
+
+MATRICES = ("query_key_value", "output", "up", "down")
+"""Of a block: of the attention, and of the feed-forward layer."""
+
+
+@dataclass
+class AdapterConfig:
+    """Nothing: the backbone itself is trained, or not (``task.freeze``)."""
+
+    name: str = "none"
+
+
+@dataclass
+class LoraConfig(AdapterConfig):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): ``W + alpha / rank * B A`` in place of W, A and B trained."""
+
+    name: str = "lora"
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    """On what A reads, in training."""
+    matrices: list[str] = field(default_factory=lambda: list(MATRICES))
+    """Of each block: ``query_key_value``, ``output``, ``up``, ``down``, or the ends of other names of linear layers."""
+
+    def __post_init__(self) -> None:
+        at_least(1, "adapter.rank", self.rank)
+        if not self.alpha > 0:
+            raise InputError(f"adapter.alpha={self.alpha} is not above 0")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"adapter.dropout={self.dropout} is not in [0, 1)")
+        if not self.matrices:
+            raise InputError(f"adapter.matrices is empty: name some of {', '.join(MATRICES)}")

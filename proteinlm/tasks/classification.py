@@ -1,0 +1,71 @@
+"""What tasks with classes have in common: one class of each protein, or of each residue."""
+
+from abc import ABC, abstractmethod
+from functools import partial
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from proteinlm.config import LabelledTaskConfig, ModelConfig
+from proteinlm.data.labelled import LabelledBatch
+from proteinlm.heads import ResidueConvolution, ResidueMLP
+from proteinlm.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
+from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
+
+
+class ProteinClassification(LabelledTask, ABC):
+    """Cross-entropy; scored by the share of proteins whose most likely class is theirs (top-1)."""
+
+    score = "accuracy"
+
+    @classmethod
+    @abstractmethod
+    def outputs(cls, config: LabelledTaskConfig) -> int:
+        """Number of classes."""
+
+    @classmethod
+    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
+        return protein_heads(model, cls.outputs(config))
+
+    def metric(self) -> RecordMetric:
+        return ProteinAccuracy()
+
+    def summed_loss(self, batch: LabelledBatch) -> Tensor:
+        return F.cross_entropy(self(batch.packed), batch.targets, reduction="sum")
+
+    def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
+        metric.update(output, batch.targets, batch.records)
+
+
+class ResidueClassification(LabelledTask, ABC):
+    """Cross-entropy over the residues that have a label; scored by the share of them that is right."""
+
+    score = "accuracy"
+
+    @classmethod
+    @abstractmethod
+    def outputs(cls, config: LabelledTaskConfig) -> int:
+        """Number of classes."""
+
+    @classmethod
+    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
+        hidden, classes = model.hidden_size, cls.outputs(config)
+        return {
+            "mlp": partial(ResidueMLP, hidden, classes, model.dropout),
+            "convolution": partial(ResidueConvolution, hidden, classes),
+        }
+
+    def metric(self) -> RecordMetric:
+        return ResidueAccuracy()
+
+    def summed_loss(self, batch: LabelledBatch) -> Tensor:
+        return F.cross_entropy(self(batch.packed), batch.targets, ignore_index=IGNORED, reduction="sum")
+
+    def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
+        metric.update(output, batch.targets, batch.packed.starts, batch.records)
+
+
+def labelled_residues(target: np.ndarray) -> int:
+    """Number of residues of a target (L,) that have a label."""
+    return int((target != IGNORED).sum())
