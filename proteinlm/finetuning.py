@@ -14,6 +14,7 @@ from math import isnan
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 
 from proteinlm import checkpoint, predictions, results, training
@@ -21,6 +22,7 @@ from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
+from proteinlm.guards import Guard
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.results import Result, Score
 from proteinlm.selection import Selection, best_of, discard_all_but
@@ -96,6 +98,7 @@ class Selected:
     epochs: float
     flops: float
     seconds: float
+    skipped: int = 0
 
 
 class Finetuning:
@@ -204,7 +207,12 @@ class Finetuning:
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
         selection = Selection(home / "best", self.start.shape, task.patience)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
-        trainer = self._trainer([report, selection, saving], steps)
+
+        def records(step: int) -> list[np.ndarray]:
+            return [self.splits.train.records[plan.records] for plan in next(schedule.steps(step, step + 1))]
+
+        guard = Guard(home, config.train.nonfinite, saving, records)
+        trainer = self._trainer([guard, report, selection, saving], steps)
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
         finally:
@@ -222,6 +230,7 @@ class Finetuning:
             epochs=seen.epochs,
             flops=passes * self.start.shape.training_flops(seen.tokens, seen.squares, targets=0),
             seconds=report.seconds,
+            skipped=guard.skipped,
         )
 
     def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
@@ -258,4 +267,6 @@ class Finetuning:
             data=self.splits.source.fingerprint,
             seeds=config.seeds,
             start=self.start.fingerprint,
+            skipped=sum(run.skipped for run in selected),
+            deterministic=config.train.deterministic,
         )

@@ -76,6 +76,10 @@ class Result:
     start: str = "scratch"
     """Fingerprint of the weights that were fine-tuned."""
     accelerator: str = "cpu"
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite, and that changed nothing."""
+    deterministic: bool = False
+    """Whether only algorithms were admitted that give the same bits each time."""
 
     @property
     def device_seconds(self) -> float:

@@ -32,10 +32,14 @@ class StageConfig:
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
         {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run", "data.root", "data.cache"}
-        | {f"train.{knob}" for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator")}
+        | {
+            f"train.{knob}"
+            for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator", "nonfinite")
+        }
     )
     """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
-    computes it and on how many processes, and where the data lie, whose content has a fingerprint."""
+    computes it and on how many processes, and where the data lie, whose content has a fingerprint. ``train.nonfinite`` may:
+    then the result says how many steps were skipped."""
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):

@@ -50,12 +50,17 @@ class MachineConfig:
     """CPU threads per training process; 0 shares the physical cores among the processes of this machine."""
     accelerator: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
+    nonfinite: str = "stop"
+    """What a loss or gradient that is not finite does: ``stop`` the run, or ``skip`` the step, which the result counts."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, or an error where there is none. On CPU they do anyway."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_seconds", "workers", "threads"):
             at_least(0, f"train.{name}", getattr(self, name))
         one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
         one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+        one_of("train.nonfinite", self.nonfinite, ("stop", "skip"))
 
 
 @dataclass
