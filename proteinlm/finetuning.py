@@ -201,7 +201,7 @@ class Finetuning:
         module = self._module(seed)
         module.steps = steps
         module.prepare(self.splits.train)
-        latest = checkpoint.newest(checkpoints)
+        latest = checkpoint.last_good(checkpoints, reports=self.reports)
         done = checkpoint.step_of(latest) if latest else 0
         tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)

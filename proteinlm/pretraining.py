@@ -147,7 +147,7 @@ class Pretraining:
     def run(self) -> Result:
         torch.manual_seed(self.config.seed)
         module = MaskedLanguageModel(self.config, EVALUATIONS)
-        latest = checkpoint.newest(self.checkpoints)
+        latest = checkpoint.last_good(self.checkpoints, reports=self.reports)
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
             results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)

@@ -19,10 +19,12 @@ from torch import Tensor, distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from proteinlm.checksums import SUMS, listed, read_sums, sum_of
 from proteinlm.errors import InputError
-from proteinlm.files import written_whole
+from proteinlm.files import write_text, written_whole
 
 REST = "rest.pt"
+INDEX = ".metadata"
 
 
 def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> None:
@@ -41,6 +43,9 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
         if first:
             with written_whole(partial / REST) as file:
                 torch.save(rest, file)
+        own = sorted(partial.glob(f"__{distributed.get_rank()}_*"))
+        own += [partial / INDEX, partial / REST] if first else []
+        write_text(partial / f"{distributed.get_rank()}.{SUMS}", listed(own))
     except dcp.api.CheckpointException as error:
         distributed.barrier()  # the others may still be writing
         if first:
@@ -78,6 +83,18 @@ def names(directory: Path) -> set[str]:
     return set(_known(directory))
 
 
+def verify(directory: Path) -> None:
+    """Refuse a checkpoint that lacks a file, or has one that is not as it was written."""
+    sums = read_sums(sorted(directory.glob(f"*.{SUMS}")))
+    if INDEX in sums and (directory / INDEX).is_file() and sum_of(directory / INDEX) != sums[INDEX]:
+        raise InputError(f"{directory / INDEX}: damaged: its checksum is another")
+    for file in _parts(_Reader(directory).read_metadata(), directory):
+        if file not in sums:
+            raise InputError(f"{directory / file}: damaged: it has no checksum")
+        if sum_of(directory / file) != sums[file]:
+            raise InputError(f"{directory / file}: damaged: its checksum is another")
+
+
 def check(directory: Path, wanted: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint that lacks a file, or one of the tensors `wanted`, or has it in another shape."""
     known = _known(directory)
@@ -90,17 +107,24 @@ def check(directory: Path, wanted: Mapping[str, Tensor]) -> None:
 
 def _known(directory: Path) -> dict[str, TensorStorageMetadata]:
     metadata = _Reader(directory).read_metadata()
-    for file in sorted({stored.relative_path for stored in metadata.storage_data.values()} | {REST}):
+    _parts(metadata, directory)
+    return {n: known for n, known in metadata.state_dict_metadata.items() if isinstance(known, TensorStorageMetadata)}
+
+
+def _parts(metadata: Metadata, directory: Path) -> list[str]:
+    """The files of a checkpoint besides its index; `InputError` if one is missing."""
+    files = sorted({stored.relative_path for stored in metadata.storage_data.values()} | {REST})
+    for file in files:
         if not (directory / file).is_file():
             raise InputError(f"{directory / file}: a part of the checkpoint is missing")
-    return {n: known for n, known in metadata.state_dict_metadata.items() if isinstance(known, TensorStorageMetadata)}
+    return files
 
 
 class _Reader(FileSystemReader):
     """Reads the index of a checkpoint without running what it says: torch's reader would unpickle anything."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        file = Path(self.path) / ".metadata"
+        file = Path(self.path) / INDEX
         try:
             with file.open("rb") as opened:
                 metadata = _Index(opened).load()
