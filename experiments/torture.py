@@ -1,8 +1,10 @@
-"""Kill real runs at random moments, start them again, and hold them against undisturbed ones: ``python -m experiments.torture``.
+"""Kill real runs at random moments, start them again, and hold them against undisturbed ones.
+
+``python -m experiments.torture --kills 200``
 
 Each episode is one run, from its start to its result, with some kills on the way. Then its weights, scores and predictions
 must be those of an undisturbed run bit for bit, and every record must have been learnt from once, in the same order. Goes
-on counting where an earlier call with the same ``--output`` stopped. ``torture.json`` and ``torture.md`` there have the counts.
+on counting where an earlier call with the same ``--output`` stopped; ``torture.json`` and ``torture.md`` have the counts.
 """
 
 import argparse
@@ -58,7 +60,6 @@ FINETUNE = (
     *MODEL,
     "model=tiny",
     "task=secondary_structure",
-    "task.head=linear",
     "task.step_tokens=2048",
     "task.micro_batch_tokens=512",
     "task.tokens=49152",

@@ -21,7 +21,7 @@ from torch import Tensor
 from proteinlm.errors import InputError
 from proteinlm.tasks.base import TaskModule
 
-PATIENCE = 120.0
+PATIENCE = 900.0
 """Seconds after which a run counts as hanging."""
 
 Place = tuple[int, int]

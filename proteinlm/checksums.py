@@ -7,21 +7,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, final
+from typing import IO, BinaryIO, cast, final
 
 from proteinlm.errors import InputError
 
 SUMS = "SHA256SUMS"
 _BLOCK = 1 << 20
 _MARK, _HEX = b"\nsha256 ", 64
-
-
-class Writer(Protocol):
-    """What bytes can be written to."""
-
-    def write(self, content: bytes, /) -> int: ...
-
-    def flush(self) -> None: ...
 
 
 @final
@@ -38,10 +30,10 @@ class _Hashing:
 
 
 @contextmanager
-def sealed(file: BinaryIO) -> Iterator[Writer]:
+def sealed(file: BinaryIO) -> Iterator[IO[bytes]]:
     """To write the content of `file` to; the seal follows it. Zip archives, such as torch's, may be followed by anything."""
     hashing = _Hashing(file)
-    yield hashing
+    yield cast(IO[bytes], hashing)  # as much of one as torch needs
     file.write(_MARK + hashing.sum.hexdigest().encode() + b"\n")
 
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
 
@@ -117,7 +117,7 @@ class Finetuning:
         result = self._result(selected, self.scores(samples))
         if self.reports:
             self._tell_unscored(samples)
-            predictions.save(self.directory, samples)
+            result = replace(result, predictions=predictions.save(self.directory, samples))
             result.save(self.directory)
             if not self.config.keep_weights:
                 for seed in self.seeds:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning as L
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, planner, results, training
+from proteinlm import checkpoint, planner, predictions, results, training
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig
 from proteinlm.data import sources
 from proteinlm.data.loader import (
@@ -176,6 +176,8 @@ class Pretraining:
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if self.reports:
                 self._compare(result)
+                samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}
+                result = replace(result, predictions=predictions.save(self.directory, samples))
                 result.save(self.directory)
             return result
         finally:

@@ -80,6 +80,8 @@ class Result:
     """Steps whose loss or gradient was not finite, and that changed nothing."""
     deterministic: bool = False
     """Whether only algorithms were admitted that give the same bits each time."""
+    predictions: str = ""
+    """SHA-256 of the file that the scores were computed from."""
 
     @property
     def device_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""A checkpoint that was cut, or in which a bit has changed, is never started from: the one before it is, or the run says why not."""
+"""A checkpoint that was cut, or in which a bit has changed, is never started from: the one before it is, or nothing."""
 
 import shutil
 from pathlib import Path
