@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from math import exp, isnan
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from proteinlm import predictions, results
 from proteinlm.checksums import sum_of
 from proteinlm.config import FinetuneConfig, StageConfig, digest
 from proteinlm.errors import InputError
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.results import Result, Score
+from proteinlm.structured import read_yaml
 
 PERPLEXITY = "perplexity"
 
@@ -62,7 +61,7 @@ def _same(ours: tuple, theirs: tuple) -> bool:
 
 
 def _config(place: Path, result: Result) -> Iterator[str]:
-    values = OmegaConf.to_object(OmegaConf.load(place / results.CONFIG))
+    values = read_yaml(place / results.CONFIG)
     assert isinstance(values, dict)
     inputs = values.pop("inputs", {})
     irrelevant = FinetuneConfig.IRRELEVANT if "seeds" in values else StageConfig.IRRELEVANT

@@ -124,13 +124,14 @@ class Episode:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reference:
     """An undisturbed run."""
 
     outcome: dict[str, str]
     seen: dict[Place, list[int]]
     seconds: float
+    """About what a run takes at the moment, so that kills fall into it."""
     weights: Path
 
 
@@ -266,6 +267,8 @@ class Ordeal:
         victim.start()
         attempt = victim.end(self._kill(victim, kind)) if killing else victim.end("")
         self._account(attempt, checkpoint.step_of(good[-1]) if good else 0)
+        if killing:
+            self.reference.seconds *= 1.05 if attempt.killed else 0.7
         if attempt.killed:
             kind = attempt.killed
             self.outcome.kills[kind] = self.outcome.kills.get(kind, 0) + 1

@@ -19,6 +19,7 @@ from proteinlm.checksums import SUMS, check_seal, listed, read_sums
 from proteinlm.config import ForeignConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
+from proteinlm.structured import read_json
 
 DAMAGED = "damaged-"
 """Before the name of a checkpoint that was found to be so."""
@@ -170,7 +171,7 @@ def load_weights(directory: Path) -> Weights:
         if not (directory / name).is_file():
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
     try:
-        values = json.loads((directory / SHAPE).read_bytes())
+        values = read_json(directory / SHAPE)
         config = (ForeignConfig if "architecture" in values else ModelConfig)(**values)
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None

@@ -3,13 +3,11 @@
 A model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
 """
 
-import json
 from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
 import torch
-from omegaconf import OmegaConf
 
 from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights
@@ -22,6 +20,7 @@ from proteinlm.inference.records import Window
 from proteinlm.inference.streaming import Job, proteins_table
 from proteinlm.results import CONFIG
 from proteinlm.selection import best_of
+from proteinlm.structured import read_json, read_yaml
 from proteinlm.tasks.regression import ScalarRegression
 
 STATES = {3: "HEC", 8: "GHIBESTC"}
@@ -94,7 +93,7 @@ def task_of(path: Path) -> LabelledTaskConfig:
     if stage is None:
         raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
     file = stage / CONFIG
-    values = OmegaConf.to_object(OmegaConf.load(file))
+    values = read_yaml(file)
     task = values.get("task") if isinstance(values, dict) else None
     if not isinstance(task, dict) or task.get("name") not in tasks.TASKS:
         name = task.get("name") if isinstance(task, dict) else task
@@ -112,7 +111,7 @@ def _weights(path: Path) -> Path:
         return path
     best: dict[Path, float] = {}
     for record in sorted([*path.glob("selected.json"), *path.glob("seed-*/selected.json")]):
-        selected = json.loads(record.read_text())
+        selected = read_json(record)
         best[best_of(record.parent / "best", selected["step"])] = selected["score"]
     best = {place: score for place, score in best.items() if (place / WEIGHTS).is_file()}
     if not best:
