@@ -4,11 +4,14 @@ DATA     ?= synthetic
 ROWS     ?= ten
 LAUNCHER ?= local
 OVERRIDES ?=
+KILLS    ?= 200
+SECONDS  ?= 3600
+RUNS     ?= 100000
 PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster bench bench-gpu reproduce-table7 table7 clean
+.PHONY: help setup format check test test-slow test-cluster bench bench-gpu torture fuzz reproduce-table7 table7 clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -37,6 +40,13 @@ test: setup       ## the tests
 
 test-slow: setup  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+torture: setup    ## kill real runs at random moments and hold them against undisturbed ones (KILLS=200 SECONDS=3600)
+	@$(BIN)/python -m experiments.torture --kills $(KILLS) --seconds $(SECONDS)
+
+fuzz: setup       ## feed each reader made-up bytes (RUNS=100000)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@for reader in fasta json proteinnet pickle; do $(BIN)/python -m experiments.fuzz $$reader --runs $(RUNS) || exit 1; done
 
 test-cluster: setup  ## the tests on a real Slurm, installed and started where that may be done
 	@tests/cluster/run.sh $(abspath $(BIN))/python

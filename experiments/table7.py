@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from experiments import reading
+from experiments import audit, reading, unrelated
 from experiments.comparison import PRETRAIN, SCRATCH, Cell, Row, collect, problems, shape_of
 from experiments.published import BASELINES, COLUMNS, FORERUNNERS, PERPLEXITY, TABLE7
 from experiments.reading import Finding
@@ -46,8 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
     if not any(row.results for row in rows):
         raise InputError(f"{options.directory}: no results in it")
     findings = reading.of_rows(rows)
+    if options.verify:
+        return _verify(options.directory, as_json(rows, findings))
     console.print(_scores(rows), _costs(rows))
     console.print(caption(rows), soft_wrap=False)
+    if options.relatives:
+        found = unrelated.scores(rows, options.relatives, options.below)
+        console.print(_unrelated(found, options.below))
+        write_text(options.directory / "table7-unrelated.json", unrelated.as_json(found, options.below))
     _print_reading(console, findings)
     write_text(options.directory / "table7.json", json.dumps(as_json(rows, findings), indent=2) + "\n")
     write_text(options.directory / "table7.csv", as_csv(rows))
@@ -100,6 +106,32 @@ def _costs(rows: list[Row]) -> Table:
         cells = dict(zip(COSTS, _cost_cells(row), strict=True))
         table.add_row(row.name, *(cells[title] for title in shown))
     return table
+
+
+def _unrelated(found: unrelated.Scores, below: float) -> Table:
+    title = f"On test proteins without a relative of {below:.0%} identity in corpus or training split"
+    table = Table(title=title, box=box.HORIZONTALS)
+    table.add_column("Model", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    for name, scores in found.items():
+        cells = (f"{s.value:.3f} ({s.n:,})" if (s := scores[column.key]) else "–" for column in COLUMNS)
+        table.add_row(name, *cells)
+    return table
+
+
+def _verify(directory: Path, made: dict[str, object]) -> int:
+    """Compute every score again from saved predictions; 1 if anything does not agree."""
+    scores = stages = wrong = 0
+    for place, number, found in audit.audit(directory):
+        scores, stages, wrong = scores + number, stages + 1, wrong + len(found)
+        for problem in found:
+            print(f"verify: {place}: {problem}", file=sys.stderr)
+    for problem in audit.table(directory, made):
+        wrong += 1
+        print(f"verify: {problem}", file=sys.stderr)
+    print(f"{scores} scores of {stages} stages computed again from their predictions: {wrong or 'no'} disagreements")
+    return 1 if wrong else 0
 
 
 def _published() -> Table:
@@ -220,6 +252,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.table7", description="Print the table of a sweep.")
     parser.add_argument("directory", type=Path, nargs="?", help="of a sweep: one directory per row")
     parser.add_argument("--partial", action="store_true", help="print the table even if rows are missing")
+    parser.add_argument("--verify", action="store_true", help="compute every score again from the saved predictions")
+    parser.add_argument("--relatives", type=Path, help="of `proteinlm data leakage`: score on proteins without, too")
+    parser.add_argument("--below", type=float, default=0.5, help="identity from which on a relative counts as close")
     parser.add_argument("--published", action="store_true", help="print the paper's own numbers instead")
     options = parser.parse_args(arguments)
     if options.directory is None and not options.published:

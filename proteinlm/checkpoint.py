@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +14,16 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from proteinlm import adapters, foreign
+from proteinlm import adapters, foreign, shards
+from proteinlm.checksums import SUMS, check_seal, listed, read_sums
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
+from proteinlm.structured import read_json
 
+DAMAGED = "damaged-"
+"""Before the name of a checkpoint that was found to be so."""
 WEIGHTS, SHAPE = "model.safetensors", "config.json"
 
 KEPT = 2
@@ -72,10 +77,49 @@ def newest(directory: Path) -> Path | None:
     return max(directory.glob("step-*.ckpt"), default=None)
 
 
+def last_good(directory: Path, *, reports: bool) -> Path | None:
+    """The last checkpoint in `directory` that is as it was written, or None if there is none at all.
+
+    Damaged ones after it are set aside, and named on standard error, by the process that `reports`; the others of a group
+    come to the same outcome before, meanwhile and after. `InputError` if there are only damaged ones.
+    """
+    damaged: dict[Path, InputError] = {}
+    for file in sorted(directory.glob("step-*.ckpt"), reverse=True):
+        try:
+            verify(file)
+        except InputError as error:
+            damaged[file] = error
+            continue
+        for old, error in damaged.items() if reports else ():
+            print(f"{error}; going back to step {step_of(file)}", file=sys.stderr, flush=True)
+            aside = old.with_name(f"{DAMAGED}{old.name}")
+            _delete(aside)
+            old.rename(aside)
+        return file
+    for error in damaged.values():
+        raise InputError(f"{error}; no other checkpoint is left: remove {directory} to start from the beginning")
+    return None
+
+
+def verify(file: Path) -> None:
+    """Refuse a checkpoint that is not as it was written."""
+    try:
+        shards.verify(file) if file.is_dir() else check_seal(file)
+    except OSError as error:
+        raise InputError(f"{file}: not readable: {error.strerror or error}") from None
+
+
 def discard_old(directory: Path) -> None:
-    """Delete all but the last `KEPT` checkpoints."""
-    for old in sorted(directory.glob("step-*.ckpt"))[:-KEPT]:
-        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    """Delete all but the last `KEPT` checkpoints, and damaged ones once there are so many good ones."""
+    found = sorted(directory.glob("step-*.ckpt"))
+    for old in found[:-KEPT]:
+        _delete(old)
+    for old in directory.glob(f"{DAMAGED}*") if len(found) >= KEPT else ():
+        _delete(old)
+
+
+def _delete(file: Path) -> None:
+    shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
 
 def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: ModelConfig) -> None:
@@ -99,9 +143,11 @@ def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: Mode
 def save_tensors(directory: Path, tensors: dict[str, Tensor], config: ModelConfig) -> None:
     """Write tensors that are named as `save_weights` names them."""
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / SUMS).unlink(missing_ok=True)
     with written_whole(directory / WEIGHTS) as file:
         file.write(save(tensors))
     write_text(directory / SHAPE, json.dumps(asdict(config), indent=2) + "\n")
+    write_text(directory / SUMS, listed([directory / WEIGHTS, directory / SHAPE]))
 
 
 class Weights(NamedTuple):
@@ -126,19 +172,20 @@ def load_weights(directory: Path) -> Weights:
         if not (directory / name).is_file():
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
     try:
-        values = json.loads((directory / SHAPE).read_bytes())
-        config = shape_from(values)
+        config = shape_from(read_json(directory / SHAPE))
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
     content = (directory / WEIGHTS).read_bytes()
+    known, fingerprint = read_sums([directory / SUMS] if (directory / SUMS).exists() else []), _sum(content)
+    if known.get(WEIGHTS, fingerprint) != fingerprint:
+        raise InputError(f"{directory / WEIGHTS}: damaged: its checksum is another")
     try:
         tensors = load(content)
     except SafetensorError as error:
         raise InputError(f"{directory / WEIGHTS}: damaged: {error}") from None
-    fingerprint = hashlib.sha256(content).hexdigest()[:12]
     if adapter := adapters.Adapter.load(directory):
         tensors = _beside_base(adapter, tensors, directory)
-    return Weights(config, tensors, fingerprint, str(directory))
+    return Weights(config, tensors, fingerprint[:12], str(directory))
 
 
 def _beside_base(adapter: adapters.Adapter, saved: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
@@ -147,6 +194,10 @@ def _beside_base(adapter: adapters.Adapter, saved: dict[str, Tensor], directory:
     if base and base.fingerprint != adapter.fingerprint:
         raise InputError(f"{directory / adapters.FILE}: made for the weights that {adapter.base} held before")
     return adapters.merged(saved, base.tensors if base else {}, adapter.scale)
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:

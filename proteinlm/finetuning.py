@@ -9,11 +9,12 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import isnan
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 
 from proteinlm import adapters, checkpoint, fitting, predictions, results, training
@@ -23,6 +24,7 @@ from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelCo
 from proteinlm.config.baselines import family_of
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
+from proteinlm.guards import Guard
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.results import Result, Score
 from proteinlm.selection import Selection, best_of, discard_all_but
@@ -102,6 +104,7 @@ class Selected:
     epochs: float
     flops: float
     seconds: float
+    skipped: int = 0
 
 
 class Finetuning:
@@ -120,7 +123,7 @@ class Finetuning:
         result = self._result(selected, self.scores(samples))
         if self.reports:
             self._tell_unscored(samples)
-            predictions.save(self.directory, samples)
+            result = replace(result, predictions=predictions.save(self.directory, samples))
             result.save(self.directory)
             if not self.config.keep_weights:
                 for seed in self.seeds:
@@ -222,13 +225,18 @@ class Finetuning:
             adapters.adapt(module.backbone, adapter.config)
             self._announce(module, seed)
         module.prepare(self.splits.train)
-        latest = checkpoint.newest(checkpoints)
+        latest = checkpoint.last_good(checkpoints, reports=self.reports)
         done = checkpoint.step_of(latest) if latest else 0
         tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
         selection = Selection(home / "best", self.start.shape, task.patience, adapter)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
-        trainer = self._trainer([report, selection, saving], steps)
+
+        def records(step: int) -> list[np.ndarray]:
+            return [self.splits.train.records[plan.records] for plan in next(schedule.steps(step, step + 1))]
+
+        guard = Guard(home, config.train.nonfinite, saving, records)
+        trainer = self._trainer([guard, report, selection, saving], steps)
         try:
             trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
         finally:
@@ -247,6 +255,7 @@ class Finetuning:
             epochs=seen.epochs,
             flops=passes * self.start.shape.training_flops(seen.tokens, seen.squares, targets=0),
             seconds=report.seconds,
+            skipped=guard.skipped,
         )
 
     def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
@@ -288,6 +297,8 @@ class Finetuning:
             seeds=config.seeds,
             start=self.start.fingerprint,
             family=family_of(shape),
+            skipped=sum(run.skipped for run in selected),
+            deterministic=config.train.deterministic,
         )
 
 

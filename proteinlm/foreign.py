@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from proteinlm import vocabulary
 from proteinlm.config import ForeignConfig
 from proteinlm.errors import InputError
+from proteinlm.structured import read_json
 
 CLASSES = {"esm": "EsmModel", "bert": "BertModel", "megatron-bert": "MegatronBertModel", "t5": "T5EncoderModel"}
 UNBOUNDED = 65_536  # positions of an encoder that has no table of them: the most that ours may have
@@ -68,8 +69,8 @@ def is_foreign(directory: Path) -> bool:
     """Whether `directory` is one of Hugging Face."""
     file = directory / "config.json"
     try:
-        return file.is_file() and "model_type" in json.loads(file.read_bytes())
-    except ValueError:
+        return file.is_file() and "model_type" in read_json(file)
+    except (ValueError, TypeError):
         return False
 
 
@@ -78,7 +79,7 @@ def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
 
     `InputError` for another class of model, a file that is missing or needs code of its own, and without transformers.
     """
-    architecture = json.loads((directory / "config.json").read_bytes())
+    architecture = read_json(directory / "config.json")
     name = CLASSES.get(architecture["model_type"])
     if name is None:
         raise InputError(f"{directory}: model_type {architecture['model_type']!r} is not one of {', '.join(CLASSES)}")

@@ -56,6 +56,10 @@ class Sample(ABC):
     def evaluate(self, counts: np.ndarray) -> np.ndarray:
         """Score of each seed, (R, S) float64, had the scored records been drawn `counts` (R, n) times."""
 
+    @abstractmethod
+    def only(self, kept: np.ndarray) -> "Sample":
+        """The entries of `kept` (n,) bool alone."""
+
     @property
     def n(self) -> int:
         """Number of records that take part in the score."""
@@ -92,6 +96,9 @@ class Scores(Sample):
         _require_same(runs, "record", "weight")
         return cls(runs[0].record, np.concatenate([run.value for run in runs]), runs[0].weight)
 
+    def only(self, kept: np.ndarray) -> "Scores":
+        return Scores(self.record[kept], self.value[:, kept], self.weight[kept])
+
     @property
     def scored(self) -> np.ndarray:
         return self.weight > 0
@@ -125,6 +132,9 @@ class Predictions(Sample):
         """Join runs that differ in the seed of fine-tuning; they must hold the same records and targets."""
         _require_same(runs, "record", "target")
         return cls(runs[0].record, np.concatenate([run.prediction for run in runs]), runs[0].target)
+
+    def only(self, kept: np.ndarray) -> "Predictions":
+        return Predictions(self.record[kept], self.prediction[:, kept], self.target[kept])
 
     @property
     def scored(self) -> np.ndarray:

@@ -95,6 +95,21 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     return norm
 
 
+def hold(optimizer: Optimizer, back: Tensor) -> None:
+    """Make the next update change nothing if `back` () is 1, and be itself if it is 0.
+
+    AdamW is not asked which: its fused update reads the number on the device, as it does for loss scaling.
+    """
+    inner = getattr(optimizer, "optim", optimizer)  # out of fairscale's OSS
+    groups = inner.param_groups
+    if isinstance(inner, AdamW) and all(group["fused"] and not group.get("muon") for group in groups):
+        inner.found_inf = back  # type: ignore[attr-defined]
+    elif back.item():  # without gradients, any optimiser passes a parameter over
+        for group in groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
 def mesh_of(tensor: Tensor) -> DeviceMesh | None:
     """The processes that a tensor is divided among, if it is."""
     return tensor.device_mesh if isinstance(tensor, DTensor) else None

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from proteinlm.checksums import sum_of
 from proteinlm.errors import InputError
 from proteinlm.files import written_whole
 from proteinlm.intervals import Predictions, Sample, Scores
@@ -19,12 +20,13 @@ from proteinlm.intervals import Predictions, Sample, Scores
 FILE = "predictions.arrow"
 
 
-def save(directory: Path, samples: Mapping[tuple[str, str], Sample]) -> None:
-    """Write ``predictions.arrow``; samples are named by split and metric."""
+def save(directory: Path, samples: Mapping[tuple[str, str], Sample]) -> str:
+    """Write ``predictions.arrow``, whose SHA-256 is returned; samples are named by split and metric."""
     tables = [_table(split, metric, sample) for (split, metric), sample in samples.items()]
     whole = pa.concat_tables(tables)
     with written_whole(directory / FILE) as file, pa.ipc.new_file(file, whole.schema) as writer:
         writer.write_table(whole)
+    return sum_of(directory / FILE)
 
 
 def load(directory: Path) -> dict[tuple[str, str], Sample]:

@@ -4,14 +4,15 @@ import json
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, planner, results, tasks, training
+from proteinlm import checkpoint, planner, predictions, results, tasks, training
 from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
 from proteinlm.config.baselines import family_of
 from proteinlm.data import sources
@@ -26,6 +27,7 @@ from proteinlm.data.loader import (
 from proteinlm.data.packing import Schedule
 from proteinlm.errors import InputError
 from proteinlm.files import owned, write_text
+from proteinlm.guards import Guard
 from proteinlm.intervals import Sample, bootstrap
 from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.results import Result, Score
@@ -148,7 +150,7 @@ class Pretraining:
     def run(self) -> Result:
         torch.manual_seed(self.config.seed)
         module = tasks.pretraining(self.config.task.name)(self.config, EVALUATIONS)
-        latest = checkpoint.newest(self.checkpoints)
+        latest = checkpoint.last_good(self.checkpoints, reports=self.reports)
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
             results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
@@ -158,20 +160,27 @@ class Pretraining:
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
         report = training.Report(self.config.name, self.directory, tracker, self.config.train.steps)
         saving = training.Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)
+        guard = Guard(self.directory, self.config.train.nonfinite, saving, self._records)
         budget = training.Budget(
             self.config.train.steps, self.config.train.micro_batches, self.config.optim.max_grad_norm
         )
-        trainer = training.build_trainer(self.config.strategy, self.machine, budget, self.directory, [report, saving])
+        trainer = training.build_trainer(
+            self.config.strategy, self.machine, budget, self.directory, [guard, report, saving]
+        )
         try:
             if step < self.config.train.steps:
                 trainer.fit(module, datamodule=self.data, ckpt_path=latest, weights_only=True)
             else:  # interrupted between the last checkpoint and the result
                 trainer.validate(module, datamodule=self.data, ckpt_path=latest, weights_only=True, verbose=False)
-            result = self._result(module, report.seconds)
+                for callback in (guard, report):
+                    callback.load_state_dict(module.resumed[callback.state_key])
+            result = self._result(module, report.seconds, guard.skipped)
             modules = {"backbone": module.backbone, "head": module.head}
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if self.reports:
                 self._compare(result)
+                samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}
+                result = replace(result, predictions=predictions.save(self.directory, samples))
                 result.save(self.directory)
             return result
         finally:
@@ -192,7 +201,11 @@ class Pretraining:
         memory = f", {gigabytes(peak)} (planned: {gigabytes(self.planned.memory.total)})" if peak else ""
         print(f"{result.row}  {speed:,.0f} tokens/s (planned: {planned}){memory}", file=sys.stderr)
 
-    def _result(self, module: LanguageModel, seconds: float) -> Result:
+    def _records(self, step: int) -> list[np.ndarray]:
+        """Of the micro-batches of a step."""
+        return [plan.records for plan in next(self.data.schedule.steps(step, step + 1))]
+
+    def _result(self, module: LanguageModel, seconds: float, skipped: int) -> Result:
         config, model = self.config, self.config.backbone
         seen = self.data.schedule.totals(config.train.steps)
         provenance = results.provenance()
@@ -225,6 +238,8 @@ class Pretraining:
             config=config.digest(),
             data=self.data.corpus.fingerprint,
             family=family_of(model),
+            skipped=skipped,
+            deterministic=config.train.deterministic,
         )
 
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from proteinlm.config import StageConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
+from proteinlm.structured import read_json, read_yaml
 
 ROOT = Path(__file__).parents[1]
 RESULT, CONFIG, STAMP = "result.json", "config.yaml", "stamp.json"
@@ -80,6 +81,12 @@ class Result:
     """Of the backbone: ``proteinlm``, one of `proteinlm.config.baselines.FAMILIES`, or a model type of Hugging Face."""
     trained: int | None = None
     """Parameters that were trained, where it is not all; with an adapter, its own are among them."""
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite, and that changed nothing."""
+    deterministic: bool = False
+    """Whether only algorithms were admitted that give the same bits each time."""
+    predictions: str = ""
+    """SHA-256 of the file that the scores were computed from."""
 
     @property
     def device_seconds(self) -> float:
@@ -96,7 +103,7 @@ class Result:
 def load(file: Path) -> Result:
     """Read one ``result.json``."""
     try:
-        values = json.loads(file.read_text())
+        values = read_json(file)
         return Result(**{**values, "scores": [Score(**score) for score in values["scores"]]})
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file}: not a result record of this version ({error})") from None
@@ -111,7 +118,7 @@ def claim(directory: Path, config: StageConfig, **inputs: str) -> None:
     """Make `directory` the home of `config` and of the `inputs` with these fingerprints, or refuse if it is another's."""
     file, wanted = directory / CONFIG, asdict(config) | {"inputs": inputs}
     if file.exists():
-        known = OmegaConf.to_object(OmegaConf.load(file))
+        known = read_yaml(file)
         difference = _difference(known, wanted, config.IRRELEVANT)
         if difference:
             raise InputError(

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from proteinlm import checkpoint, shards
+from proteinlm.checksums import sealed
 from proteinlm.files import written_whole
 
 
@@ -19,8 +20,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with written_whole(Path(path)) as file:
-            torch.save(checkpoint, file)
+        with written_whole(Path(path)) as file, sealed(file) as content:
+            torch.save(checkpoint, content)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if not Path(path).is_dir():

@@ -19,11 +19,13 @@ from torch import Tensor, distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from proteinlm.checksums import SUMS, listed, read_sums, sum_of
 from proteinlm.errors import InputError
-from proteinlm.files import written_whole
+from proteinlm.files import write_text, written_whole
 
 REST = "rest.pt"
 FULL = "no space left on device"
+INDEX = ".metadata"
 
 
 def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> None:
@@ -43,15 +45,19 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
         if first:
             with written_whole(partial / REST) as file:
                 torch.save(rest, file)
+        own = sorted(partial.glob(f"__{distributed.get_rank()}_*"))
+        own += [partial / INDEX, partial / REST] if first else []
+        write_text(partial / f"{distributed.get_rank()}.{SUMS}", listed(own))
     except (dcp.api.CheckpointException, InputError, OSError, RuntimeError) as error:
-        problem = error  # of all processes, or of the first alone, for which the others must not wait
-    outcome = [_in_words(problem) if problem else ""]
-    distributed.broadcast_object_list(outcome)
-    if outcome[0]:
+        problem = error  # of all processes, or of one alone, for which the others must not wait
+    outcomes: list[Any] = [""] * distributed.get_world_size()
+    distributed.all_gather_object(outcomes, _in_words(problem) if problem else "")
+    if any(outcomes):
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-        if outcome[0] == FULL or problem is None:
-            raise InputError(f"{directory}: {outcome[0]}; what was there before is untouched") from None
+        if FULL in outcomes or problem is None:
+            reason = FULL if FULL in outcomes else next(filter(None, outcomes))
+            raise InputError(f"{directory}: {reason}; what was there before is untouched") from None
         raise problem
     if first:
         _replace(directory, partial)
@@ -82,6 +88,18 @@ def names(directory: Path) -> set[str]:
     return set(_known(directory))
 
 
+def verify(directory: Path) -> None:
+    """Refuse a checkpoint that lacks a file, or has one that is not as it was written."""
+    sums = read_sums(sorted(directory.glob(f"*.{SUMS}")))
+    if INDEX in sums and (directory / INDEX).is_file() and sum_of(directory / INDEX) != sums[INDEX]:
+        raise InputError(f"{directory / INDEX}: damaged: its checksum is another")
+    for file in _parts(_Reader(directory).read_metadata(), directory):
+        if file not in sums:
+            raise InputError(f"{directory / file}: damaged: it has no checksum")
+        if sum_of(directory / file) != sums[file]:
+            raise InputError(f"{directory / file}: damaged: its checksum is another")
+
+
 def check(directory: Path, wanted: Mapping[str, Tensor]) -> None:
     """Refuse a checkpoint that lacks a file, or one of the tensors `wanted`, or has it in another shape."""
     known = _known(directory)
@@ -94,17 +112,24 @@ def check(directory: Path, wanted: Mapping[str, Tensor]) -> None:
 
 def _known(directory: Path) -> dict[str, TensorStorageMetadata]:
     metadata = _Reader(directory).read_metadata()
-    for file in sorted({stored.relative_path for stored in metadata.storage_data.values()} | {REST}):
+    _parts(metadata, directory)
+    return {n: known for n, known in metadata.state_dict_metadata.items() if isinstance(known, TensorStorageMetadata)}
+
+
+def _parts(metadata: Metadata, directory: Path) -> list[str]:
+    """The files of a checkpoint besides its index; `InputError` if one is missing."""
+    files = sorted({stored.relative_path for stored in metadata.storage_data.values()} | {REST})
+    for file in files:
         if not (directory / file).is_file():
             raise InputError(f"{directory / file}: a part of the checkpoint is missing")
-    return {n: known for n, known in metadata.state_dict_metadata.items() if isinstance(known, TensorStorageMetadata)}
+    return files
 
 
 class _Reader(FileSystemReader):
     """Reads the index of a checkpoint without running what it says: torch's reader would unpickle anything."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        file = Path(self.path) / ".metadata"
+        file = Path(self.path) / INDEX
         try:
             with file.open("rb") as opened:
                 metadata = _Index(opened).load()

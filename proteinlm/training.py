@@ -58,6 +58,9 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     cuda = train.accelerator != "cpu" and torch.cuda.is_available()
     threads = train.threads or launch.threads(strategy.devices)
     torch.set_num_threads(threads)
+    if train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition
+    torch.use_deterministic_algorithms(train.deterministic)
     fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_multiplies_bf16()
     precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
     hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {launch.physical_cores()} cores"

@@ -41,11 +41,20 @@ class StageConfig:
         | {f"data.{knob}" for knob in ("root", "cache", "csv")}
         | {
             f"train.{knob}"
-            for knob in ("max_epochs", "checkpoint_seconds", "workers", "threads", "accelerator", "compile")
+            for knob in (
+                "max_epochs",
+                "checkpoint_seconds",
+                "workers",
+                "threads",
+                "accelerator",
+                "compile",
+                "nonfinite",
+            )
         }
     )
     """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
-    computes it and on how many processes, and where the data lie, whose content has a fingerprint."""
+    computes it and on how many processes, and where the data lie, whose content has a fingerprint. ``train.nonfinite`` may:
+    then the result says how many steps were skipped."""
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):

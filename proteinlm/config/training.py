@@ -57,12 +57,17 @@ class MachineConfig:
     """``auto``, ``cpu`` or ``cuda``."""
     compile: bool = False
     """Let torch.compile fuse the blocks, in one graph for all sizes of batch: faster on GPUs, not on CPUs."""
+    nonfinite: str = "stop"
+    """What a loss or gradient that is not finite does: ``stop`` the run, or ``skip`` the step, which the result counts."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, or an error where there is none. On CPU they do anyway."""
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_seconds", "workers", "threads"):
             at_least(0, f"train.{name}", getattr(self, name))
         one_of("train.precision", self.precision, ("auto", "fp32", "bf16-mixed"))
         one_of("train.accelerator", self.accelerator, ("auto", "cpu", "cuda"))
+        one_of("train.nonfinite", self.nonfinite, ("stop", "skip"))
 
 
 @dataclass

@@ -62,6 +62,34 @@ def show(directory: StoreOrRoot) -> None:
         _print(store.open(_store(directory)))
 
 
+@app.command()
+def leakage(
+    root: StoreOrRoot,
+    out: Annotated[Path, typer.Option("--out", help="Identity of each protein's closest relative.")] = Path(
+        "relatives.arrow"
+    ),
+    by: Annotated[str, typer.Option("--with", help="auto, mmseqs (MMseqs2), or built-in.")] = "auto",
+) -> None:
+    """Report the share of each test set with a close relative in the corpus, and in its task's training split."""
+    from proteinlm.data import leakage, store
+    from proteinlm.data.manifest import is_store
+
+    if by not in ("auto", "mmseqs", "built-in"):
+        raise typer.BadParameter(f"{by} is not one of auto, mmseqs, built-in", param_hint="--with")
+    with _errors(), _stoppable():
+        opened = store.open(root) if is_store(root) else store.ensure(root, store.default_cache())
+        search, found = leakage.search(by), []
+        least = [f"{each:.0%}" for each in leakage.THRESHOLDS]
+        typer.echo(f"identity at least {', '.join(least)}; searched with {search.__name__.replace('_', '-')}")
+        for each in leakage.closest(opened, search):
+            found.append(each)
+            for where, shares in leakage.shares(each).items():
+                percent = "  ".join(f"{share:6.1%}" for share in shares.values())
+                typer.echo(f"{each.task} {each.split} ({len(each.corpus):,} proteins), in {where:6} {percent}")
+        leakage.save(out, found)
+        typer.echo(f"written: {out}")
+
+
 @fetch_app.command()
 def tape(to: Directory = Path("data"), only: Only = None, mirror: Mirror = "") -> None:
     """Fetch TAPE's five tasks (120 MB, unpacked 2 GB) and its Pfam (7.7 GB, unpacked 19 GB)."""

@@ -25,6 +25,7 @@ from proteinlm.data.packing import lay_out
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.inference.model import Model
+from proteinlm.structured import read_json
 
 FILE = "attention_contacts.json"
 METHODS = ("regression", "best-heads")
@@ -156,7 +157,7 @@ def load(model: Model, directory: Path) -> Readout:
     if not file.is_file():
         raise InputError(f"{directory}: no readout of its attention maps yet; {advice}")
     try:
-        readout = Readout(**json.loads(file.read_bytes()))
+        readout = Readout(**read_json(file))
     except (ValueError, TypeError) as error:
         raise InputError(f"{file}: damaged: {error}") from None
     if readout.weights != model.fingerprint:

@@ -3,13 +3,11 @@
 A model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
 """
 
-import json
 from pathlib import Path
 from typing import Any, final
 
 import pyarrow as pa
 import torch
-from omegaconf import OmegaConf
 
 from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights
@@ -22,6 +20,7 @@ from proteinlm.inference.records import Window
 from proteinlm.inference.streaming import Job, proteins_table
 from proteinlm.results import CONFIG
 from proteinlm.selection import best_of
+from proteinlm.structured import read_json, read_yaml
 from proteinlm.tasks import saved
 from proteinlm.tasks.regression import ScalarRegression
 
@@ -114,7 +113,7 @@ def task_of(path: Path) -> LabelledTaskConfig:
     stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
     if stage is None:
         raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
-    values = OmegaConf.to_object(OmegaConf.load(stage / CONFIG))
+    values = read_yaml(stage / CONFIG)
     return saved.read(stage / CONFIG, values.get("task") if isinstance(values, dict) else None)
 
 
@@ -124,7 +123,7 @@ def _weights(path: Path) -> Path:
         return path
     best: dict[Path, float] = {}
     for record in sorted([*path.glob("selected.json"), *path.glob("seed-*/selected.json")]):
-        selected = json.loads(record.read_text())
+        selected = read_json(record)
         best[best_of(record.parent / "best", selected["step"])] = selected["score"]
     best = {place: score for place, score in best.items() if (place / WEIGHTS).is_file()}
     if not best:

@@ -22,6 +22,7 @@ from proteinlm.errors import InputError
 from proteinlm.files import write_text, written_whole
 from proteinlm.heads import LanguageModelHead
 from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
+from proteinlm.structured import read_json
 
 MODEL_TYPE = "megatron-bert"
 TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of the same function
@@ -261,7 +262,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"{file.parent}: no {file.name} in it")
     try:
-        values = json.loads(file.read_bytes())
+        values = read_json(file)
     except ValueError as error:
         raise InputError(f"{file}: damaged: {error}") from None
     if not isinstance(values, dict):

@@ -1,10 +1,14 @@
 """What all tasks have in common: a backbone, an optimiser, and a step counter that says where the run stands."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from proteinlm import architectures, optim
 from proteinlm import checkpoint as files
@@ -21,6 +25,10 @@ class TaskModule(SpreadModule, ABC):
     """
 
     backbone: nn.Module
+    resumed: Mapping[str, Any] = MappingProxyType({})
+    """The states of callbacks in the checkpoint that was loaded, which Lightning gives them in training alone."""
+    judge: Callable[[Optimizer, Tensor], None] | None = None
+    """Told the norm of a step's gradient before the update, which it may hold back."""
 
     def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
@@ -62,8 +70,10 @@ class TaskModule(SpreadModule, ABC):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if gradient_clip_val:
-            optim.clip((p for group in optimizer.param_groups for p in group["params"]), gradient_clip_val)
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        norm = optim.clip(parameters, gradient_clip_val or math.inf)
+        if self.judge:
+            self.judge(optimizer, norm)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the number of steps done, and from nothing else.
@@ -75,6 +85,7 @@ class TaskModule(SpreadModule, ABC):
             origin = f"{self.trainer.ckpt_path or 'checkpoint'}: another architecture"
             files.check(origin, checkpoint["state_dict"], self.state_dict())
         del checkpoint["loops"]
+        self.resumed = checkpoint.get("callbacks", {})
         progress = self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress
         progress.optimizer.step.total.completed = checkpoint["global_step"]
 

@@ -10,6 +10,7 @@ from proteinlm import tasks
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.errors import InputError
 from proteinlm.files import write_text
+from proteinlm.structured import read_json
 
 FILE = "task.json"
 
@@ -31,7 +32,7 @@ def load(directory: Path) -> LabelledTaskConfig | None:
     if not file.is_file():
         return None
     try:
-        values = json.loads(file.read_bytes())
+        values = read_json(file)
     except ValueError as error:
         raise InputError(f"{file}: not a task: {error}") from None
     return read(file, values)

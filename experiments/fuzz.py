@@ -1,0 +1,81 @@
+"""Feed the readers what nobody wrote: ``python -m experiments.fuzz fasta --runs 1000000``, with the extra ``fuzz``.
+
+Coverage-guided, from the samples in ``tests/corpus``. Of any bytes a reader makes records or an `InputError`: another
+exception, an input that takes over a second, or more than 512 MB of memory ends the run, and leaves the input as a file.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import atheris  # pyright: ignore[reportMissingImports]
+
+with atheris.instrument_imports(include=["proteinlm.data"]):
+    from proteinlm.data import unpickling
+    from proteinlm.data.formats import fasta, proteinnet, tape
+
+from proteinlm.errors import InputError
+from proteinlm.results import ROOT
+
+CORPUS = ROOT / "tests/corpus"
+SECONDS, MEGABYTES = 1, 512
+
+
+def of_file(read: Callable[..., Any], file: Path) -> Callable[[bytes], None]:
+    """All that a reader of files makes of some content."""
+
+    def consume(content: bytes) -> None:
+        file.write_bytes(content)
+        for _ in read(file, lambda raw: None):
+            pass
+
+    return consume
+
+
+def targets(place: Path) -> dict[str, Callable[[bytes], Any]]:
+    return {
+        "fasta": of_file(fasta.read_fasta, place / "fuzzed.fasta"),
+        "json": of_file(tape.read_json, place / "fuzzed.json"),
+        "proteinnet": of_file(proteinnet.read_proteinnet, place / "fuzzed.txt"),
+        "pickle": lambda content: unpickling.loads(content, "fuzzed: record 0"),  # a value of an LMDB
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m experiments.fuzz", description="Fuzz one of the readers.")
+    parser.add_argument("reader", choices=list(targets(Path())))
+    parser.add_argument("--runs", type=int, default=100_000)
+    parser.add_argument("--output", type=Path, default=Path("runs/fuzz"), help="for inputs that find something")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    memory = Path("/dev/shm")  # each input of a reader of files is a file
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as place:
+        read, grown = targets(Path(place))[options.reader], Path(place) / "corpus"
+        shutil.copytree(CORPUS / options.reader, grown)
+
+        def once(content: bytes) -> None:
+            began = time.process_time()  # of the processor: a busy machine is no fault of the reader
+            with suppress(InputError):
+                read(content)
+            if time.process_time() - began > SECONDS:
+                raise TimeoutError(f"{len(content)} bytes took more than {SECONDS} s")
+
+        limits = [
+            f"-timeout={60 * SECONDS}",
+            f"-rss_limit_mb={MEGABYTES}",
+            f"-runs={options.runs}",
+            "-print_final_stats=1",
+        ]
+        found = f"-artifact_prefix={options.output}/{options.reader}-"
+        atheris.Setup([sys.argv[0], str(grown), "-max_len=4096", found, *limits], once)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

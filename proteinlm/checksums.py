@@ -1,0 +1,74 @@
+"""Files that carry their SHA-256, so that one that was cut or changed on the disk is known before it is used.
+
+A single file ends in a seal; a directory has the sums of its files in files that ``sha256sum --check`` reads.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, BinaryIO, cast, final
+
+from proteinlm.errors import InputError
+
+SUMS = "SHA256SUMS"
+_BLOCK = 1 << 20
+_MARK, _HEX = b"\nsha256 ", 64
+
+
+@final
+class _Hashing:
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sum = file, hashlib.sha256()
+
+    def write(self, content: bytes, /) -> int:
+        self.sum.update(content)
+        return self.file.write(content)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+@contextmanager
+def sealed(file: BinaryIO) -> Iterator[IO[bytes]]:
+    """To write the content of `file` to; the seal follows it. Zip archives, such as torch's, may be followed by anything."""
+    hashing = _Hashing(file)
+    yield cast(IO[bytes], hashing)  # as much of one as torch needs
+    file.write(_MARK + hashing.sum.hexdigest().encode() + b"\n")
+
+
+def check_seal(path: Path) -> None:
+    """Refuse a file whose content is not what its seal says."""
+    seal = len(_MARK) + _HEX + 1
+    left = path.stat().st_size - seal
+    known = hashlib.sha256()
+    with path.open("rb") as file:
+        while left > 0 and (content := file.read(min(_BLOCK, left))):
+            known.update(content)
+            left -= len(content)
+        found = file.read()
+    if not found.startswith(_MARK) or len(found) != seal:
+        raise InputError(f"{path}: damaged: it does not end in a checksum: it was cut, or is something else")
+    if found != _MARK + known.hexdigest().encode() + b"\n":
+        raise InputError(f"{path}: damaged: its checksum is another")
+
+
+def sum_of(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def listed(files: Iterable[Path]) -> str:
+    """The sums of files of one directory, as ``sha256sum`` prints them."""
+    return "".join(f"{sum_of(file)}  {file.name}\n" for file in files)
+
+
+def read_sums(files: Iterable[Path]) -> dict[str, str]:
+    """The sum of each file named in lists of sums."""
+    sums = {}
+    for file in files:
+        for line in file.read_text(errors="replace").splitlines():
+            sum_, _, name = line.partition("  ")
+            sums[name] = sum_
+    return sums

@@ -1,0 +1,157 @@
+"""How much of each downstream test set has a close relative in the pretraining corpus, or among what its task trains on.
+
+``relatives.arrow`` has, for each test protein, the identity of the closest relative that was found in either (0: none), by
+task, split and record number: a table can be scored on the proteins without relatives from saved predictions alone.
+"""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from proteinlm.data.layout import PRETRAIN
+from proteinlm.data.relatives import COVERED, Words
+from proteinlm.data.store import Store
+from proteinlm.errors import InputError
+from proteinlm.files import written_whole
+
+FILE = "relatives.arrow"
+THRESHOLDS = (0.9, 0.7, 0.5, 0.3)
+CORPUS, TRAINING = "corpus", "train"
+LEARNT_FROM = ("train", "valid")
+"""Of the pretraining corpus nothing but its training split is learnt from, and of a task its own."""
+_BLOCK = 1 << 16  # proteins of the corpus read at once
+
+Search = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
+"""The identity of the closest target of each query, 0 where none was found."""
+
+
+class Closest(NamedTuple):
+    """Of each protein of a test split, the identity of its closest relative."""
+
+    task: str
+    split: str
+    corpus: np.ndarray
+    train: np.ndarray
+
+
+def built_in(queries: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
+    """By shared words and alignment, see `relatives`."""
+    hits = Words(targets).relatives(queries)
+    best = np.zeros(len(queries))
+    np.maximum.at(best, hits.query, hits.identity)
+    return best
+
+
+def mmseqs(queries: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
+    """By MMseqs2, which finds distant ones too; it must be installed."""
+    best = np.zeros(len(queries))
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place) / name for name in ("queries.fasta", "targets.fasta", "found.tsv")]
+        for file, letters in zip(files, (queries, targets), strict=False):
+            file.write_bytes(b"".join(b">%d\n%s\n" % (n, each.tobytes()) for n, each in enumerate(letters)))
+        covered = ["--cov-mode", "5", "-c", str(COVERED)]
+        command = [
+            "mmseqs",
+            "easy-search",
+            *map(str, files),
+            f"{place}/work",
+            "--format-output",
+            "query,fident",
+            *covered,
+        ]
+        run = subprocess.run([*command, "--min-seq-id", str(THRESHOLDS[-1]), "-v", "1"], capture_output=True, text=True)
+        if run.returncode:
+            raise InputError(f"mmseqs: exit code {run.returncode}: {(run.stderr or run.stdout).strip()[-200:]!r}")
+        for line in files[2].read_text().splitlines():
+            query, identity = line.split("\t")
+            best[int(query)] = max(best[int(query)], float(identity))
+    return best
+
+
+def search(name: str) -> Search:
+    """``mmseqs``, ``built-in``, or ``auto``, which is the first if it is installed."""
+    if name == "mmseqs" and not shutil.which("mmseqs"):
+        raise InputError("--with mmseqs: no mmseqs here (Debian and conda call the package mmseqs2 or mmseqs)")
+    return mmseqs if name == "mmseqs" or (name == "auto" and shutil.which("mmseqs")) else built_in
+
+
+def closest(store: Store, by: Search) -> Iterator[Closest]:
+    """Every test split, one after the other."""
+    tests = {
+        (task, split): _letters(store, task, split)
+        for task in store.tasks
+        for split in (store.splits(task) if task != PRETRAIN else ())
+        if split not in LEARNT_FROM
+    }
+    if not tests:
+        raise InputError(f"{store.directory}: no test split in it")
+    near = _near_corpus(store, list(tests.values())) if PRETRAIN in store.tasks else []
+    for (task, split), letters in tests.items():
+        training = _letters(store, task, "train") if "train" in store.splits(task) else []
+        nothing = np.zeros(len(letters))
+        yield Closest(
+            task, split, by(letters, near) if near else nothing, by(letters, training) if training else nothing
+        )
+
+
+def _near_corpus(store: Store, tests: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The proteins of the corpus that share words with any test protein: all others cannot be close."""
+    distinct = {letters.tobytes(): letters for split in tests for letters in split}
+    words = Words(list(distinct.values()))
+    sequences = store.sequences(PRETRAIN, "train")
+    near = []
+    for first in range(0, len(sequences), _BLOCK):
+        block = [sequences.letters(n) for n in range(first, min(first + _BLOCK, len(sequences)))]
+        near += [block[place] for place in words.proposed(block)]
+    return near
+
+
+def _letters(store: Store, task: str, split: str) -> list[np.ndarray]:
+    sequences = store.sequences(task, split)
+    return [sequences.letters(number) for number in range(len(sequences))]
+
+
+def shares(found: Closest) -> dict[str, dict[str, float]]:
+    """The share of the split that has a relative of so much identity, by where it was found."""
+    return {
+        name: {f"{least:.1f}": float((identity >= least).mean()) for least in THRESHOLDS}
+        for name, identity in ((CORPUS, found.corpus), (TRAINING, found.train))
+    }
+
+
+def save(file: Path, found: list[Closest]) -> None:
+    """Write `FILE`."""
+    tables = [
+        pa.table(
+            {
+                "task": [each.task] * len(each.corpus),
+                "split": [each.split] * len(each.corpus),
+                "record": np.arange(len(each.corpus)),
+                CORPUS: each.corpus,
+                TRAINING: each.train,
+            }
+        )
+        for each in found
+    ]
+    whole = pa.concat_tables(tables)
+    with written_whole(file) as opened, pa.ipc.new_file(opened, whole.schema) as writer:
+        writer.write_table(whole)
+
+
+def load(file: Path) -> dict[tuple[str, str], np.ndarray]:
+    """The identity of each test protein's closest relative anywhere, by task and split, in order of the record."""
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all().to_pydict()
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        columns = (table[name] for name in ("task", "split", "record", CORPUS, TRAINING))
+        for task, split, record, corpus, train in zip(*columns, strict=True):
+            found.setdefault((task, split), {})[record] = max(corpus, train)
+    except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not what `proteinlm data leakage` wrote: {error}") from None
+    return {name: np.array([by[record] for record in sorted(by)]) for name, by in found.items()}

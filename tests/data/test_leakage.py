@@ -1,0 +1,119 @@
+"""A relative is found wherever it is, with the identity of an exhaustive alignment; who has none is known by number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from proteinlm.cli import app
+from proteinlm.data import leakage, store
+from proteinlm.data.identity import align
+from proteinlm.data.relatives import Words
+from proteinlm.errors import InputError
+from tests.data.samples import tape_record, write_tape
+
+LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
+
+
+def mutated(protein: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
+    """With this share of other residues, evenly spread."""
+    changed = protein.copy()
+    places = random.choice(len(protein), round(share * len(protein)), replace=False)
+    changed[places] = LETTERS[(np.searchsorted(LETTERS, protein[places]) + random.integers(1, 20, len(places))) % 20]
+    return changed
+
+
+def exhaustive(query: np.ndarray, target: np.ndarray) -> tuple[int, int]:
+    """Matches and columns of the best local alignment of all (Smith and Waterman 1981)."""
+    cells = np.zeros((len(query) + 1, len(target) + 1), object)
+    cells[:] = [[(0, 0, 0)] * (len(target) + 1)] * (len(query) + 1)
+    for i, one in enumerate(query):
+        for j, other in enumerate(target):
+            steps = [(0, 0, 0)]
+            for (score, matches, columns), gain in (
+                (cells[i, j], 2 if one == other else -1),
+                (cells[i, j + 1], -2),
+                (cells[i + 1, j], -2),
+            ):
+                steps.append((score + gain, matches + (gain == 2), columns + 1))
+            cells[i + 1, j + 1] = max(step for step in steps if step[0] >= 0)
+    best = max(cells.ravel())
+    return best[1], best[2]
+
+
+def test_it_is_the_best_alignment():
+    random = np.random.default_rng(0)
+    queries, targets, diagonals = [], [], []
+    for _ in range(30):
+        query = random.choice(LETTERS, random.integers(10, 40))
+        middle, ahead = int(random.integers(3, len(query) - 3)), int(random.integers(0, 60))
+        inserted, before = random.choice(LETTERS, random.integers(0, 8)), random.choice(LETTERS, ahead)
+        target = np.concatenate([before, mutated(query[:middle], 0.1, random), inserted, query[middle:]])
+        swapped = random.random() < 0.5
+        queries.append(target if swapped else query)
+        targets.append(query if swapped else target)
+        diagonals.append(-ahead if swapped else ahead)
+    found = align(queries, targets, np.array(diagonals))
+    for number, pair in enumerate(zip(queries, targets, strict=True)):
+        assert (found.matches[number], found.columns[number]) == exhaustive(*pair)
+
+
+@pytest.mark.parametrize("identity", [0.9, 0.75])
+def test_relatives_are_found_among_strangers(identity: float):
+    random = np.random.default_rng(1)
+    targets = [random.choice(LETTERS, random.integers(60, 300)) for _ in range(300)]
+    queries = [mutated(target, 1 - identity, random) for target in targets[:100]]
+    hits = Words(targets).relatives([*queries, *(random.choice(LETTERS, 200) for _ in range(100))])
+    found = {q: i for q, t, i in zip(hits.query, hits.target, hits.identity, strict=True) if q == t}
+    assert len(found) >= 99
+    assert np.mean(list(found.values())) == pytest.approx(identity, abs=0.01)
+    strangers = hits.identity[(hits.query != hits.target)]
+    assert not (strangers > 0.5).any()
+
+
+def test_a_domain_is_a_relative_of_its_protein_but_a_shared_tail_is_not():
+    random = np.random.default_rng(2)
+    protein, other = random.choice(LETTERS, 300), random.choice(LETTERS, 300)
+    hits = Words([protein]).relatives([protein[100:180], np.concatenate([other, protein[:100]])])
+    assert hits.query.tolist() == [0, 1]
+    assert hits.identity.tolist() == [1.0, 0.0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three test proteins: one from the corpus, one from the training split, and one like no other."""
+    train = [
+        tape_record("stability", index) | {"primary": tape_record("pfam", 50 + index)["primary"] * 3}
+        for index in range(4)
+    ]
+    corpus = [tape_record("pfam", index) | {"primary": tape_record("pfam", index)["primary"] * 3} for index in range(4)]
+    test = [
+        tape_record("stability", 10 + index) | {"primary": primary}
+        for index, primary in enumerate(
+            (corpus[2]["primary"], train[1]["primary"], tape_record("pfam", 99)["primary"] * 3)
+        )
+    ]
+    write_tape(tmp_path / "data", "stability", "train", train)
+    write_tape(tmp_path / "data", "stability", "test", test)
+    write_tape(tmp_path / "data", "pfam", "train", corpus)
+    return tmp_path / "data"
+
+
+def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "relatives.arrow"
+    said = CliRunner().invoke(app, ["data", "leakage", str(root), "--out", str(out), "--with", "built-in"])
+    assert said.exit_code == 0, said.output
+    assert "stability test (3 proteins), in corpus  33.3%" in said.output
+    assert "stability test (3 proteins), in train   33.3%" in said.output
+    assert leakage.load(out)["stability", "test"].tolist() == [1.0, 1.0, 0.0]
+    (found,) = leakage.closest(store.ensure(root, tmp_path / "cache"), leakage.built_in)
+    assert found.corpus.tolist() == [1.0, 0.0, 0.0]
+    assert found.train.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_what_is_no_report_is_one_line(tmp_path: Path):
+    (tmp_path / "x").write_text("something else")
+    with pytest.raises(InputError, match="not what `proteinlm data leakage` wrote"):
+        leakage.load(tmp_path / "x")

@@ -1,0 +1,43 @@
+"""The harness that kills runs finds nothing wrong with ours, and does find what is wrong with runs that lose something."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import torture
+from proteinlm import checkpoint
+from proteinlm.tasks.base import TaskModule
+
+
+def faults(output: Path, scenario: str, kills: int) -> list[str]:
+    torture.main(["--output", str(output), "--only", scenario, "--kills", str(kills), "--seconds", "60"])
+    episodes = json.loads((output / "torture.json").read_text())
+    assert sum(sum(episode["kills"].values()) for episode in episodes) >= kills
+    return [fault for episode in episodes for fault in episode["faults"]]
+
+
+@pytest.mark.parametrize("scenario", ["pretrain, damaged checkpoints", "finetune"])
+def test_nothing_is_lost(tmp_path: Path, scenario: str):
+    assert faults(tmp_path, scenario, 2) == []
+    said = (tmp_path / "torture.md").read_text()
+    assert f"| {scenario} |" in said
+
+
+def test_a_step_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    load = TaskModule.on_load_checkpoint
+
+    def skipping(self: TaskModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["global_step"] += 1
+        load(self, checkpoint)
+
+    monkeypatch.setattr(TaskModule, "on_load_checkpoint", skipping)
+    found = " ".join(faults(tmp_path, "pretrain", 3))
+    assert "its last good checkpoint was of step" in found
+    assert "other records than an undisturbed run's" in found
+
+
+def test_a_start_from_a_damaged_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "verify", lambda file: None)
+    assert faults(tmp_path, "pretrain, damaged checkpoints", 4)
