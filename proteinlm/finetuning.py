@@ -5,6 +5,7 @@ not read before all seeds have; the result is written when they are scored.
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -110,7 +111,7 @@ class Finetuning:
         if self.reports:
             results.write_stamp(self.directory, hardware=self.machine.hardware, threads=self.machine.threads)
         selected = [self._selected(seed) for seed in self.seeds]
-        samples = self.samples(self.splits.scored)
+        samples = self.samples(self.splits.scored, draw=True)
         result = self._result(selected, self.scores(samples))
         if self.reports:
             self._tell_unscored(samples)
@@ -121,14 +122,16 @@ class Finetuning:
                     shutil.rmtree(self._home(seed) / "best")
         return result
 
-    def samples(self, splits: tuple[str, ...]) -> Samples:
-        """Score `splits` with the best weights of every seed."""
+    def samples(self, splits: tuple[str, ...], draw: bool = False) -> Samples:
+        """Score `splits` with the best weights of every seed, and `draw` what the first has a figure of."""
         proteins = {split: self.splits.read(split).at_most(self.config.task.test_proteins) for split in splits}
         runs = []
         for seed in self.seeds:
             module = self._module(seed)
             checkpoint.restore(module.parts(), checkpoint.load_weights(self._best(seed)))
             module.evaluate_on(*splits)
+            if draw and seed == self.config.seed:
+                module.draw(proteins, seed, self.directory if self._leads() else None)
             self._trainer().validate(module, datamodule=Batches(self.config, proteins), verbose=False)
             runs.append(module.scored)
         return {
@@ -144,6 +147,11 @@ class Finetuning:
             low, high = (None if isnan(bound) else bound for bound in bootstrap(sample))
             scores.append(Score(self.config.task.label, split, metric, sample.estimate(), low, high, sample.n))
         return scores
+
+    def _leads(self) -> bool:
+        """Whether this process is the first of those that share the matrices of a model, and so see the same proteins."""
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+        return rank % self.config.strategy.tensor_size == 0
 
     def _tell_unscored(self, samples: Samples) -> None:
         """Name the records that have nothing to score, such as a chain without a known state."""
