@@ -50,6 +50,14 @@ class ContactMap:
         """(L, L) float64."""
         return 1 / (1 + np.exp(-self.logits.astype(np.float64)))
 
+    def picture(self, smallest: int = 400) -> np.ndarray:
+        """Grey values (H, H) uint8, dark where residues touch: below the diagonal in truth, above as the head sees it."""
+        lower = np.tri(self.length, dtype=bool)
+        shade = np.where(lower, self.contacts, self.probabilities)
+        grey = (255 * (1 - np.clip(shade, 0, 1))).astype(np.uint8)
+        times = -(-smallest // self.length)
+        return grey.repeat(times, axis=0).repeat(times, axis=1)
+
     def best(self, separation: int, n: int = 1) -> np.ndarray:
         """The ``max(1, resolved // n)`` most confident pairs i < j at least `separation` apart, (P, 2); ties by (i, j)."""
         return most_confident(self.logits, self.resolved, separation, n)

@@ -15,9 +15,10 @@ from math import isnan
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import torch
 
-from proteinlm import checkpoint, predictions, results, training
+from proteinlm import checkpoint, contact_map, predictions, results, training
 from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, ModelConfig, PretrainedConfig
 from proteinlm.errors import InputError
@@ -106,12 +107,18 @@ class Finetuning:
         self.config, self.start, self.splits, self.machine = config, start, splits, machine
         self.directory, self.reports = config.directory, training.reports()
         self.seeds = range(config.seed, config.seed + config.seeds)
+        self.trackers: dict[int, Tracker] = {}
 
     def run(self) -> Result:
         if self.reports:
             results.write_stamp(self.directory, hardware=self.machine.hardware, threads=self.machine.threads)
-        selected = [self._selected(seed) for seed in self.seeds]
-        samples = self.samples(self.splits.scored, draw=True)
+        try:
+            selected = [self._selected(seed) for seed in self.seeds]
+            samples = self.samples(self.splits.scored, draw=True)
+            self._conclude(samples)
+        finally:
+            for tracker in self.trackers.values():
+                tracker.finish()
         result = self._result(selected, self.scores(samples))
         if self.reports:
             self._tell_unscored(samples)
@@ -147,6 +154,17 @@ class Finetuning:
             low, high = (None if isnan(bound) else bound for bound in bootstrap(sample))
             scores.append(Score(self.config.task.label, split, metric, sample.estimate(), low, high, sample.n))
         return scores
+
+    def _conclude(self, samples: Samples) -> None:
+        """Tell the trackers of this attempt what each seed has come to on the splits it is judged by."""
+        for seed, tracker in self.trackers.items():
+            place = self.seeds.index(seed)
+            scores = {name: sample.evaluate(np.ones((1, sample.n), np.int64)) for name, sample in samples.items()}
+            tracker.conclude({f"{split}/{metric}": float(each[0, place]) for (split, metric), each in scores.items()})
+            if seed == self.config.seed and (self.directory / contact_map.FILE).exists():
+                tracker.show(contact_map.load(self.directory))
+            if self.config.keep_weights:
+                tracker.refer(self._best(seed))
 
     def _leads(self) -> bool:
         """Whether this process is the first of those that share the matrices of a model, and so see the same proteins."""
@@ -208,7 +226,9 @@ class Finetuning:
         module.prepare(self.splits.train)
         latest = checkpoint.newest(checkpoints)
         done = checkpoint.step_of(latest) if latest else 0
-        tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
+        if self.reports:
+            self.trackers[seed] = Tracker(config, task.label, home, done, seed)
+        tracker = self.trackers.get(seed)
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
         selection = Selection(home / "best", self.start.shape, task.patience)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
@@ -217,8 +237,6 @@ class Finetuning:
             trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
         finally:
             report.close()
-            if tracker:
-                tracker.finish()
         seen = schedule.totals(trainer.global_step)
         passes = 1 / 3 if module.frozen else 1  # a frozen backbone has no backward pass, which costs two forward ones
         return Selected(

@@ -167,6 +167,9 @@ class Pretraining:
             result = self._result(module, report.seconds)
             modules = {"backbone": module.backbone, "head": module.head}
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
+            if tracker:
+                tracker.conclude({f"{one.split}/{one.metric}": one.value for one in result.scores})
+                tracker.refer(self.directory / "model")
             if self.reports:
                 self._compare(result)
                 result.save(self.directory)
