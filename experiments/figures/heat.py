@@ -1,0 +1,55 @@
+"""Table 7 as a heat map: each column shaded from its worst row to its best, every cell with its interval."""
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+from experiments.comparison import Row
+from experiments.figures import style
+from experiments.published import COLUMNS
+
+SHADES = ListedColormap(colormaps["cividis"](np.linspace(0.12, 1, 256)))
+
+
+def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
+    """All rows that have a score; None if none has."""
+    shown = [row for row in rows if any(cell.value is not None for cell in row.cells.values())]
+    if not shown:
+        return None
+    values = np.array([[_number(row.cells[column.key].value) for column in COLUMNS] for row in shown])
+    made = style.figure(5.6 if narrow else style.WIDE, 0.42 * len(shown) + 0.7)
+    panel = made.subplots()
+    shades = shading(values)
+    panel.imshow(np.ma.masked_invalid(shades), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
+    for (line, place), shade in np.ndenumerate(shades):
+        cell = shown[line].cells[COLUMNS[place].key]
+        if cell.score is None:
+            panel.text(place, line, "–", ha="center", va="center")
+            continue
+        colour = "#000000" if shade > 0.55 else "#ffffff"
+        weight = "bold" if cell.tie else "normal"
+        panel.text(place, line - 0.13, f"{cell.value:.3f}", ha="center", va="center", color=colour, weight=weight)
+        if cell.score.low is not None and cell.score.high is not None:
+            interval = f"{cell.score.low:.2f} to {cell.score.high:.2f}"
+            size = 5.6 if narrow else 6.8
+            panel.text(place, line + 0.26, interval, ha="center", va="center", color=colour, size=size)
+    panel.set_xticks(range(len(COLUMNS)), [column.title for column in COLUMNS])
+    panel.set_yticks(range(len(shown)), [style.short(row.name) for row in shown])
+    panel.tick_params(length=0, labeltop=True, labelbottom=False, labelcolor=style.INK)
+    panel.spines[:].set_visible(False)
+    for line in range(1, len(shown)):
+        panel.axhline(line - 0.5, color=style.PAPER, linewidth=1.5 if not shown[line].control else 6)
+    for place in range(1, len(COLUMNS)):
+        panel.axvline(place - 0.5, color=style.PAPER, linewidth=1.5)
+    return made
+
+
+def shading(values: np.ndarray) -> np.ndarray:
+    """From 0, the worst of a column, to 1, its best; (R, C)."""
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    return (values - low) / np.where(high > low, high - low, 1)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
