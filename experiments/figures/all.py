@@ -51,7 +51,8 @@ def of(rows: list[Row]) -> list[Drawing]:
                 f"curves-{by}",
                 f"Training by {by}",
                 "Masked-residue loss of each row: training (line, smoothed), validation on unseen proteins (diamonds); the "
-                "other rows in grey; the steepest part of the descent is cut off. The paper shows two of these shapes, in its Figures 9 and 10.",
+                "other rows in grey; the steepest part of the descent is cut off. The paper shows two of these shapes, in "
+                "its Figures 9 and 10.",
                 partial(curves.draw, rows, by),
             )
             for by in ("tokens", "hours")

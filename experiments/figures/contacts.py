@@ -12,8 +12,9 @@ from experiments.figures import style
 from experiments.figures.records import Maps
 from proteinlm.contact_map import LONG, ContactMap
 
-HIT: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": style.OURS, "mew": 1.1, "ms": 4.5}
-MISS: dict[str, Any] = {"marker": "x", "ls": "", "color": style.PUBLISHED, "mew": 1.0, "ms": 3.5}
+# colours of `style`, in shades of their own: a page that is dark changes those, and these maps stay white
+HIT: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "#0073b3", "mew": 1.1, "ms": 4.5}
+MISS: dict[str, Any] = {"marker": "x", "ls": "", "color": "#d45d00", "mew": 1.0, "ms": 3.5}
 GREYS = LinearSegmentedColormap.from_list("contacts", [(1, 1, 1, 0), "#9aa3af", "#1d2129"])
 SEPARATION = 6
 """Nearer pairs always touch: as in the table, they are neither scored nor drawn."""
@@ -67,7 +68,8 @@ def _panel(panel: Axes, shade: np.ndarray, drawn: ContactMap, name: str, marked:
     apart = place[None] - place[:, None]  # column less row: above the diagonal where positive
     image = np.where(apart >= SEPARATION, shade, np.where(apart <= -SEPARATION, drawn.contacts, 0.0))
     extent = (0.5, length + 0.5, length + 0.5, 0.5)
-    panel.imshow(image, cmap=GREYS, vmin=0, vmax=1, interpolation="nearest", extent=extent)
+    panel.set_facecolor("#ffffff")  # on dark pages too
+    panel.imshow(image, cmap=GREYS, vmin=0, vmax=1, interpolation="none", extent=extent)
     panel.plot([1, length], [1, length], color=style.FAINT, linewidth=0.6)
     if marked:
         pairs = drawn.best(LONG)

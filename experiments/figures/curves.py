@@ -13,7 +13,7 @@ from experiments.published import TABLE7
 PAPER_FIGURES = {"hidden-512-layer-32-head-8": "Fig. 9", "hidden-2048-layer-12-head-16": "Fig. 10"}
 DESCENT = 0.1
 """Share of a run after which its loss is drawn in full."""
-POINTS = 25
+WINDOWS = 25
 """Of the smoothed training loss, across a run: what is less than that is noise of single steps."""
 
 
@@ -33,16 +33,17 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
         return None
     perplexities = {row.name: row.perplexity("valid") for row in rows}
     columns = 2 if narrow else 5
-    lines = -(-len(losses) // columns)
     shared = {"sharex": True, "sharey": True}
     width = style.NARROW if narrow else style.WIDE
-    made, panels = style.grid(width, 1.55 if narrow else 1.8, lines, columns, len(losses), **shared)
-    smooth = {name: smoothed(found.value, max(3, len(found.value) // POINTS)) for name, found in losses.items()}
+    made, panels = style.grid(
+        width, 1.55 if narrow else 1.8, -(-len(losses) // columns), columns, len(losses), **shared
+    )
+    smooth = {name: smoothed(found.value, max(3, len(found.value) // WINDOWS)) for name, found in losses.items()}
+    lines = {name: _thinned(along(found), smooth[name]) for name, found in losses.items()}
+    every = np.concatenate([np.vstack([line, [np.nan, np.nan]]) for line in lines.values()])
     for panel, name in zip(panels, losses, strict=True):
-        for other, found in losses.items():
-            if other != name:
-                panel.plot(along(found), smooth[other], color=style.RULE, linewidth=0.7, zorder=1)
-        panel.plot(along(losses[name]), smooth[name], color=style.OURS, linewidth=1.6, zorder=3)
+        panel.plot(*every.T, color=style.RULE, linewidth=0.7, zorder=1)
+        panel.plot(*lines[name].T, color=style.OURS, linewidth=1.6, zorder=3)
         if name in valid:
             points = {"mfc": style.PAPER, "mec": style.PUBLISHED, "mew": 1.2, "ms": 4.5, "zorder": 4, "clip_on": False}
             panel.plot(along(valid[name]), valid[name].value, "D", **points)
@@ -57,6 +58,12 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
     made.supxlabel(unit, fontsize=8.5)
     made.supylabel("loss, nats per masked residue", fontsize=8.5)
     return made
+
+
+def _thinned(across: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Few enough points (P, 2) of a smooth line (n,) for a small panel."""
+    chosen = np.unique(np.linspace(0, len(across) - 1, 100).astype(int))
+    return np.column_stack([across, up])[chosen].round(6)
 
 
 def _range(smooth: Iterable[np.ndarray], valid: Iterable[np.ndarray]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 from scipy import stats
 
 from experiments.comparison import PRETRAIN, Row, shape_of
@@ -78,7 +78,7 @@ def _panels(
 
 def _logarithmic(panel: Axes) -> None:
     panel.set_xscale("log")
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.margins(x=0.06, y=0.1)
 
 
@@ -148,8 +148,8 @@ def _isolines(panel: Axes, shapes: list[ModelConfig], across: tuple[float, float
             fontsize=7,
             color=style.FAINT,
         )
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_minor_locator(NullLocator())
 
 
 def count(number: float) -> str:
