@@ -23,7 +23,7 @@ SEPARATION = 6
 def draw(found: Maps, narrow: bool = False) -> Figure:
     columns = 1 if narrow else 3
     width = style.NARROW if narrow else style.WIDE
-    made, panels = style.grid(width, width / columns + 0.35, 3 // columns, columns, 3)
+    made, panels = style.grid(width, width / columns + (0.55 if narrow else 0.8), 3 // columns, columns, 3)
     by_nearness = not found.other_name.startswith("scratch-")
     strongest = max(_seen(drawn).max() for drawn in ([found.ours] if by_nearness else [found.ours, found.other]))
     _panel(panels[0], found.ours.contacts.astype(float), found.ours, "In truth", marked=False)
@@ -76,7 +76,7 @@ def _panel(panel: Axes, shade: np.ndarray, drawn: ContactMap, name: str, marked:
         right = drawn.contacts[pairs[:, 0], pairs[:, 1]]
         for chosen, look in ((pairs[right], HIT), (pairs[~right], MISS)):
             panel.plot(chosen[:, 1] + 1, chosen[:, 0] + 1, clip_on=False, **look)
-        name = f"{name}: P@L {drawn.precision(SEPARATION):.2f}, long range {drawn.precision(LONG):.2f}"
+        name += f"\nP@L {drawn.precision(SEPARATION):.2f}, of long range {drawn.precision(LONG):.2f}"
     panel.set_title(name)
     panel.set_xlabel("residue")
     panel.set_ylabel("residue")

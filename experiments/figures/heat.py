@@ -18,8 +18,9 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
     if not shown:
         return None
     values = np.array([[_number(row.cells[column.key].value) for column in COLUMNS] for row in shown])
-    made = style.figure(5.6 if narrow else style.WIDE, 0.42 * len(shown) + 0.7)
+    made = style.figure(style.NARROW if narrow else style.WIDE, (0.36 if narrow else 0.42) * len(shown) + 0.7)
     panel = made.subplots()
+    large, little, labels = (6.5, 4.3, 6.2) if narrow else (8.5, 6.8, 8.5)
     shades = shading(values)
     panel.imshow(np.ma.masked_invalid(shades), cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for (line, place), shade in np.ndenumerate(shades):
@@ -29,14 +30,15 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
             continue
         colour = "#000000" if shade > 0.55 else "#ffffff"
         weight = "bold" if cell.tie else "normal"
-        panel.text(place, line - 0.13, f"{cell.value:.3f}", ha="center", va="center", color=colour, weight=weight)
+        told = f"{cell.value:.3f}".replace("-", "−")
+        panel.text(place, line - 0.13, told, ha="center", va="center", color=colour, weight=weight, size=large)
         if cell.score.low is not None and cell.score.high is not None:
-            interval = f"{cell.score.low:.2f} to {cell.score.high:.2f}"
-            size = 5.6 if narrow else 6.8
-            panel.text(place, line + 0.26, interval, ha="center", va="center", color=colour, size=size)
+            joint = "–" if cell.score.low >= 0 and narrow else " to "
+            interval = f"{cell.score.low:.2f}{joint}{cell.score.high:.2f}".replace("-", "−")
+            panel.text(place, line + 0.26, interval, ha="center", va="center", color=colour, size=little)
     panel.set_xticks(range(len(COLUMNS)), [column.title for column in COLUMNS])
-    panel.set_yticks(range(len(shown)), [style.short(row.name) for row in shown])
-    panel.tick_params(length=0, labeltop=True, labelbottom=False, labelcolor=style.INK)
+    panel.set_yticks(range(len(shown)), [style.short(row.name).replace(" from", "\nfrom") for row in shown])
+    panel.tick_params(length=0, labeltop=True, labelbottom=False, labelcolor=style.INK, labelsize=labels)
     panel.spines[:].set_visible(False)
     for line in range(1, len(shown)):
         panel.axhline(line - 0.5, color=style.PAPER, linewidth=1.5 if not shown[line].control else 6)

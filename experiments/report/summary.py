@@ -14,7 +14,7 @@ def of(rows: list[Row], findings: list[Finding]) -> list[str]:
     ten = [row for row in rows if row.name in TABLE7]
     done = [row for row in ten if not row.missing]
     pretraining = next((row.results[PRETRAIN] for row in rows if PRETRAIN in row.results), None)
-    said = f"{len(done)} of the paper's {len(TABLE7)} shapes"
+    said = "All of the paper's ten shapes" if len(done) == len(TABLE7) else f"{len(done)} of the paper's ten shapes"
     said += ", made smaller," if pretraining and max(pretraining.scale.values(), default=1) > 1 else ""
     said += f" were pretrained on {_tokens(pretraining.tokens)} tokens each" if pretraining else " were trained"
     sentences = [f"{said} of {provenance.data(rows)} and fine-tuned on the five downstream tasks."]
@@ -27,9 +27,11 @@ def of(rows: list[Row], findings: list[Finding]) -> list[str]:
         )
     if findings:
         verdicts = Counter(finding.verdict for finding in findings)
+        counts = [verdicts[each] or "none" for each in (reading.SUPPORTED, reading.CONTRADICTED, reading.UNDECIDED)]
         sentences.append(
-            f"Of {len(findings)} claims of the paper the table supports {verdicts[reading.SUPPORTED]}, contradicts "
-            f"{verdicts[reading.CONTRADICTED]}, and cannot decide {verdicts[reading.UNDECIDED]}."
+            "Of {} claims of the paper the table supports {}, contradicts {} and leaves {} open.".format(
+                len(findings), *counts
+            )
         )
     return sentences
 

