@@ -11,6 +11,9 @@ from experiments.published import COLUMNS
 
 SHADES = ListedColormap(colormaps["cividis"](np.linspace(0.12, 1, 256)))
 
+EQUAL = 0.179
+"""The luminance on which black and white have the same contrast."""
+
 
 def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
     """All rows that have a score; None if none has."""
@@ -28,7 +31,7 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
         if cell.score is None:
             panel.text(place, line, "–", ha="center", va="center")
             continue
-        colour = "#000000" if shade > 0.55 else "#ffffff"
+        colour = "#000000" if luminance(SHADES(shade)) > EQUAL else "#ffffff"
         weight = "bold" if cell.tie else "normal"
         told = f"{cell.value:.3f}".replace("-", "−")
         panel.text(place, line - 0.13, told, ha="center", va="center", color=colour, weight=weight, size=large)
@@ -45,6 +48,12 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
     for place in range(1, len(COLUMNS)):
         panel.axvline(place - 0.5, color=style.PAPER, linewidth=1.5)
     return made
+
+
+def luminance(colour: tuple[float, float, float, float]) -> float:
+    """Relative luminance of an sRGB colour, as WCAG 2 defines it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
 
 def shading(values: np.ndarray) -> np.ndarray:

@@ -126,19 +126,15 @@ def _isolines(panel: Axes, shapes: list[ModelConfig], across: tuple[float, float
     layers, hidden = np.geomspace(*across, 80), np.geomspace(*up, 80)
     first = shapes[0]
 
-    def parameters(depth: np.ndarray, width: np.ndarray) -> np.ndarray:
-        tables = first.vocab_size + first.max_positions + 5
-        return depth * (12 * width**2 + 13 * width) + tables * width + width**2 + first.vocab_size
-
     counts = [shape.parameters for shape in shapes]
     decades = 10.0 ** np.arange(3, 13)
     levels = [level for level in np.outer(decades, (1, 2, 5)).ravel() if 0.8 * min(counts) < level < 1.3 * max(counts)]
     panel.set_xscale("log")
     panel.set_yscale("log")
     grid = np.meshgrid(layers, hidden)
-    panel.contour(*grid, parameters(*grid), levels=levels, colors=style.RULE, linewidths=0.9)
+    panel.contour(*grid, parameters(first, *grid), levels=levels, colors=style.RULE, linewidths=0.9)
     for level in levels:  # where its line leaves the plane, told beside it
-        width = float(np.interp(level, parameters(np.full_like(hidden, across[1]), hidden), hidden))
+        width = float(np.interp(level, parameters(first, np.full_like(hidden, across[1]), hidden), hidden))
         panel.annotate(
             count(level),
             (across[1], width),
@@ -150,6 +146,12 @@ def _isolines(panel: Axes, shapes: list[ModelConfig], across: tuple[float, float
         )
     panel.xaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_minor_locator(NullLocator())
+
+
+def parameters(like: ModelConfig, layers: Any, hidden: Any) -> Any:
+    """`ModelConfig.parameters` of any depth and width, arrays too, with the tables of another shape."""
+    tables = (like.vocab_size + like.max_positions + 5) * hidden
+    return layers * (12 * hidden**2 + 13 * hidden) + tables + hidden**2 + like.vocab_size
 
 
 def count(number: float) -> str:

@@ -57,7 +57,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         summary=summary.of(rows, findings),
         columns=COLUMNS,
         lines=tables.lines(rows),
-        caption=table7.caption(rows),
+        caption=table7.caption(rows).replace("in brackets the", "below it the"),
         findings=[(finding, pieces(finding.evidence)) for finding in findings],
         medium="" if any(row.name == tables.MEDIUM for row in rows) else tables.MEDIUM,
         small=[tables.first(rows), *tables.downstream(rows)],
