@@ -160,7 +160,10 @@ class Finetuning:
         for seed, tracker in self.trackers.items():
             place = self.seeds.index(seed)
             scores = {name: sample.evaluate(np.ones((1, sample.n), np.int64)) for name, sample in samples.items()}
-            tracker.conclude({f"{split}/{metric}": float(each[0, place]) for (split, metric), each in scores.items()})
+            label = self.config.task.label
+            tracker.conclude(
+                {f"{label}/{split}/{name}": float(each[0, place]) for (split, name), each in scores.items()}
+            )
             if seed == self.config.seed and (self.directory / contact_map.FILE).exists():
                 tracker.show(contact_map.load(self.directory))
             if self.config.keep_weights:

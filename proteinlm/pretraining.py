@@ -168,7 +168,7 @@ class Pretraining:
             modules = {"backbone": module.backbone, "head": module.head}
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
             if tracker:
-                tracker.conclude({f"{one.split}/{one.metric}": one.value for one in result.scores})
+                tracker.conclude({f"{one.task}/{one.split}/{one.metric}": one.value for one in result.scores})
                 tracker.refer(self.directory / "model")
             if self.reports:
                 self._compare(result)

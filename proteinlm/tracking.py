@@ -22,7 +22,7 @@ METRICS = "metrics.csv"
 TOKENS, HOURS = "progress/tokens", "progress/hours"
 """What has been trained on, and for how long, over all attempts."""
 NAMESPACES = ("train", "valid", "test", "progress")
-"""First parts of the names that wandb is given; scores of any other split go under ``test/``."""
+"""First parts of the names that wandb is given; anything else goes under ``test/``."""
 
 
 class MetricsFile:
@@ -56,7 +56,7 @@ class Tracker:
             self.wandb.log(metrics, step)
 
     def conclude(self, scores: Mapping[str, float]) -> None:
-        """Tell wandb the final `scores`, by ``split/metric``; the result record has them by itself."""
+        """Tell wandb the final `scores`, by ``task/split/metric``; the result record has them by itself."""
         if self.wandb:
             self.wandb.summarise(scores)
 

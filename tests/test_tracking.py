@@ -71,8 +71,7 @@ def test_each_seed_of_a_fine_tuning_is_a_run_with_its_own_test_scores(tmp_path: 
     ]
     assert len({one.run.run_id for one in found}) == 2
     for score in result.scores:
-        name = f"{score.split}/{score.metric}"
-        name = name if score.split in ("valid", "test") else f"test/{name}"
+        name = f"test/contact/{score.split}/{score.metric}"
         assert sum(one.summary[name] for one in found) / 2 == pytest.approx(score.value, nan_ok=True)
     drawn = [one.history[-1].get("test/contact_map/path") for one in found]
     assert Path(drawn[0]).suffix == ".png"

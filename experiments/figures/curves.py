@@ -55,6 +55,7 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
     low, high = _range(smooth.values(), [found.value for found in valid.values()])
     panels[0].set_ylim(low, high)
     panels[0].set_xlim(left=0)
+    style.spaced(made, (0.2, 0.36))
     made.supxlabel(unit, fontsize=8.5)
     made.supylabel("loss, nats per masked residue", fontsize=8.5)
     return made

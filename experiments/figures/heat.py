@@ -58,7 +58,8 @@ def luminance(colour: tuple[float, float, float, float]) -> float:
 
 def shading(values: np.ndarray) -> np.ndarray:
     """From 0, the worst of a column, to 1, its best; (R, C)."""
-    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    low = np.fmin.reduce(values, axis=0)  # nan only where a column has nothing else
+    high = np.fmax.reduce(values, axis=0)
     return (values - low) / np.where(high > low, high - low, 1)
 
 

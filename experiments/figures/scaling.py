@@ -55,6 +55,7 @@ def _panels(
         -(-len(COLUMNS) // columns),
         columns,
         len(COLUMNS),
+        laid_out=False,
         sharex=True,
     )
     there = [paper(shape_of(name)) for name in TABLE7]
@@ -69,10 +70,11 @@ def _panels(
             panel.plot([ours(row)], [score.value], **OURS)
         panel.set_title(column.title)
         _logarithmic(panel)
+    style.spaced(made, (0.5 if narrow else 0.55, 0.36), legend=True)
     made.supxlabel(what, fontsize=8.5)
     made.supylabel("score", fontsize=8.5)
     told = [Line2D([], [], label="ours, with 95 % interval", **OURS), Line2D([], [], label="paper", **PAPER)]
-    made.legend(handles=told, loc="outside upper right", ncols=2, fontsize=8, borderaxespad=0)
+    made.legend(handles=told, loc="upper right", ncols=2, fontsize=8, borderaxespad=0.2)
     return made
 
 

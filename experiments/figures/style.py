@@ -66,13 +66,34 @@ def figure(width: float, height: float) -> Figure:
     return made
 
 
-def grid(width: float, height: float, rows: int, columns: int, used: int, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of `rows` times `columns` panels `height` inches high, of which the first `used` are there."""
-    made = figure(width, rows * height)
+def grid(
+    width: float, height: float, rows: int, columns: int, used: int, laid_out: bool = True, **shared: bool
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `rows` times `columns` panels `height` inches high, of which the first `used` are there.
+
+    Not `laid_out`, it is for `spaced`.
+    """
+    made = figure(width, rows * height) if laid_out else Figure(figsize=(width, rows * height))
     panels = made.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()  # type: ignore[arg-type]
     for panel in panels[used:]:
         panel.set_visible(False)
     return made, panels[:used]
+
+
+def spaced(made: Figure, gaps: tuple[float, float], legend: bool = False) -> None:
+    """Lay out a grid of panels by fixed margins, which takes a fraction of the time of looking for them.
+
+    `gaps` in inches between panels, across and up.
+    """
+    width, height = made.get_size_inches()
+    columns, rows = (
+        made.axes[0].get_subplotspec().get_gridspec().ncols,
+        made.axes[0].get_subplotspec().get_gridspec().nrows,
+    )  # type: ignore[union-attr]
+    left, right, bottom, top = 0.62 / width, 1 - 0.12 / width, 0.5 / height, 1 - (0.5 if legend else 0.24) / height
+    across = gaps[0] / ((right - left) * width - (columns - 1) * gaps[0]) * columns
+    up = gaps[1] / ((top - bottom) * height - (rows - 1) * gaps[1]) * rows
+    made.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=across, hspace=up)
 
 
 def save(made: Figure, file: Path) -> list[Path]:
@@ -80,6 +101,7 @@ def save(made: Figure, file: Path) -> list[Path]:
     images = [file.with_name(f"{file.name}.{kind}") for kind in ("png", "svg")]
     with written_whole(images[0]) as opened:
         FigureCanvasAgg(made).print_png(opened, metadata={"Software": None})
+    made.set_layout_engine("none")  # what was laid out stays so
     with written_whole(images[1]) as opened:
         opened.write(svg(made, file.name).encode())
     return images

@@ -1,8 +1,8 @@
 """Every figure is drawn from records alone, shows what they say, and names what it cannot show."""
 
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from experiments.comparison import collect
+from experiments.comparison import Row, collect
 from experiments.figures import __main__ as figures
 from experiments.figures import all as every
-from experiments.figures import contacts, heat, records, scaling, style
-from proteinlm import contact_map
+from experiments.figures import contacts, curves, heat, records, scaling, style
 from proteinlm.errors import InputError
 from tests.experiments.sweeps import CONTROL, STEPS, made_up
 from tests.runs import ROOT
@@ -26,6 +25,11 @@ LARGEST = "hidden-3072-layer-24-head-16"
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_up(tmp_path_factory.mktemp("sweep") / "made-up")
+
+
+@pytest.fixture(scope="module")
+def rows(sweep: Path) -> list[Row]:
+    return collect(sweep)
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +52,17 @@ def test_all_are_there_in_both_forms(drawn: Path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in drawn.glob("*.png"))
 
 
-def test_they_come_out_the_same_every_time(sweep: Path):
-    rows = collect(sweep)
-    for drawing in every.of(rows):
-        with style.styled():
-            first, second = (style.svg(drawing.draw(False), "name") for _ in range(2))  # type: ignore[arg-type]
-        assert first == second
+@pytest.mark.parametrize("narrow", [False, True])
+def test_they_come_out_the_same_every_time(rows: list[Row], narrow: bool):
+    drawing = every.of(rows)[-1]
+    with style.styled():
+        first, second = (style.svg(drawing.draw(narrow), "name") for _ in range(2))  # type: ignore[arg-type]
+    assert first == second
 
 
-def test_the_heat_map_has_every_score_and_interval(sweep: Path, drawn: Path):
+def test_the_heat_map_has_every_score_and_interval(rows: list[Row], drawn: Path):
     told = text_of(drawn / "table7.svg").replace("−", "-")
-    for row in collect(sweep):
+    for row in rows:
         for cell in row.cells.values():
             assert cell.score
             assert f"{cell.value:.3f}" in told
@@ -78,10 +82,10 @@ def test_shades_go_from_the_worst_of_a_column_to_its_best():
     assert np.array_equal(shades, [[0, 0], [0.5, np.nan], [1, 0]], equal_nan=True)
 
 
-def test_the_contact_maps_are_of_the_best_row_and_the_control(sweep: Path, drawn: Path):
-    found = records.maps(collect(sweep))
+def test_the_contact_maps_are_of_the_best_row_and_the_control(rows: list[Row], drawn: Path):
+    found = records.maps(rows)
     assert found
-    best = max(collect(sweep)[:10], key=lambda row: row.cells["precision_at_l"].value or 0)
+    best = max(rows[:10], key=lambda row: row.cells["precision_at_l"].value or 0)
     assert (found.row, found.other_name) == (best.name, CONTROL)
     told = text_of(drawn / "contacts.svg")
     for one in (found.ours, found.other):
@@ -89,35 +93,30 @@ def test_the_contact_maps_are_of_the_best_row_and_the_control(sweep: Path, drawn
     assert "longest test chain made up (record 7, 40 residues)" in contacts.title(found)
 
 
-def test_without_a_control_they_are_compared_with_nearness(sweep: Path, tmp_path: Path):
-    shutil.copytree(sweep, tmp_path / "sweep")
-    shutil.rmtree(tmp_path / "sweep" / CONTROL)
-    found = records.maps(collect(tmp_path / "sweep"))
+def test_without_a_control_they_are_compared_with_nearness(rows: list[Row]):
+    found = records.maps([row for row in rows if row.name != CONTROL])
     assert found
     assert found.other_name == "nearest along the sequence"
     pairs = found.other.best(6)
     assert set(pairs[:, 1] - pairs[:, 0]) == {6, 7}
 
 
-def test_the_paper_s_protein_is_called_by_its_names(sweep: Path, tmp_path: Path):
-    shutil.copytree(sweep, tmp_path / "sweep")
-    for home in (tmp_path / "sweep").glob("*/contact"):
-        found = contact_map.load(home)
-        contact_map.save(home, contact_map.ContactMap(**{**vars(found), "name": "TBM#T0889"}))
-    found = records.maps(collect(tmp_path / "sweep"))
+def test_the_paper_s_protein_is_called_by_its_names(rows: list[Row]):
+    found = records.maps(rows)
     assert found
-    assert contacts.title(found) == "CASP12 target T0889 (PDB entry 5JO9), as in the paper: TBM#T0889, 40 residues"
+    theirs = replace(found, ours=replace(found.ours, name="TBM#T0889"))
+    assert contacts.title(theirs) == "CASP12 target T0889 (PDB entry 5JO9), as in the paper: TBM#T0889, 40 residues"
 
 
-def test_curves_are_by_what_was_logged_or_else_by_the_share_of_the_whole(sweep: Path, tmp_path: Path):
-    row = collect(sweep)[0]
+def test_curves_are_by_what_was_logged_or_else_by_the_share_of_the_whole(rows: list[Row], tmp_path: Path):
+    row = rows[0]
     logged = records.curve(row, "train/loss")
     assert logged
     assert logged.tokens[-1] == pytest.approx(2057.6 * STEPS / 1e6)
-    shutil.copytree(sweep, tmp_path / "sweep")
-    file = tmp_path / "sweep" / row.name / "pretrain/metrics.csv"
-    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "progress" not in line))
-    shared = records.curve(collect(tmp_path / "sweep")[0], "train/loss")
+    lines = (row.directory / "pretrain/metrics.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/metrics.csv").write_text("".join(line for line in lines if "progress" not in line))
+    shared = records.curve(replace(row, directory=tmp_path), "train/loss")
     assert shared
     assert shared.value.tolist() == logged.value.tolist()
     assert shared.tokens == pytest.approx(logged.tokens, rel=1e-4)
@@ -134,31 +133,26 @@ def test_ranks_are_means_over_columns():
     assert scaling.mean_ranks(np.array([[3.0, 1.0], [2.0, 2.0], [1.0, 2.0]])).tolist() == [2.0, 1.75, 2.25]
 
 
-def test_lines_of_equal_parameters_are_those_of_the_shapes(sweep: Path):
-    shapes = [row.built for row in collect(sweep)[:10]]
+def test_lines_of_equal_parameters_are_those_of_the_shapes(rows: list[Row]):
+    shapes = [row.built for row in rows[:10]]
     for shape in shapes:
         assert scaling.parameters(shape, shape.num_layers, shape.hidden_size) == shape.parameters
 
 
-def test_what_is_missing_is_named_and_the_rest_drawn(sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    shutil.copytree(sweep, tmp_path / "sweep")
-    shutil.rmtree(tmp_path / "sweep" / LARGEST)
-    for file in (tmp_path / "sweep").glob("*/contact/contact_map.npz"):
-        file.unlink()
-    assert figures.main([str(tmp_path / "sweep")]) == 0
-    told = capsys.readouterr()
-    assert "left out: contacts: the records do not have what it needs" in told.err
-    assert "left out: depth-width" in told.err
-    assert told.out.count("written: ") == 5
+def test_what_is_missing_is_not_drawn(rows: list[Row], tmp_path: Path):
+    without = [replace(row, results={}, directory=tmp_path) if row.name == LARGEST else row for row in rows]
+    assert scaling.depth_and_width(without) is None
+    assert records.maps([replace(row, directory=tmp_path) for row in rows]) is None
+    assert curves.draw([replace(row, directory=tmp_path) for row in rows], "tokens") is None
 
 
-def test_bad_input_is_named(sweep: Path, tmp_path: Path):
+def test_bad_input_is_named(rows: list[Row], tmp_path: Path):
     with pytest.raises(InputError, match="no results in it"):
         figures.main([str(tmp_path)])
-    shutil.copytree(sweep, tmp_path / "sweep")
-    (tmp_path / "sweep" / LARGEST / "pretrain/metrics.csv").write_text("step,metric,value\n1,train/loss,high\n")
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain/metrics.csv").write_text("step,metric,value\n1,train/loss,high\n")
     with pytest.raises(InputError, match=r"metrics\.csv, line 2: not step,metric,value"):
-        figures.main([str(tmp_path / "sweep")])
+        records.curve(replace(rows[0], directory=tmp_path), "train/loss")
 
 
 def test_no_torch_is_needed():
