@@ -33,7 +33,7 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
         return None
     perplexities = {row.name: row.perplexity("valid") for row in rows}
     columns = 2 if narrow else 5
-    shared = {"sharex": True, "sharey": True}
+    shared = {"sharex": True, "sharey": True, "laid_out": False}
     width = style.NARROW if narrow else style.WIDE
     made, panels = style.grid(
         width, 1.55 if narrow else 1.8, -(-len(losses) // columns), columns, len(losses), **shared
