@@ -19,11 +19,11 @@ class Background:
     """A queue of calls and the thread that makes them.
 
     The first call that fails is the last one made, and a line says so. One that hangs holds up the others, never the
-    caller: a service that is told about a run must not be able to stop or slow it.
+    caller: a service that is told about a run must not be able to stop or slow it. `give_up` ends what it leaves behind.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, give_up: Callable[[], object] = lambda: None) -> None:
+        self.what, self.give_up = what, give_up
         self._calls: queue.Queue[Callable[[], object] | None] = queue.Queue(WAITING)
         self._over = self._told = False
         self._thread = threading.Thread(target=self._work, name=what, daemon=True)
@@ -72,4 +72,11 @@ def finish() -> None:
         each.close()
         if not each.join(max(0.0, until - time.monotonic())):
             print(f"warning: {each.what} did not answer; the run is complete without it", file=sys.stderr)
+            each.give_up()
     _open.clear()
+
+
+def finish_first() -> None:
+    """Let `finish` come before what others have asked for at the end of the process until now."""
+    atexit.unregister(finish)
+    atexit.register(finish)

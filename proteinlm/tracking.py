@@ -6,12 +6,14 @@ stage, and its identity follows from its directory, so that an attempt that goes
 
 import csv
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from proteinlm import background
 from proteinlm.background import Background
 from proteinlm.config import StageConfig, digest
 
@@ -84,7 +86,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_SILENT", "true")
         self.name = config.name if seed is None else f"{config.name} seed {seed}"
         self._run: Any = None
-        self._calls = Background(f"wandb ({stage} of {self.name})")
+        self._calls = Background(f"wandb ({stage} of {self.name})", give_up=end_service)
         hyper_parameters = asdict(config) | ({} if seed is None else {"seed": seed})
         facts = {"project": config.tracking.project, "group": config.group, "job_type": stage, "name": self.name}
         facts |= {"id": digest([str(directory.resolve())]), "dir": directory, "config": hyper_parameters}
@@ -115,6 +117,8 @@ class WandbRun:
         settings = wandb.Settings(
             console="off", silent=True, disable_git=True, disable_code=True, x_save_requirements=False
         )
+        wandb.setup(settings)
+        background.finish_first()  # before wandb's own, which waits for its service for as long as that tries the network
         self._run = wandb.init(**facts, resume="allow", reinit="create_new", settings=settings)
         self._run.define_metric(TOKENS)
         for namespace in NAMESPACES:
@@ -134,6 +138,22 @@ class WandbRun:
         made = wandb.Artifact(f"model-{self._run.id}", type="model", metadata={"row": self.name})
         made.add_reference(weights.resolve().as_uri(), checksum=False)  # whose bytes stay where they are
         self._run.log_artifact(made)
+
+
+def end_service() -> None:
+    """End wandb's process, which would hold up the end of ours; what it was told is on the disk, for ``wandb sync``."""
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib.service import service_token
+
+    try:  # wandb has no public way to do without it
+        connection = wandb_setup.singleton()._connection
+        if connection and connection._proc and connection._cleanup:
+            connection._cleanup()
+            service_token.clear_service_in_env()
+            wandb_setup.singleton()._connection = None
+            connection._proc._process.kill()
+    except AttributeError as error:
+        print(f"warning: wandb may hold up the end of this process: {error}", file=sys.stderr)
 
 
 def name_in_wandb(name: str) -> str:

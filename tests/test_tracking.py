@@ -130,6 +130,29 @@ def test_a_process_ends_though_wandb_hangs():
     ]
 
 
+def test_a_process_ends_though_the_server_never_answers(tmp_path: Path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from proteinlm import background\n"
+        "from proteinlm.tracking import Tracker\n"
+        "from tests.runs import composed\n"
+        "background.PATIENCE = 5.0\n"
+        "tracker = Tracker(composed('tracking=wandb'), 'pretrain', Path(sys.argv[1]), 0)\n"
+        "tracker.log({'train/loss': 1.0}, 1)\n"
+        "tracker.finish()\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        online = {"WANDB_MODE": "online", "WANDB_BASE_URL": address, "WANDB_API_KEY": 40 * "0"}
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        ended = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **online}, capture_output=True, text=True, timeout=240
+        )
+    assert ended.returncode == 0, ended.stderr
+    assert "wandb (pretrain of tiny) did not answer; the run is complete without it" in ended.stderr
+
+
 def test_calls_are_made_in_order_and_all_of_them():
     made: list[int] = []
     calls = Background("a list")
