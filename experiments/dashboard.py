@@ -120,7 +120,7 @@ def log_table(rows: list[Row], directory: Path, project: str, group: str) -> Non
     """A run of the group that holds the table, paper and ours."""
     import wandb
 
-    heads = ["row", "parameters", "perplexity"]
+    heads: list[int | str] = ["row", "parameters", "perplexity"]
     heads += [f"{column.title}{what}" for column in COLUMNS for what in ("", " low", " high", " tie", " paper")]
     settings = wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, init_timeout=30)
     identity = digest([str(directory.resolve()), TABLE])

@@ -1,5 +1,7 @@
 """wandb's files hold what a run was and did, by group, stage and tokens; and nothing that wandb does stops a run."""
 
+import os
+import socket
 import subprocess
 import sys
 import threading

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ OURS, PUBLISHED, WRONG = "#0072b2", "#d55e00", "#cc79a7"
 WIDE, NARROW = 10.0, 3.75
 """Inches: a page or a screen, and a telephone."""
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -86,10 +87,9 @@ def spaced(made: Figure, gaps: tuple[float, float], legend: bool = False) -> Non
     `gaps` in inches between panels, across and up.
     """
     width, height = made.get_size_inches()
-    columns, rows = (
-        made.axes[0].get_subplotspec().get_gridspec().ncols,
-        made.axes[0].get_subplotspec().get_gridspec().nrows,
-    )  # type: ignore[union-attr]
+    place = made.axes[0].get_subplotspec()
+    assert place
+    rows, columns = place.get_gridspec().get_geometry()
     left, right, bottom, top = 0.62 / width, 1 - 0.12 / width, 0.5 / height, 1 - (0.5 if legend else 0.24) / height
     across = gaps[0] / ((right - left) * width - (columns - 1) * gaps[0]) * columns
     up = gaps[1] / ((top - bottom) * height - (rows - 1) * gaps[1]) * rows
