@@ -1,6 +1,7 @@
 """Reads back what wandb has written offline: LevelDB's log format, one protocol buffer per record."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +25,13 @@ class Written(NamedTuple):
 
 
 def runs(directory: Path) -> list[Written]:
-    """Every attempt at every run below `directory`, by name of the file."""
-    return [read(file) for file in sorted(directory.rglob("run-*.wandb"))]
+    """Every attempt at every run below `directory`, by name of the file, once wandb has written their ends."""
+    until = time.monotonic() + 60  # its own process writes them, a moment after it was told
+    found = [read(file) for file in sorted(directory.rglob("run-*.wandb"))]
+    while not all(one.ended for one in found) and time.monotonic() < until:
+        time.sleep(0.1)
+        found = [read(file) for file in sorted(directory.rglob("run-*.wandb"))]
+    return found
 
 
 def read(file: Path) -> Written:
