@@ -7,11 +7,12 @@ OVERRIDES ?=
 KILLS    ?= 200
 SECONDS  ?= 3600
 RUNS     ?= 100000
+ENTITY   ?=
 PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster bench bench-gpu torture fuzz reproduce-table7 table7 clean
+.PHONY: help setup format check test test-slow test-cluster bench bench-gpu torture fuzz reproduce-table7 table7 figures report dashboard clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -63,6 +64,15 @@ reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|
 
 table7: setup     ## print the table again from its records
 	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA))
+
+figures: setup    ## draw the figures of a sweep, as PNG and SVG
+	@$(BIN)/python -m experiments.figures runs/table7-$(PROFILE)-$(notdir $(DATA))
+
+report: setup     ## make the page about a sweep: one report.html
+	@$(BIN)/python -m experiments.report runs/table7-$(PROFILE)-$(notdir $(DATA))
+
+dashboard: setup  ## the wandb workspace of a sweep (WANDB_MODE=online ENTITY=you to publish it)
+	@$(BIN)/python -m experiments.dashboard runs/table7-$(PROFILE)-$(notdir $(DATA)) --entity "$(ENTITY)"
 
 clean:            ## delete the results of all runs
 	rm -rf runs

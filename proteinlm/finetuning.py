@@ -5,6 +5,7 @@ not read before all seeds have; the result is written when they are scored.
 """
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ import lightning as L
 import numpy as np
 import torch
 
-from proteinlm import adapters, checkpoint, fitting, predictions, results, training
+from proteinlm import adapters, checkpoint, contact_map, fitting, predictions, results, training
 from proteinlm.adapters import Adapter
 from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
@@ -114,12 +115,18 @@ class Finetuning:
         self.config, self.start, self.splits, self.machine = config, start, splits, machine
         self.directory, self.reports = config.directory, training.reports()
         self.seeds = range(config.seed, config.seed + config.seeds)
+        self.trackers: dict[int, Tracker] = {}
 
     def run(self) -> Result:
         if self.reports:
             results.write_stamp(self.directory, hardware=self.machine.hardware, threads=self.machine.threads)
-        selected = [self._selected(seed) for seed in self.seeds]
-        samples = self.samples(self.splits.scored)
+        try:
+            selected = [self._selected(seed) for seed in self.seeds]
+            samples = self.samples(self.splits.scored, draw=True)
+            self._conclude(samples)
+        finally:
+            for tracker in self.trackers.values():
+                tracker.finish()
         result = self._result(selected, self.scores(samples))
         if self.reports:
             self._tell_unscored(samples)
@@ -130,14 +137,16 @@ class Finetuning:
                     shutil.rmtree(self._home(seed) / "best")
         return result
 
-    def samples(self, splits: tuple[str, ...]) -> Samples:
-        """Score `splits` with the best weights of every seed."""
+    def samples(self, splits: tuple[str, ...], draw: bool = False) -> Samples:
+        """Score `splits` with the best weights of every seed, and `draw` what the first has a figure of."""
         proteins = {split: self.splits.read(split).at_most(self.config.task.test_proteins) for split in splits}
         runs = []
         for seed in self.seeds:
             module = self._module(seed)
             checkpoint.restore(module.parts(), checkpoint.load_weights(self._best(seed)))
             module.evaluate_on(*splits)
+            if draw and seed == self.config.seed:
+                module.draw(proteins, seed, self.directory if self._leads() else None)
             self._trainer().validate(module, datamodule=Batches(self.config, proteins), verbose=False)
             runs.append(module.scored)
         return {
@@ -153,6 +162,25 @@ class Finetuning:
             low, high = (None if isnan(bound) else bound for bound in bootstrap(sample))
             scores.append(Score(self.config.task.label, split, metric, sample.estimate(), low, high, sample.n))
         return scores
+
+    def _conclude(self, samples: Samples) -> None:
+        """Tell the trackers of this attempt what each seed has come to on the splits it is judged by."""
+        for seed, tracker in self.trackers.items():
+            place = self.seeds.index(seed)
+            scores = {name: sample.evaluate(np.ones((1, sample.n), np.int64)) for name, sample in samples.items()}
+            label = self.config.task.label
+            tracker.conclude(
+                {f"{label}/{split}/{name}": float(each[0, place]) for (split, name), each in scores.items()}
+            )
+            if seed == self.config.seed and (self.directory / contact_map.FILE).exists():
+                tracker.show(contact_map.load(self.directory))
+            if self.config.keep_weights:
+                tracker.refer(self._best(seed))
+
+    def _leads(self) -> bool:
+        """Whether this process is the first of those that share the matrices of a model, and so see the same proteins."""
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+        return rank % self.config.strategy.tensor_size == 0
 
     def _tell_unscored(self, samples: Samples) -> None:
         """Name the records that have nothing to score, such as a chain without a known state."""
@@ -227,7 +255,9 @@ class Finetuning:
         module.prepare(self.splits.train)
         latest = checkpoint.last_good(checkpoints, reports=self.reports)
         done = checkpoint.step_of(latest) if latest else 0
-        tracker = Tracker(config, f"{task.label}-{seed}", home, done) if self.reports else None
+        if self.reports:
+            self.trackers[seed] = Tracker(config, task.label, home, done, seed)
+        tracker = self.trackers.get(seed)
         report = training.Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
         selection = Selection(home / "best", self.start.shape, task.patience, adapter)
         saving = training.Checkpoints(checkpoints, config.train.checkpoint_seconds)
@@ -241,8 +271,6 @@ class Finetuning:
             trainer.fit(module, datamodule=batches, ckpt_path=latest, weights_only=True)
         finally:
             report.close()
-            if tracker:
-                tracker.finish()
         seen = schedule.totals(trainer.global_step)
         # a frozen backbone has no backward pass, which costs two forward ones; an adapted one half of it
         passes = 1 / 3 if module.frozen else 2 / 3 if adapter else 1

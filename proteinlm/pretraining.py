@@ -177,6 +177,9 @@ class Pretraining:
             result = self._result(module, report.seconds, guard.skipped)
             modules = {"backbone": module.backbone, "head": module.head}
             checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
+            if tracker:
+                tracker.conclude({f"{one.task}/{one.split}/{one.metric}": one.value for one in result.scores})
+                tracker.refer(self.directory / "model")
             if self.reports:
                 self._compare(result)
                 samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}

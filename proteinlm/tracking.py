@@ -1,16 +1,30 @@
-"""Where metrics go: a CSV file in the run directory and, if wanted, wandb. The only module that imports wandb."""
+"""Where metrics go: a CSV file in the run directory and, if wanted, wandb. The only module of the library that imports it.
+
+A run of wandb is one training: a pretraining, or one seed of a fine-tuning. Its group is the sweep, its job type the
+stage, and its identity follows from its directory, so that an attempt that goes on adds to the run it began.
+"""
 
 import csv
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.loggers import WandbLogger
-
+from proteinlm import background
+from proteinlm.background import Background
 from proteinlm.config import StageConfig, digest
 
+if TYPE_CHECKING:
+    from proteinlm.contact_map import ContactMap
+
 METRICS = "metrics.csv"
+TOKENS, HOURS = "progress/tokens", "progress/hours"
+"""What has been trained on, and for how long, over all attempts."""
+NAMESPACES = ("train", "valid", "test", "progress")
+"""First parts of the names that wandb is given; anything else goes under ``test/``."""
 
 
 class MetricsFile:
@@ -32,40 +46,116 @@ class MetricsFile:
 class Tracker:
     """All the places that metrics go to, on the process that reports."""
 
-    def __init__(self, config: StageConfig, stage: str, directory: Path, step: int) -> None:
+    def __init__(self, config: StageConfig, stage: str, directory: Path, step: int, seed: int | None = None) -> None:
         self.file = MetricsFile(directory / METRICS, step) if config.tracking.backend != "none" else None
-        self.wandb = _wandb(config, stage, directory) if config.tracking.backend == "wandb" else None
+        self.wandb = WandbRun(config, stage, directory, seed) if config.tracking.backend == "wandb" else None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write `metrics`, named ``train/…``, ``valid/…`` or ``progress/…``, as they stand after `step` steps."""
         if self.file:
             self.file.log(metrics, step)
         if self.wandb:
-            self.wandb.log_metrics(dict(metrics), step=step)
+            self.wandb.log(metrics, step)
+
+    def conclude(self, scores: Mapping[str, float]) -> None:
+        """Tell wandb the final `scores`, by ``task/split/metric``; the result record has them by itself."""
+        if self.wandb:
+            self.wandb.summarise(scores)
+
+    def show(self, drawn: "ContactMap") -> None:
+        """Give wandb a contact map."""
+        if self.wandb:
+            self.wandb.image(drawn)
+
+    def refer(self, weights: Path) -> None:
+        """Tell wandb where the weights are."""
+        if self.wandb:
+            self.wandb.artifact(weights)
 
     def finish(self) -> None:
-        """Close the wandb run, so that the next stage in this process gets its own."""
+        """End the wandb run; nothing waits for it before the process ends."""
         if self.wandb:
-            self.wandb.experiment.finish()
+            self.wandb.finish()
 
 
-def _wandb(config: StageConfig, stage: str, directory: Path) -> WandbLogger:
-    """Offline unless WANDB_MODE says otherwise; the run's identity follows from its directory, so it can be resumed."""
-    import wandb
+class WandbRun:
+    """One run of wandb, offline unless WANDB_MODE says otherwise, told in the background."""
 
-    os.environ.setdefault("WANDB_MODE", "offline")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    logger = WandbLogger(
-        project=config.tracking.project,
-        group=config.group,
-        job_type=stage,
-        name=config.name,
-        id=digest([str(directory.resolve())]),
-        resume="allow",
-        save_dir=directory,
-        log_model=False,
-        settings=wandb.Settings(console="off", silent=True),
-    )
-    logger._wandb_init.pop("anonymous", None)  # Lightning passes a setting that wandb has dropped: it warns of it
-    logger.log_hyperparams(asdict(config))
-    return logger
+    def __init__(self, config: StageConfig, stage: str, directory: Path, seed: int | None) -> None:
+        os.environ.setdefault("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_SILENT", "true")
+        self.name = config.name if seed is None else f"{config.name} seed {seed}"
+        self._run: Any = None
+        self._calls = Background(f"wandb ({stage} of {self.name})", give_up=end_service)
+        hyper_parameters = asdict(config) | ({} if seed is None else {"seed": seed})
+        facts = {"project": config.tracking.project, "group": config.group, "job_type": stage, "name": self.name}
+        facts |= {"id": digest([str(directory.resolve())]), "dir": directory, "config": hyper_parameters}
+        self._calls.call(partial(self._begin, facts))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        named = {name_in_wandb(name): value for name, value in metrics.items()}
+        self._calls.call(lambda: self._run.log(named, step=step))
+
+    def summarise(self, scores: Mapping[str, float]) -> None:
+        named = {name_in_wandb(name): value for name, value in scores.items()}
+        self._calls.call(lambda: self._run.summary.update(named))
+
+    def image(self, drawn: "ContactMap") -> None:
+        self._calls.call(partial(self._image, drawn))
+
+    def artifact(self, weights: Path) -> None:
+        self._calls.call(partial(self._artifact, weights))
+
+    def finish(self) -> None:
+        self._calls.call(lambda: self._run.finish())
+        self._calls.close()
+
+    def _begin(self, facts: dict[str, Any]) -> None:
+        import wandb
+
+        # Code and packages are in stamp.json; letting wandb look for them takes a quarter of a second of each run.
+        settings = wandb.Settings(
+            console="off", silent=True, disable_git=True, disable_code=True, x_save_requirements=False
+        )
+        wandb.setup(settings)
+        background.finish_first()  # before wandb's own, which waits for its service for as long as that tries the network
+        self._run = wandb.init(**facts, resume="allow", reinit="create_new", settings=settings)
+        self._run.define_metric(TOKENS)
+        for namespace in NAMESPACES:
+            self._run.define_metric(f"{namespace}/*", step_metric=TOKENS)
+
+    def _image(self, drawn: "ContactMap") -> None:
+        import wandb
+
+        above = (
+            f"{drawn.name or f'record {drawn.record}'}: below the diagonal what touches, above the probability of it"
+        )
+        self._run.log({"test/contact_map": wandb.Image(drawn.picture(), caption=above)})
+
+    def _artifact(self, weights: Path) -> None:
+        import wandb
+
+        made = wandb.Artifact(f"model-{self._run.id}", type="model", metadata={"row": self.name})
+        made.add_reference(weights.resolve().as_uri(), checksum=False)  # whose bytes stay where they are
+        self._run.log_artifact(made)
+
+
+def end_service() -> None:
+    """End wandb's process, which would hold up the end of ours; what it was told is on the disk, for ``wandb sync``."""
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib.service import service_token
+
+    try:  # wandb has no public way to do without it
+        connection = wandb_setup.singleton()._connection
+        if connection and connection._proc and connection._cleanup:
+            connection._cleanup()
+            service_token.clear_service_in_env()
+            wandb_setup.singleton()._connection = None
+            connection._proc._process.kill()
+    except AttributeError as error:
+        print(f"warning: wandb may hold up the end of this process: {error}", file=sys.stderr)
+
+
+def name_in_wandb(name: str) -> str:
+    """``valid/loss`` as it is, ``holdout/loss`` as ``test/holdout/loss``."""
+    return name if name.split("/")[0] in NAMESPACES else f"test/{name}"

@@ -23,7 +23,7 @@ from proteinlm.files import write_text
 from proteinlm.parallel import arrangement
 from proteinlm.preemption import Preemption
 from proteinlm.saving import Checkpoints, WholeCheckpoints
-from proteinlm.tracking import Tracker
+from proteinlm.tracking import HOURS, TOKENS, Tracker
 
 PROGRESS = "progress.json"
 """In the run directory: how far the stage is, for whoever watches from outside."""
@@ -144,15 +144,18 @@ class Report(L.Callback):
         self.name, self.directory, self.tracker, self.steps = name, directory, tracker, steps
         self.every = max(1, steps // 500)
         self.seconds = 0.0  # of training, over all attempts
+        self.tokens = 0  # likewise
+        self.progress: dict[str, float] = {}
+        """Tokens and hours after the latest step."""
         self.last: dict[str, float] = {}
         self.console = Console(stderr=True)
         self.bar: Progress | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds + time.monotonic() - self.began}
+        return {"seconds": self.seconds + time.monotonic() - self.began, "tokens": self.tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds = state_dict["seconds"]
+        self.seconds, self.tokens = state_dict["seconds"], state_dict.get("tokens", 0)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = self.lined = self.watched = time.monotonic()
@@ -164,10 +167,13 @@ class Report(L.Callback):
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.residues += batch.residues * arrangement.data_processes(pl_module.data_group)
+        processes = arrangement.data_processes(pl_module.data_group)
+        self.residues += batch.residues * processes
+        self.tokens += (batch.residues + len(batch.records)) * processes
         step = trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
+        self.progress = {TOKENS: self.tokens, HOURS: (self.seconds + time.monotonic() - self.began) / 3600}
         if step % self.every and step != self.steps:
             pl_module.step_loss.zero_()
             return
@@ -181,7 +187,7 @@ class Report(L.Callback):
         if self.tracker:
             figures["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
             figures["progress/residues_per_second"] = rate
-            self.tracker.log(figures, step)
+            self.tracker.log(figures | self.progress, step)
         self._show(step, f"{shown}  {rate:,.0f} res/s")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -190,7 +196,7 @@ class Report(L.Callback):
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if trainer.state.fn == "fit":
             if self.tracker:
-                self.tracker.log(scores, trainer.global_step)
+                self.tracker.log(scores | self.progress, trainer.global_step)
             self.last.update(scores)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

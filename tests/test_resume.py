@@ -23,9 +23,9 @@ class Killed(BaseException):
 
 
 def metrics(output: Path) -> list[list[str]]:
-    """Every metric but the speed."""
+    """Every metric but the speed and the time."""
     with (home(output) / "metrics.csv").open() as file:
-        return [row for row in csv.reader(file) if "per_second" not in row[1]]
+        return [row for row in csv.reader(file) if "per_second" not in row[1] and "hours" not in row[1]]
 
 
 def scores(output: Path) -> object:

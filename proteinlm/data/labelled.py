@@ -58,6 +58,8 @@ class LabelledProteins:
     """(N,) int64: how many terms each protein adds to the loss."""
     records: np.ndarray
     """(N,) int64: the record number of each protein in its file."""
+    names: tuple[str, ...] = ()
+    """The identifier of each protein, empty where its record has none; or nothing at all."""
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -76,7 +78,8 @@ class LabelledProteins:
     def take(self, kept: np.ndarray) -> "LabelledProteins":
         """The proteins at these places (N',)."""
         letters, targets = ([each[place] for place in kept.tolist()] for each in (self.letters, self.targets))
-        return LabelledProteins(letters, targets, self.terms[kept], self.records[kept])
+        names = tuple(self.names[place] for place in kept.tolist()) if self.names else ()
+        return LabelledProteins(letters, targets, self.terms[kept], self.records[kept], names)
 
 
 @final
@@ -98,7 +101,7 @@ class LabelledBatches(Dataset[LabelledBatch]):
 
 def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int) -> LabelledProteins:
     """The proteins of a split, of at most `longest` residues; `InputError` naming `origin`, record and field."""
-    letters, targets, terms = [], [], []
+    letters, targets, terms, names = [], [], [], []
     for number, record in enumerate(records):
         try:
             letters.append(_letters(record, longest))
@@ -107,9 +110,10 @@ def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int
             identifier = f" ({record['id']})" if record.get("id") is not None else ""
             raise InputError(f"{origin}, record {number}{identifier}: {error}") from None
         terms.append(labels.terms(targets[-1]))
+        names.append(str(record.get("id") or ""))
     if not letters:
         raise InputError(f"{origin}: no proteins in it")
-    return LabelledProteins(letters, targets, np.array(terms, dtype=np.int64), np.arange(len(letters)))
+    return LabelledProteins(letters, targets, np.array(terms, dtype=np.int64), np.arange(len(letters)), tuple(names))
 
 
 def _letters(record: Record, longest: int) -> np.ndarray:

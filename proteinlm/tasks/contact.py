@@ -3,15 +3,19 @@
 L residues of one protein, T tokens of all.
 """
 
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, final
+from pathlib import Path
+from typing import ClassVar, NamedTuple, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from proteinlm import contact_map
 from proteinlm.config import LabelledTaskConfig, ModelConfig
+from proteinlm.contact_map import ContactMap
 from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
 from proteinlm.metrics import SEPARATIONS, ContactPrecision, RecordMetric
@@ -23,6 +27,19 @@ SEPARATION = SEPARATIONS[0]
 """Least distance along the sequence: nearer residues always touch."""
 SAMPLE = 256
 """Proteins that the share of contacts is taken from."""
+DRAWN = "test"
+"""The split of which one protein's map is saved."""
+
+
+class Drawn(NamedTuple):
+    """The protein whose map is saved when it is scored."""
+
+    metric: nn.Module
+    """Of its split."""
+    record: int
+    name: str
+    seed: int
+    directory: Path
 
 
 @final
@@ -35,6 +52,7 @@ class Contact(LabelledTask):
     dataset = "proteinnet"
     splits: ClassVar = {"train": 25299, "valid": 224, "test": 40}
     score = f"precision_at_l5_separation_{SEPARATION}"
+    drawn: Drawn | None = None
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:
@@ -63,7 +81,18 @@ class Contact(LabelledTask):
     def update(self, metric: RecordMetric, output: list[Tensor], batch: LabelledBatch) -> None:
         proteins = zip(output, places_of_residues(batch), batch.records.tolist(), strict=True)
         for logits, places, record in proteins:
-            metric.update(logits, contacts(places), resolved(places), record)
+            touching, known = contacts(places), resolved(places)
+            metric.update(logits, touching, known, record)
+            if self.drawn and metric is self.drawn.metric and record == self.drawn.record:
+                arrays = (each.cpu().numpy() for each in (logits.float(), touching, known))
+                contact_map.save(self.drawn.directory, ContactMap(self.drawn.name, record, self.drawn.seed, *arrays))
+
+    def draw(self, proteins: Mapping[str, LabelledProteins], seed: int, directory: Path | None) -> None:
+        if directory and DRAWN in self.evaluations:
+            place = contact_map.chosen(proteins[DRAWN].names, proteins[DRAWN].lengths)
+            metric = self.metrics[self.evaluations.index(DRAWN)]
+            record, name = int(proteins[DRAWN].records[place]), proteins[DRAWN].names[place]
+            self.drawn = Drawn(metric, record, name, seed, directory)
 
 
 def coordinates(record: Record) -> np.ndarray:

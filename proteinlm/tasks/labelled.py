@@ -6,6 +6,7 @@ T tokens of packed proteins, B proteins, C outputs.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -72,6 +73,12 @@ class LabelledTask(TaskModule, ABC):
 
     def prepare(self, training: LabelledProteins) -> None:
         """Take from the training split what is not learnt by gradient."""
+
+    def draw(self, proteins: Mapping[str, LabelledProteins], seed: int, directory: Path | None) -> None:
+        """Save, while the splits of `proteins` are scored, what a figure of one of them needs, if the task has one.
+
+        Nowhere without a `directory`: where processes share a model, one of them writes.
+        """
 
     def parts(self) -> dict[str, nn.Module]:
         """All modules with weights, by the prefix they are saved under."""

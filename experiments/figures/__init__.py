@@ -1,0 +1,1 @@
+"""The figures of a sweep, made from its records and saved predictions alone. Imports no torch."""

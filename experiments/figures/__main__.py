@@ -1,0 +1,41 @@
+"""``python -m experiments.figures runs/table7-laptop-synthetic``: the figures of a sweep, as PNG and SVG."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.comparison import collect
+from experiments.figures import all as figures
+from experiments.figures import style
+from proteinlm import launch
+from proteinlm.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.figures", description="Draw the figures of a sweep.")
+    parser.add_argument("directory", type=Path, help="of a sweep: one directory per row")
+    parser.add_argument("--output", type=Path, help="where to; by default figures/ in it")
+    options = parser.parse_args(arguments)
+    if not options.directory.is_dir():
+        raise InputError(f"{options.directory} is not a directory")
+    rows = collect(options.directory)
+    if not any(row.results for row in rows):
+        raise InputError(f"{options.directory}: no results in it")
+    output = options.output or options.directory / "figures"
+    output.mkdir(parents=True, exist_ok=True)
+    with style.styled():
+        for drawing in figures.of(rows):
+            made = drawing.draw(False)
+            if made is None:
+                print(f"left out: {drawing.name}: the records do not have what it needs", file=sys.stderr)
+                continue
+            images = style.save(made, output / drawing.name)
+            print(f"written: {images[0]}, .svg")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except InputError as error:
+        launch.fail(str(error))

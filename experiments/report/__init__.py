@@ -1,0 +1,1 @@
+"""One self-contained page about a sweep, made from its records alone. Imports no torch."""

@@ -1,0 +1,37 @@
+"""``python -m experiments.report runs/table7-laptop-synthetic``: the page about a sweep, ``report.html`` in it."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from experiments.comparison import collect, problems
+from experiments.report import page
+from proteinlm import launch
+from proteinlm.errors import InputError
+from proteinlm.files import write_text
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.report", description="Make the page about a sweep.")
+    parser.add_argument("directory", type=Path, help="of a sweep: one directory per row")
+    parser.add_argument("--output", type=Path, help="the page; by default report.html in it")
+    options = parser.parse_args(arguments)
+    if not options.directory.is_dir():
+        raise InputError(f"{options.directory} is not a directory")
+    rows = collect(options.directory)
+    if not any(row.results for row in rows):
+        raise InputError(f"{options.directory}: no results in it")
+    found = problems(rows)
+    for problem in found:
+        print(f"report: {problem}", file=sys.stderr)
+    file = options.output or options.directory / "report.html"
+    write_text(file, page.of(rows, found, options.directory.resolve().name))
+    print(f"written: {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except InputError as error:
+        launch.fail(str(error))
