@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 register_schema()
 LETTERS = len(AMINO_ACIDS) + 1  # the last for any other
 WINDOW = 17  # residues
+COUNT = "mutation count"
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 
 
@@ -42,6 +43,8 @@ def main(composed: DictConfig) -> None:
     for name in CONTROLS[config.task.name]:
         for split, samples in score(config, name):
             for metric, sample in samples.items():
+                if name == COUNT and metric == "mean_squared_error":
+                    continue  # counts rank, and are in no unit of the label
                 found = Score(config.task.label, split, metric, sample.estimate(), *bootstrap(sample), sample.n)
                 print(line(f"control ({name})", found))
 
@@ -212,8 +215,8 @@ CONTROLS: dict[str, dict[str, Callable[["LabelledProteins", "LabelledProteins"],
     "secondary_structure": {"window": residue_windows},
     "remote_homology": {"nearest by 3-mers": nearest_fold},
     "contact": {"separation": nearest_pairs},
-    "fluorescence": {"ridge on positions": positions, "mutation count": changes_from_consensus},
-    "stability": {"ridge on positions": positions, "mutation count": changes_from_nearest},
+    "fluorescence": {"ridge on positions": positions, COUNT: changes_from_consensus},
+    "stability": {"ridge on positions": positions, COUNT: changes_from_nearest},
 }
 """Of each task, by name, fitted on its training and validation proteins."""
 _UPDATES = {

@@ -75,7 +75,9 @@ def test_every_option_of_every_group_composes(group: str):
             composed("finetune", "model.path=somewhere", "name=test", f"{group}={file.stem}", *required)
             continue
         required = ["data.root=somewhere"] if (group, file.stem) == ("data", "files") else []
-        composed("pretrain", f"{group}={file.stem}", *required, *(["model=small"] if group == "profile" else []))
+        needed = {"profile": "small", "next_residue": "lstm"}
+        model = next((f"model={needed[key]}" for key in (group, file.stem) if key in needed), None)
+        composed("pretrain", f"{group}={file.stem}", *required, *([model] if model else []))
 
 
 def test_the_two_shapes_outside_the_table():

@@ -60,6 +60,8 @@ class ResNetBlock(nn.Module):
         self.first_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
         self.second = nn.Conv1d(hidden, hidden, size, padding=padding, dilation=dilation, bias=False)
         self.second_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        for convolution in (self.first, self.second):
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as in TAPE
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """Of rows (N, H), of which those that are no tokens, where `real` (N, 1) is 0, must not be seen by others."""

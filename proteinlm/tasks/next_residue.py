@@ -15,9 +15,9 @@ from proteinlm.tasks.language_model import LanguageModel
 
 @final
 class NextResidue(LanguageModel):
-    """The mean of both directions' cross-entropies; the last residue, which nothing follows, has one.
+    """Cross-entropy of the sum of both directions' scores, as in TAPE; nothing follows the last residue.
 
-    Its perplexity is not that of masked residues: neither direction sees both sides.
+    Its perplexity is not that of masked residues: all are predicted, and neighbours are never hidden.
     """
 
     def make_head(self, config: RunConfig) -> nn.Module:
@@ -30,9 +30,7 @@ class NextResidue(LanguageModel):
         ahead, back = self.backbone.directions(tokens, starts)  # (T, H / 2)
         places, targets = batch.masked.positions, batch.masked.targets
         followed = ~torch.isin(places + 1, starts.long())  # (K,)
-        from_left = self._losses(ahead.index_select(0, places - 1), targets)
-        from_right = self._losses(back.index_select(0, (places + 1).clamp(max=len(tokens) - 1)), targets)
-        return torch.where(followed, (from_left + from_right) / 2, from_left)
-
-    def _losses(self, states: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.head(states).float(), targets, reduction="none")
+        before = ahead.index_select(0, places - 1)
+        after = back.index_select(0, (places + 1).clamp(max=len(tokens) - 1)) * followed.unsqueeze(1)
+        logits = self.head(before) + self.head(after)  # (K, V)
+        return F.cross_entropy(logits.float(), targets, reduction="none")

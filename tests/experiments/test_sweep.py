@@ -182,6 +182,19 @@ def test_tapes_backbones_are_rows_when_asked_for():
     assert len(planned("", ROWS["all"])) == len(planned("", ROWS["ten"])) + 7 * len(BASELINES)
 
 
+def test_all_rows_complete_on_top_of_the_ten(undisturbed: Path, tmp_path: Path):
+    shutil.copytree(undisturbed / GROUP, tmp_path / GROUP, ignore=shutil.ignore_patterns("table7.*"))
+    process = sweep(tmp_path, "--rows", "all")
+    printed, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert "76 of 111 stages are already there" in errors
+    assert "TAPE's of its backbones" in " ".join(printed.split())
+    rows = table(tmp_path)["rows"]
+    assert [row["row"] for row in rows] == [*TABLE7, *BASELINES, CONTROL]
+    assert all(isinstance(row[column.key], float) for row in rows for column in COLUMNS)
+    assert rows[:10] == table(undisturbed)["rows"][:10]
+
+
 def test_a_baseline_stands_below_the_ten_and_does_not_compete(undisturbed: Path, tmp_path: Path):
     copied = tmp_path / GROUP
     shutil.copytree(undisturbed / GROUP, copied, ignore=shutil.ignore_patterns("table7.*"))
