@@ -276,7 +276,9 @@ class Ordeal:
                 self._damage(directory, kind)
             return False
         if any(attempt.codes):
-            self.outcome.faults.append(f"exit codes {attempt.codes}: {attempt.said.strip().splitlines()[-1:]}")
+            lines = [line for line in attempt.said.splitlines() if "Error" in line or line.startswith("error")]
+            self.outcome.faults.append(f"exit codes {attempt.codes}: {lines}")
+            shutil.copytree(self.output, self.output.with_name(f"failed-{self.outcome.attempts}"), dirs_exist_ok=True)
         return not any(attempt.codes)
 
     def _kill(self, victim: Victim, kind: str) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from proteinlm.checksums import SUMS, check_seal, listed, read_sums
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
-from proteinlm.files import write_text, written_whole
+from proteinlm.files import delete, write_text, written_whole
 from proteinlm.structured import read_json
 
 DAMAGED = "damaged-"
@@ -93,7 +92,7 @@ def last_good(directory: Path, *, reports: bool) -> Path | None:
         for old, error in damaged.items() if reports else ():
             print(f"{error}; going back to step {step_of(file)}", file=sys.stderr, flush=True)
             aside = old.with_name(f"{DAMAGED}{old.name}")
-            _delete(aside)
+            delete(aside)
             old.rename(aside)
         return file
     for error in damaged.values():
@@ -113,13 +112,9 @@ def discard_old(directory: Path) -> None:
     """Delete all but the last `KEPT` checkpoints, and damaged ones once there are so many good ones."""
     found = sorted(directory.glob("step-*.ckpt"))
     for old in found[:-KEPT]:
-        _delete(old)
+        delete(old)
     for old in directory.glob(f"{DAMAGED}*") if len(found) >= KEPT else ():
-        _delete(old)
-
-
-def _delete(file: Path) -> None:
-    shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+        delete(old)
 
 
 def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: ModelConfig) -> None:

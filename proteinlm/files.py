@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     Whatever goes wrong before, `path` keeps its old content and nothing is left beside it; a full disk is an `InputError`.
     """
     partial = path.with_name(f".{path.name}.partial")
+    delete(partial)  # a run on several processes may have left a directory
     try:
         with partial.open("wb") as file:
             yield file
@@ -30,6 +32,14 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
             raise InputError(f"{path}: no space left on device; what was there before is untouched") from error
         raise
     _sync(path.parent)
+
+
+def delete(path: Path) -> None:
+    """Remove a file, or a directory and all in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from proteinlm import checkpoint, shards
 from proteinlm.checksums import sealed
-from proteinlm.files import written_whole
+from proteinlm.files import delete, written_whole
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -20,6 +20,8 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if Path(path).is_dir():  # of a run on several processes, which went back to before it; a file cannot replace it
+            delete(Path(path))
         with written_whole(Path(path)) as file, sealed(file) as content:
             torch.save(checkpoint, content)
 

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from proteinlm.checksums import SUMS, listed, read_sums, sum_of
 from proteinlm.errors import InputError
-from proteinlm.files import write_text, written_whole
+from proteinlm.files import delete, write_text, written_whole
 
 REST = "rest.pt"
 FULL = "no space left on device"
@@ -36,7 +36,7 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
     first = distributed.get_rank() == 0
     partial = directory.with_name(f".{directory.name}.partial")
     if first:
-        shutil.rmtree(partial, ignore_errors=True)
+        delete(partial)  # a run on one process may have left a file
         partial.mkdir(parents=True)
     distributed.barrier()
     problem: BaseException | None = None  # torch's CheckpointException is no Exception

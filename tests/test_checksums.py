@@ -127,3 +127,17 @@ def test_damaged_weights_are_not_used(undisturbed: Path, tmp_path: Path):
     flip(model / "model.safetensors", 0.9)
     with pytest.raises(InputError, match=r"model.safetensors: damaged: its checksum is another"):
         checkpoint.load_weights(model)
+
+
+def test_what_a_killed_run_left_of_another_kind_is_no_obstacle(undisturbed: Path, tmp_path: Path):
+    for strategy, left in (("single", Path.mkdir), ("fsdp", Path.touch)):
+        output = tmp_path / strategy
+        checkpoints = home(output) / "checkpoints"
+        checkpoints.mkdir(parents=True)
+        left(checkpoints / ".step-000000003.ckpt.partial")
+        run = composed(*SMALL, f"strategy={strategy}", "strategy.devices=1", f"output={output}")
+        if strategy == "single":
+            pretraining.run(run)
+            assert equal(weights(output), weights(undisturbed))
+        else:
+            in_group(1, lambda run=run: pretraining.run(run))
