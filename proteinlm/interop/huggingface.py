@@ -73,6 +73,11 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> Exported
     config, found = weights.config, Found(weights.tensors, source)
     if isinstance(config, BaselineConfig):
         raise InputError(f"{source}: {config.family} has no form in Hugging Face: only ProteinLM's encoder is exported")
+    for knob, value in (("positions", "learned"), ("feed_forward", "gelu")):
+        if getattr(config, knob) != value:
+            raise InputError(
+                f"{source}: model.{knob}={getattr(config, knob)} has no place in MegatronBert: not exported"
+            )
     has_head = "head.bias" in found
     differs = has_head and config.head_activation != "gelu_tanh"
     if differs and not approximate:

@@ -145,6 +145,14 @@ def test_a_fine_tuned_model_exports_its_backbone(tmp_path: Path):
     assert equal(weights.tensors, checkpoint.load_weights(tmp_path / "back").tensors)
 
 
+@pytest.mark.parametrize("knob", [{"positions": "rotary"}, {"feed_forward": "gated"}], ids=str)
+def test_what_megatron_bert_has_no_place_for_is_not_exported(knob: dict[str, str], tmp_path: Path):
+    source = saved(tmp_path / "source", ModelConfig(32, 1, 4, max_positions=64, **knob))
+    with pytest.raises(InputError, match=f"model.{next(iter(knob))}=.* has no place in MegatronBert"):
+        huggingface.export(source, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
 def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     huggingface.export(saved(tmp_path / "source", ModelConfig(32, 1, 4, max_positions=64)), tmp_path / "exported")
     file = tmp_path / "exported/config.json"
