@@ -16,7 +16,7 @@ from typing import Any
 
 import atheris  # pyright: ignore[reportMissingImports]
 
-with atheris.instrument_imports(include=["proteinlm.data"]):
+with atheris.instrument_imports(include=["proteinlm.data"]):  # pyright: ignore[reportAttributeAccessIssue]
     from proteinlm.data import unpickling
     from proteinlm.data.formats import fasta, proteinnet, tape
 
