@@ -110,7 +110,7 @@ def test_it_skips_the_step_and_nothing_else(tmp_path: Path, monkeypatch: pytest.
     update = torch.optim.AdamW.step
     done = iter(range(100))
 
-    def all_but_the_sixth(self: torch.optim.AdamW, closure: Callable[[], Any]) -> Any:
+    def all_but_the_sixth(self: torch.optim.AdamW, closure: Callable[[], Any] | None = None) -> Any:
         kept = [[parameter.detach().clone() for parameter in group["params"]] for group in self.param_groups]
         states = {p: {k: v.clone() for k, v in self.state[p].items()} for g in self.param_groups for p in g["params"]}
         loss = update(self, closure)
