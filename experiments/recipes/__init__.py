@@ -1,0 +1,1 @@
+"""Recipes and their ingredients beside each other, at their own best rates."""
