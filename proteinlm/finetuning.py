@@ -17,6 +17,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from torch import distributed
 
 from proteinlm import adapters, checkpoint, contact_map, fitting, predictions, results, training
 from proteinlm.adapters import Adapter
@@ -237,6 +238,8 @@ class Finetuning:
             write_text(record, json.dumps(asdict(selected), indent=2) + "\n")
             discard_all_but(self._home(seed) / "best", selected.step)
             shutil.rmtree(self._home(seed) / "checkpoints", ignore_errors=True)
+        if distributed.is_initialized():
+            distributed.barrier()  # the others read what the first has written
         return selected
 
     def _train(self, seed: int) -> Selected:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,18 @@ def test_batch_statistics_are_shared_by_all_processes(tmp_path: Path):
         "keep_weights=true",
     )
     config = composed(*overrides, "strategy=ddp", "strategy.devices=2", f"output={tmp_path}")
-    in_group(2, lambda: finetuning.run(config))
+
+    def with_a_slow_disk() -> None:
+        write = finetuning.write_text
+
+        def slowly(file: Path, text: str) -> None:
+            time.sleep(2 * (file.name == finetuning.SELECTED))
+            write(file, text)
+
+        finetuning.write_text = slowly  # of a process that ends with this
+        finetuning.run(config)
+
+    in_group(2, with_a_slow_disk)
     for score in scores(tmp_path, "secondary_structure_q3").values():
         assert score.n == (toys.COUNTS["valid"] if score.split == "valid" else toys.TESTED)
 

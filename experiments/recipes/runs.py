@@ -13,21 +13,22 @@ from proteinlm import launch, results
 from proteinlm.errors import InputError
 from proteinlm.results import Result
 
+PAPER = ("model.dropout=0.1",)
+MODERN = ("recipe=modern",)
 ARMS: dict[str, tuple[str, ...]] = {
-    "paper": (),
-    "paper-rotary": ("model.positions=rotary",),
-    "paper-gated": ("model.feed_forward=gated",),
-    "paper-muon": ("optim.matrices=muon",),
+    "paper": PAPER,
+    "paper-rotary": (*PAPER, "model.positions=rotary"),
+    "paper-gated": (*PAPER, "model.feed_forward=gated"),
+    "paper-muon": (*PAPER, "optim.matrices=muon"),
     "paper-no-dropout": ("model.dropout=0",),
-    "modern": ("recipe=modern",),
-    "modern-learned": ("recipe=modern", "model.positions=learned"),
-    "modern-gelu": ("recipe=modern", "model.feed_forward=gelu"),
-    "modern-adamw": ("recipe=modern", "optim.matrices=adamw"),
-    "modern-dropout": ("recipe=modern", "model.dropout=0.1"),
+    "modern": MODERN,
+    "modern-learned": (*MODERN, "model.positions=learned"),
+    "modern-gelu": (*MODERN, "model.feed_forward=gelu"),
+    "modern-adamw": (*MODERN, "optim.matrices=adamw"),
+    "modern-dropout": (*MODERN, "model.dropout=0.1"),
 }
 """The two recipes, the paper's with one ingredient of the other, and the other without one."""
-COMMON = ("tracking=csv", "optim.min_learning_rate=0", "optim.warmup_fraction=0.05", "model.dropout=0.1")
-"""Of all; an arm may say otherwise."""
+COMMON = ("tracking=csv", "optim.min_learning_rate=0", "optim.warmup_fraction=0.05")
 
 
 @dataclass(frozen=True, order=True)
