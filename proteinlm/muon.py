@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import AdamW
 
+from proteinlm.divided import local
+
 MOMENTUM = 0.95
 ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -41,18 +43,23 @@ class MuonAdamW(AdamW):
         return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-        for matrix in trained:
-            state = self.state[matrix]
+        """With ``found_inf`` (), as AdamW: where it is 1, nothing changes, whatever the gradients are."""
+        held: Tensor | None = getattr(self, "found_inf", None)
+        rate, decay = group["lr"], group["lr"] * group["weight_decay"]
+        for matrix in (parameter for parameter in group["params"] if parameter.grad is not None):
+            state, gradient = self.state[matrix], matrix.grad
             if not state:
-                state["step"] = torch.zeros(())  # AdamW's loading of a state asks for it
-                state["momentum"] = torch.zeros_like(matrix.grad)
-            state["step"] += 1
-            momentum = state["momentum"]
-            momentum.lerp_(matrix.grad, 1 - MOMENTUM)
-            update = orthogonal(matrix.grad.lerp(momentum, MOMENTUM))
-            matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.add_(update, alpha=-group["lr"] * 0.2 * max(matrix.shape) ** 0.5)
+                state["step"] = torch.zeros((), device=matrix.device)  # AdamW's loading of a state asks for it
+                state["momentum"] = torch.zeros_like(gradient)
+            taken = torch.ones((), device=matrix.device) if held is None else 1 - held
+            if held is not None:
+                gradient = gradient.clone()
+                local(gradient).masked_fill_(held > 0, 0)
+            momentum, own = state["momentum"], local(matrix)
+            state["step"] += taken
+            local(momentum).lerp_(local(gradient), (1 - MOMENTUM) * taken)
+            update = orthogonal(gradient.lerp(momentum, MOMENTUM))
+            own.mul_(1 - decay * taken).addcmul_(local(update), taken, value=-rate * 0.2 * max(matrix.shape) ** 0.5)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

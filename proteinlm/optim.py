@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from proteinlm import transfer
 from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.divided import local, mesh_of, whole
 from proteinlm.muon import MuonAdamW
 
 Moments = dict[str, dict[str, Tensor]]
@@ -98,31 +98,16 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 def hold(optimizer: Optimizer, back: Tensor) -> None:
     """Make the next update change nothing if `back` () is 1, and be itself if it is 0.
 
-    AdamW is not asked which: its fused update reads the number on the device, as it does for loss scaling.
+    AdamW and Muon are not asked which: their updates read the number on the device, as they do for loss scaling.
     """
     inner = getattr(optimizer, "optim", optimizer)  # out of fairscale's OSS
     groups = inner.param_groups
-    if isinstance(inner, AdamW) and all(group["fused"] and not group.get("muon") for group in groups):
+    if isinstance(inner, AdamW) and all(group["fused"] for group in groups):
         inner.found_inf = back  # type: ignore[attr-defined]
     elif back.item():  # without gradients, any optimiser passes a parameter over
         for group in groups:
             for parameter in group["params"]:
                 parameter.grad = None
-
-
-def mesh_of(tensor: Tensor) -> DeviceMesh | None:
-    """The processes that a tensor is divided among, if it is."""
-    return tensor.device_mesh if isinstance(tensor, DTensor) else None
-
-
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor; every process of its mesh must ask for it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def moments(state: dict[str, Any]) -> Moments:

@@ -15,7 +15,7 @@ from proteinlm import planner, tasks
 from proteinlm.architectures import BLOCKS
 from proteinlm.config import RunConfig
 from proteinlm.data import sources
-from proteinlm.optim import local
+from proteinlm.divided import local
 from proteinlm.parallel.sharded import divide, mesh
 from proteinlm.planner import Proteins, gigabytes
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import distributed
 
-from proteinlm import optim, planner
-from proteinlm.optim import local
+from proteinlm import divided, planner
 from proteinlm.parallel.arrangement import arrange
 from proteinlm.parallel.sharded import Sharded, fill, mesh
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
@@ -33,7 +32,7 @@ def test_the_values_are_those_of_the_model_built_whole(seed: int):
     assert torch.equal(torch.get_rng_state(), before)
     found = dict(part_by_part.named_parameters())
     for name, parameter in whole.named_parameters():
-        assert torch.equal(local(found[name]), parameter), name
+        assert torch.equal(divided.local(found[name]), parameter), name
     assert len(largest) == len(found), "each once"
     assert max(largest) == max(parameter.numel() for parameter in whole.parameters())
 
@@ -57,9 +56,9 @@ def test_a_divided_model_starts_from_the_same_values(processes: int):
             sharded.parallel_devices = [torch.device("cpu")] * processes
             arrange(module, config.strategy, sharded)
             assert module.draws is None
-            held = sum(local(parameter).numel() for parameter in module.parameters())
+            held = sum(divided.local(parameter).numel() for parameter in module.parameters())
             assert held == sum(planner.held(config.backbone, config.strategy).values()) or distributed.get_rank()
             for name, parameter in module.named_parameters():
-                assert torch.equal(optim.whole(parameter), whole[name]), (division, name)
+                assert torch.equal(divided.whole(parameter), whole[name]), (division, name)
 
     in_group(processes, work)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon
 
+from proteinlm import optim
 from proteinlm.muon import MuonAdamW, orthogonal
 
 
@@ -72,3 +73,29 @@ def test_a_resumed_optimiser_continues_bit_for_bit():
         return torch.cat((matrix.flatten(), bias)).detach()
 
     assert torch.equal(trained(interrupted=True), trained(interrupted=False))
+
+
+def test_an_update_that_is_held_back_never_was():
+    def trained(*spoilt: int) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        matrix, bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(6))
+        optimizer = MuonAdamW([{"params": [matrix], "muon": True}, {"params": [bias]}], lr=0.01, fused=True)
+        for step in range(6):
+            for parameter in (matrix, bias):
+                parameter.grad = torch.randn(parameter.shape)
+            if step in spoilt:
+                for parameter in (matrix, bias):
+                    parameter.grad = torch.full(parameter.shape, torch.nan)
+            optim.hold(optimizer, torch.tensor(float(step in spoilt)))
+            kept = [tensor.clone() for tensor in tensors(optimizer)]
+            optimizer.step()
+            if step in spoilt:
+                assert all(torch.equal(ours, old) for ours, old in zip(tensors(optimizer), kept, strict=True))
+        return tensors(optimizer)
+
+    def tensors(optimizer: MuonAdamW) -> list[torch.Tensor]:
+        parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+        return parameters + [tensor for state in optimizer.state.values() for tensor in state.values()]
+
+    assert all(tensor.isfinite().all() for tensor in trained(2, 4))
+    assert not torch.equal(trained(2)[0], trained()[0])

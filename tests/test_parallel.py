@@ -19,6 +19,7 @@ from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
 from proteinlm.config import ModelConfig, OptimConfig, StrategyConfig
 from proteinlm.data.loader import MaskedBatch, pieces_by_length
+from proteinlm.divided import local
 from proteinlm.errors import InputError
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
@@ -92,7 +93,7 @@ def spread(spread: Spread, output: Path) -> None:
         moments = [t for state in inner.state.values() for t in state.values() if t.ndim]
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         for what, tensors in (("weights", self.parameters()), ("gradients", gradients), ("optimiser", moments)):
-            held[what] = sum(optim.local(tensor).nbytes for tensor in tensors)
+            held[what] = sum(local(tensor).nbytes for tensor in tensors)
         clipping(self, optimizer, **settings)
 
     with pytest.MonkeyPatch.context() as patched:

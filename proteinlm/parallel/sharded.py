@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from proteinlm import checkpoint as files
 from proteinlm import optim, shards
 from proteinlm.config import StrategyConfig
+from proteinlm.divided import local
 from proteinlm.errors import InputError
 from proteinlm.parallel import plan
 
@@ -144,7 +145,7 @@ def _trained(optimizers: list[Optimizer]) -> Iterator[tuple[str, nn.Parameter]]:
 def _moments(parameter: nn.Parameter, there: set[str], name: str) -> dict[str, torch.Tensor]:
     """Empty moments of a parameter, divided as it is, as far as they are `there`."""
     keys = [key for key in ("step", "exp_avg", "exp_avg_sq", "momentum") if f"{files.MOMENT}{name}/{key}" in there]
-    step = torch.zeros((), device=optim.local(parameter).device)
+    step = torch.zeros((), device=local(parameter).device)
     return {key: step if key == "step" else torch.zeros_like(parameter.detach()) for key in keys}
 
 
@@ -155,7 +156,7 @@ def fill(target: torch.Tensor, source: torch.Tensor) -> None:
         for dimension, (length, offset) in enumerate(zip(shape, offsets, strict=True)):
             source = source.narrow(dimension, offset, length)
     with torch.no_grad():
-        optim.local(target).copy_(source)
+        local(target).copy_(source)
 
 
 class _WithoutReplicas:
