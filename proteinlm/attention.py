@@ -19,23 +19,32 @@ class Boundaries(NamedTuple):
     """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
     longest: int
     """Tokens of the longest protein, or any number above."""
-    runs: list[tuple[int, int]]
-    """Neighbours of equal length, as (proteins, tokens of each); empty where the fused kernel needs none."""
+    runs: "Runs | None"
+    """For the kernel that takes one length at a time; None where the fused one serves."""
     rotation: Tensor | None = None
     """What `rotate` turns queries and keys by, with rotary positions."""
+
+
+class Runs:
+    """Neighbours of equal length, as (proteins, tokens of each).
+
+    Opaque to torch.compile, which would otherwise make a graph for each list.
+    """
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.each = [(len(list(run)), length) for length, run in groupby(lengths) if length]
 
 
 def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
     """Prepare `attend` for hidden states of `dtype` on the device of `starts`; done once for all layers."""
     if _fused(starts.device, dtype):
-        return Boundaries(starts, longest, [])
-    lengths = starts.diff().tolist()
-    return Boundaries(starts, longest, [(len(list(run)), length) for length, run in groupby(lengths) if length])
+        return Boundaries(starts, longest, None)
+    return Boundaries(starts, longest, Runs(starts.diff().tolist()))
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
     """Scaled dot-product attention within each protein; (T, N, D) each, and so is the result."""
-    if where.runs:
+    if where.runs is not None:
         return _attend_by_runs(query, key, value, where.runs)
     return _attend_fused(query, key, value, where)
 
@@ -53,7 +62,7 @@ def rotation(positions: Tensor, dim: int) -> Tensor:
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Turn each pair of neighbouring numbers of x (T, N, 2, D), the queries and keys, by its angle."""
     pairs = x.unflatten(-1, (-1, 2))  # (T, N, 2, D / 2, 2)
-    if x.dtype == torch.float32:  # one pass where the real products take six
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # one pass where the real products take six
         return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
     (a, b), (cosine, sine) = pairs.float().unbind(-1), rotation.unbind(-1)
     return torch.stack((a * cosine - b * sine, a * sine + b * cosine), dim=-1).flatten(-2).to(x.dtype)
@@ -68,14 +77,14 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
-def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, int]]) -> Tensor:
+def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: Runs) -> Tensor:
     """One call per run of equally long proteins.
 
     The runs are cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor
     as large as the batch.
     """
-    sizes = [count * length for count, length in runs]
-    parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), runs, strict=True)
+    sizes = [count * length for count, length in runs.each]
+    parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), runs.each, strict=True)
     outputs = []
     for q, k, v, (count, length) in parts:
         q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # (count, N, length, D)
@@ -83,9 +92,7 @@ def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: list[tuple[int, in
     return torch.cat(outputs)
 
 
-_attend_by_runs = cast(
-    "Callable[..., Tensor]", torch.compiler.disable(_by_runs)
-)  # else a graph for each list of lengths
+_attend_by_runs = cast("Callable[..., Tensor]", torch.compiler.disable(_by_runs))
 
 
 def _attend_fused(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
