@@ -58,7 +58,8 @@ def memory(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: H
     head = _head(config, hidden)
     trained = head + _trained(config, shape, backbone)
     divided = strategy.processes if strategy.name == "ddp_sharded" else 1
-    activations = whole.activations - _language_model_head(shape, tokens, as_pretraining, hardware)
+    saved = tokens * planner.saved_by_head(shape, planner.mixed(as_pretraining, hardware))
+    activations = whole.activations - saved  # of a head that is not there
     if config.task.freeze == "backbone":
         activations = 2.0 * FP32 * hidden * tokens  # nothing is kept for a backward pass that does not come
     activations += 2 * FP32 * hidden * tokens  # the head's, on every token
@@ -96,12 +97,6 @@ def _factors(config: FinetuneConfig, shape: ModelConfig) -> int:
     hidden, inner = shape.hidden_size, shape.intermediate_size
     sides = {"query_key_value": 4 * hidden, "output": 2 * hidden, "up": hidden + inner, "down": hidden + inner}
     return shape.num_layers * config.adapter.rank * sum(sides.get(name, 0) for name in config.adapter.matrices)
-
-
-def _language_model_head(shape: ModelConfig, tokens: int, config: RunConfig, hardware: Hardware) -> float:
-    """What the planner counts for a head that is not there."""
-    narrow = planner.BF16 if planner.mixed(config, hardware) else FP32
-    return 0.15 * tokens * (FP32 * 3 * shape.hidden_size + narrow * 2 * shape.hidden_size + 3 * FP32 * shape.vocab_size)
 
 
 def _pretraining(config: FinetuneConfig, shape: ModelConfig) -> RunConfig:

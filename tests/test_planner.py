@@ -90,7 +90,7 @@ def test_what_a_whole_model_saves(activations: str):
     micro_batch = next(data.schedule.steps(0, 1))[0]
     batch = data._masked("train", 0)[micro_batch]
     measured = saved(lambda: module(batch))
-    planned, _ = planner._activations(config, False)
+    planned, _ = planner.kept(config, False)
     planned *= len(batch.masked.packed.tokens) / config.train.micro_batch_tokens
     if activations == "recompute":  # a block's own are made in the backward pass, which has not begun
         planned -= planner.saved_by_block(config.backbone, 1, False) * len(batch.masked.packed.tokens)

@@ -111,7 +111,7 @@ def scaled_down(rows: list[Row]) -> list[tuple[str, Number | str, Number | str]]
         found.append(("Tokens of pretraining", size(result.tokens, file, "tokens"), "not published"))
         found.append(("Passes over the corpus", number(result.epochs, file, "epochs", 2), "not published"))
         corpus = size(result.tokens / result.epochs, file, "tokens / epochs")
-        found.append(("Tokens of the corpus", corpus, size(PFAM.tokens, "proteinlm/planner.py", "PFAM.tokens")))
+        found.append(("Tokens of the corpus", corpus, size(PFAM.tokens, "proteinlm/planner/plans.py", "PFAM.tokens")))
     for column in COLUMNS:
         score = row.cells[column.key].score
         if score and column.key in TEST_PROTEINS:

@@ -82,7 +82,7 @@ def recorded(sweep: Path, file: str, field: str) -> float:
         for place in places:
             value = value[ast.literal_eval(place[1:-1])]
         return value
-    if file == "proteinlm/planner.py":
+    if file == "proteinlm/planner/plans.py":
         return getattr(planner.PFAM, field.removeprefix("PFAM."))
     if file == "the name of the row":
         return next(row for row in collect(sweep) if row.name == "hidden-3072-layer-24-head-16").full.parameters
