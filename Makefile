@@ -59,20 +59,20 @@ bench: setup      ## training and embedding beside what users would pick instead
 bench-gpu: setup  ## the ten full shapes on one NVIDIA GPU, in under nine minutes
 	$(BIN)/python -m experiments.bench gpu
 
-reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic ROWS=ten|all)
+reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all LAUNCHER=local|slurm OVERRIDES='seeds=3')
 	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) $(OVERRIDES)
 
 table7: setup     ## print the table again from its records
-	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA))
+	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
 
 figures: setup    ## draw the figures of a sweep, as PNG and SVG
-	@$(BIN)/python -m experiments.figures runs/table7-$(PROFILE)-$(notdir $(DATA))
+	@$(BIN)/python -m experiments.figures runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
 
 report: setup     ## make the page about a sweep: one report.html
-	@$(BIN)/python -m experiments.report runs/table7-$(PROFILE)-$(notdir $(DATA))
+	@$(BIN)/python -m experiments.report runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
 
 dashboard: setup  ## the wandb workspace of a sweep (WANDB_MODE=online ENTITY=you to publish it)
-	@$(BIN)/python -m experiments.dashboard runs/table7-$(PROFILE)-$(notdir $(DATA)) --entity "$(ENTITY)"
+	@$(BIN)/python -m experiments.dashboard runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%)) --entity "$(ENTITY)"
 
 clean:            ## delete the results of all runs
 	rm -rf runs

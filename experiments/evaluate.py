@@ -15,7 +15,7 @@ register_schema()
 def main(composed: DictConfig) -> None:
     config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     log = config.directory.parent / f"{config.task.label}.log"
-    launch.job("experiments.evaluate", config.strategy.devices, log, lambda: run(config))
+    launch.job("experiments.evaluate", config.strategy, log, lambda: run(config))
 
 
 def run(config: EvaluateConfig) -> None:

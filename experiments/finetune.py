@@ -15,7 +15,7 @@ register_schema()
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     log = config.directory.parent / f"{config.task.label}.log"
-    launch.job("experiments.finetune", config.strategy.devices, log, lambda: run(config))
+    launch.job("experiments.finetune", config.strategy, log, lambda: run(config))
 
 
 def run(config: FinetuneConfig) -> None:

@@ -19,7 +19,7 @@ def main(composed: DictConfig) -> None:
         rehearse(config)
         return
     log = Path(config.output) / config.group / config.name / "log.txt"
-    launch.job("experiments.pretrain", config.strategy.devices, log, lambda: run(config))
+    launch.job("experiments.pretrain", config.strategy, log, lambda: run(config))
 
 
 def run(config: RunConfig) -> None:

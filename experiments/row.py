@@ -20,7 +20,7 @@ def main(composed: DictConfig) -> None:
     if finished(config):
         return
     log = Path(config.output) / config.group / config.name / "log.txt"
-    launch.job("experiments.row", config.strategy.devices, log, lambda: run(config))
+    launch.job("experiments.row", config.strategy, log, lambda: run(config))
 
 
 def run(config: RowConfig) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from proteinlm.config import StrategyConfig
 from proteinlm.errors import InputError
 
 CONF = next(
@@ -67,8 +68,8 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
-def job(module: str, processes_here: int, log: Path | None, run: Callable[[], None]) -> None:
-    """Run one job of `module`: in this process if it may, else in a fresh group of `processes_here`.
+def job(module: str, strategy: StrategyConfig, log: Path | None, run: Callable[[], None]) -> None:
+    """Run one job of `module`: in this process if it may, else in a fresh group of as many as `strategy` has devices.
 
     A group already under way (torchrun, Slurm) is used as it is. A job of a local sweep writes its output to `log`.
     """
@@ -78,10 +79,17 @@ def job(module: str, processes_here: int, log: Path | None, run: Callable[[], No
     follow_parent()  # a worker of the launcher comes here without having passed `entry`
     in_group = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
     sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
-    if in_group or (processes_here == 1 and not sweeping):
+    if not in_group and not sweeping and HydraConfig.get().runtime.choices.get("launcher") == "slurm":
+        raise InputError("launcher=slurm submits the jobs of a multirun: add -m")
+    if not in_group and strategy.nodes > 1:
+        raise InputError(
+            f"strategy.nodes={strategy.nodes}, but this starts processes on one machine: take -m launcher=slurm, or start "
+            "one process for each device with srun, or torchrun on each node"
+        )
+    if in_group or (strategy.devices == 1 and not sweeping):
         run()
         return
-    in_fresh_group(module, list(HydraConfig.get().overrides.task), processes_here, log if sweeping else None)
+    in_fresh_group(module, list(HydraConfig.get().overrides.task), strategy.devices, log if sweeping else None)
 
 
 def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path | None) -> None:

@@ -160,12 +160,15 @@ def test_a_directory_belongs_to_one_config(undisturbed: Path, override: str, dif
 
 
 def test_weights_are_deleted_unless_kept(tmp_path: Path):
-    finetuning.run(composed("task=stability", "seeds=1", "task.tokens=2048", f"output={tmp_path}"))
+    short = ("task=stability", "seeds=1", "task.tokens=2048", f"output={tmp_path}")
+    finetuning.run(composed(*short))
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not list(tmp_path.rglob("*.ckpt"))
     assert len(list(tmp_path.rglob("result.json"))) == 1
     with pytest.raises(InputError, match=r"best/step-\d+: no model.safetensors in it"):
         finetuning.evaluate(evaluation(tmp_path, "test", "seeds=1", "task.tokens=2048"))
+    with pytest.raises(InputError, match="its weights were not kept: for keep_weights=true choose another name"):
+        finetuning.run(composed(*short, "keep_weights=true"))
 
 
 def evaluation(output: Path, split: str, *overrides: str) -> EvaluateConfig:

@@ -1,10 +1,14 @@
-"""A process takes the threads that it was given: by OMP_NUM_THREADS, by Slurm, or its share of the cores it may run on."""
+"""A job gets the processes it asks for or is refused; each takes the threads it was given, or its share of the cores."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from proteinlm import launch
+from tests.runs import ROOT
 
 
 @pytest.fixture
@@ -50,3 +54,21 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(launch.subprocess, "run", started)
     launch.in_fresh_group("experiments.pretrain", [], 4, None)
     assert seen["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["launcher=slurm"], "error: launcher=slurm submits the jobs of a multirun: add -m"),
+        (
+            ["strategy=hsdp", "strategy.nodes=2", "strategy.devices=2"],
+            "error: strategy.nodes=2, but this starts processes on one machine: ",
+        ),
+    ],
+)
+def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
+    command = [sys.executable, "-m", "experiments.pretrain", "model=tiny", f"output={tmp_path}", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(line)
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ class LoraConfig(AdapterConfig):
 
     name: str = "lora"
     rank: int = 8
+    """Columns of B, and rows of A."""
     alpha: float = 16.0
     dropout: float = 0.0
     """On what A reads, in training."""

@@ -21,6 +21,7 @@ class SyntheticDataConfig(DataConfig):
 
     name: str = "synthetic"
     seed: int = 0
+    """Of the universe: another seed, other proteins."""
     folds: int = 100
     """Arrangements of strands and helices; a fifth of them never occur in the training corpus."""
     superfamilies: int = 4
@@ -47,9 +48,9 @@ class FilesDataConfig(DataConfig):
 
     name: str = "files"
     root: str = MISSING
-    """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, or both."""
+    """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, all three, or both."""
     cache: str = ""
-    """Where the store is built on first use; by default the user's cache directory."""
+    """Where the store is built on first use; by default ``$PROTEINLM_CACHE``, or ``~/.cache/proteinlm``."""
 
 
 @dataclass

@@ -32,8 +32,9 @@ class PretrainedConfig(StartConfig):
 
     @property
     def run(self) -> str:
-        """Name of the run that left the weights: the directory is ``<run>/pretrain/model``."""
-        return Path(self.path).parents[1].name
+        """Name of the run that left the weights in ``<run>/pretrain/model``; of any other directory, its own."""
+        place = Path(self.path).absolute()
+        return place.parents[1].name if place.name == "model" else place.name
 
 
 @dataclass

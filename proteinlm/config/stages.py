@@ -27,7 +27,9 @@ class StageConfig:
     group: str = "single"
     """What the run belongs to: the sweep's name. Results go to ``output/group/name/``."""
     output: str = "runs"
+    """Directory of all results."""
     seed: int = 0
+    """Of initial weights, order, masks, crops and dropout."""
     data: DataConfig = MISSING
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -105,7 +107,8 @@ class FinetuneConfig(StageConfig):
     """One task, fine-tuned from one start with several seeds, completely."""
 
     name: str = ""
-    """Row of the table or name of the model; by default that of the pretraining run, or ``scratch``."""
+    """Row of the table or name of the model; by default that of the pretraining run whose ``pretrain/model`` it starts from,
+    of any other directory its own, or ``scratch``."""
     model: StartConfig = MISSING
     task: LabelledTaskConfig = MISSING
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -113,7 +116,8 @@ class FinetuneConfig(StageConfig):
     seeds: int = 3
     """Runs that differ in the new weights, the order of the proteins and the dropout: `seed`, `seed` + 1, ..."""
     keep_weights: bool = False
-    """Keep each seed's best weights after the result is written."""
+    """Keep each seed's best weights after the result is written. A finished fine-tuning whose weights are gone is refused:
+    it would have to run again, under another name."""
 
     IRRELEVANT: ClassVar[frozenset[str]] = StageConfig.IRRELEVANT | {"model.path", "keep_weights"}
 
@@ -186,6 +190,7 @@ class EvaluateConfig(FinetuneConfig):
     """Score the weights that a fine-tuning with `keep_weights` left behind."""
 
     split: str = MISSING
+    """``valid``, or a test split of the task: ``test``, ``cb513``, ``test_fold_holdout``, ..."""
 
 
 def digest(values: Any) -> str:

@@ -66,6 +66,7 @@ class LabelledTaskConfig(BudgetConfig, TaskConfig):
     learning_rate: float = 1e-4
     """Reached after the warm-up, from where it falls linearly to zero at the end of the budget."""
     warmup_fraction: float = 0.1
+    """Share of the budget in which the learning rate rises from zero."""
     weight_decay: float = 0.01
     tokens: int = 1_000_000
     """Budget of each seed, residues and one [CLS] per protein; rounded up to whole steps."""

@@ -16,7 +16,9 @@ class OptimConfig:
     matrices: str = "adamw"
     """What updates the matrices of the blocks: ``adamw`` (paper), or ``muon``, at the same learning rate."""
     learning_rate: float = 1e-4
+    """After the warm-up."""
     min_learning_rate: float = 1e-5
+    """At the end."""
     warmup_fraction: float = 0.01
     """Share of the run's steps in which the learning rate rises from zero."""
     weight_decay: float = 0.01
@@ -56,7 +58,7 @@ class MachineConfig:
     accelerator: str = "auto"
     """``auto``, ``cpu`` or ``cuda``."""
     compile: bool = False
-    """Let torch.compile fuse the blocks, in one graph for all sizes of batch: faster on GPUs, not on CPUs."""
+    """Let torch.compile fuse the blocks, in one graph for all sizes of batch: meant for GPUs, no faster on CPUs."""
     nonfinite: str = "stop"
     """What a loss or gradient that is not finite does: ``stop`` the run, or ``skip`` the step, which the result counts."""
     deterministic: bool = False
@@ -77,7 +79,8 @@ class BudgetConfig:
     tokens: int = 10_000_000
     """Budget of the whole run; rounded up to whole steps."""
     step_tokens: int = 16_384
-    """Global batch of one optimiser step, over all processes and micro-batches."""
+    """Global batch of one optimiser step, over all processes and micro-batches: the processes divide
+    `step_tokens` / `micro_batch_tokens`."""
     micro_batch_tokens: int = 4_096
     """What one process computes at once; must hold the longest protein and divide `step_tokens`."""
     validations: int = 10
@@ -137,6 +140,7 @@ class StrategyConfig:
     devices: int = 1
     """Processes on each node; on a GPU node, one per GPU."""
     nodes: int = 1
+    """Started by Slurm, or by torchrun on each; a plain command starts processes on this machine alone."""
     tensor: int = 2
     """Processes that share the matrices of a layer, for ``fsdp_tensor``; ``tensor`` takes all."""
     replicas: int = 0
@@ -220,6 +224,7 @@ class TrackingConfig:
     backend: str = "wandb"
     """``wandb`` (offline unless WANDB_MODE=online), ``csv`` (nothing besides) or ``none`` (no metrics.csv either)."""
     project: str = "proteinlm"
+    """Of wandb."""
 
     def __post_init__(self) -> None:
         one_of("tracking.backend", self.backend, ("wandb", "csv", "none"))

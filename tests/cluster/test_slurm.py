@@ -165,7 +165,7 @@ def test_the_largest_row_on_16_nodes():
     )
     register_schema()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        launcher = compose("row", ["launcher=slurm", *overrides], return_hydra_config=True).hydra.launcher
+        launcher = compose("pretrain", ["launcher=slurm", *overrides], return_hydra_config=True).hydra.launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (16, 8, 8)
     made = planner.check(planning.composed(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
     assert made.config.strategy.replicas_made == 16
