@@ -33,6 +33,8 @@ def run(config: RowConfig) -> None:
         try:
             finetuning.run(stage)
         except InputError as error:
+            if stage.strategy.processes > 1:  # the others may not have it, and wait
+                raise
             print(f"error: {error}", file=sys.stderr)
             failures.append(f"{stage.name} {stage.task.label}: {error}")
     if failures:

@@ -45,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     directory = Path(options.output) / group
     stages = planned(options.control, ROWS[options.rows])
     with owned(directory, "a sweep"):
+        if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
+            raise InputError(
+                f"{group}: {waiting} jobs of it are in Slurm's queue; wait for them, or end them with scancel --name={group}"
+            )
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
             *chosen(options.rows),
@@ -68,7 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
             Watch(directory, stages, options.jobs).until_end_of(process)
         except KeyboardInterrupt:
             os.killpg(process.pid, signal.SIGTERM)
-            print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+            jobs = f"; Slurm's jobs go on: scancel --name={group} ends them" if options.launcher == "slurm" else ""
+            print(f"\ninterrupted; the same command goes on from here{jobs}", file=sys.stderr)
             return 130
         missing = [stage for stage in stages if not (directory / stage.row / stage.name / results.RESULT).exists()]
         for row in dict.fromkeys(stage.row.removeprefix(SCRATCH) for stage in missing):
@@ -76,6 +81,15 @@ def main(arguments: list[str] | None = None) -> int:
             told = _last_line(directory / row / "log.txt", directory / "sweep.log")
             print(f"failed: {row}: no result of {names}: {told}", file=sys.stderr)
         return table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
+
+
+def slurm_jobs(name: str) -> int:
+    """Jobs of this user by that name that have not ended."""
+    command = ["squeue", "--noheader", "--me", f"--name={name}"]
+    try:
+        return len(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InputError(f"squeue does not answer: {error}") from None
 
 
 ROWS = {"ten": [*TABLE7], "all": [*TABLE7, *BASELINES]}

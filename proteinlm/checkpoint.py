@@ -109,12 +109,17 @@ def verify(file: Path) -> None:
 
 
 def discard_old(directory: Path) -> None:
-    """Delete all but the last `KEPT` checkpoints, and damaged ones once there are so many good ones."""
+    """Delete all but the last `KEPT` checkpoints, damaged ones once there are so many good ones, and halves of any.
+
+    Nothing may be being written.
+    """
     found = sorted(directory.glob("step-*.ckpt"))
     for old in found[:-KEPT]:
         delete(old)
     for old in directory.glob(f"{DAMAGED}*") if len(found) >= KEPT else ():
         delete(old)
+    for half in (*directory.glob(".step-*.partial"), *directory.glob(".step-*.old")):  # a killed process left it
+        delete(half)
 
 
 def save_weights(directory: Path, modules: Mapping[str, nn.Module], config: ModelConfig) -> None:

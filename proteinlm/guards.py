@@ -48,6 +48,7 @@ class Guard(L.Callback):
         self.micro: list[Tensor] = []  # losses of this process's micro-batches of the current step
         self.pending: list[tuple[int, Tensor, list[Tensor]]] = []  # step, (loss, norm, held back), losses as above
         self.held: Tensor | None = None
+        self.statistics: list[tuple[Tensor, Tensor]] = []  # of batches, in the head, and as they were before the step
 
     def state_dict(self) -> dict[str, Any]:
         self.settle()  # a checkpoint must not be made of steps that nobody has looked at
@@ -64,6 +65,13 @@ class Guard(L.Callback):
         self.every = self.EVERY[pl_module.device.type]
         pl_module.judge = self.judge
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.micro:  # the first of a step
+            assert isinstance(pl_module, TaskModule)
+            self.statistics = [(buffer, buffer.clone()) for buffer in pl_module.statistics()]
+
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         self.micro.append(loss.detach())
 
@@ -78,6 +86,8 @@ class Guard(L.Callback):
             held = torch.maximum(held, self.held)
         self.held = held
         optim.hold(optimizer, held)
+        for buffer, before in self.statistics:  # a forward pass has changed them
+            buffer.copy_(torch.where(held > 0, before, buffer))
         self.pending.append((self.trainer.global_step, torch.stack((facts[0], norm, held)), self.micro))
         self.micro = []
 

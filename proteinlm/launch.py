@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,20 +46,34 @@ def entry(main: Callable[[], None]) -> None:
         fail(_in_one_line(error))
 
 
+def hydra_is_sweeping() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode is RunMode.MULTIRUN
+
+
 def reported(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a user's error end a single run in one line; in a sweep Hydra must see it, to go on with the other jobs."""
+    """Let a user's error end a single run in one line; in a sweep Hydra must see it, to go on with the other jobs.
+
+    A job of several processes must end with the first that fails: Hydra would keep the error and let the others wait.
+    """
 
     @functools.wraps(main)
     def wrapper(composed: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
         try:
             main(composed)
-        except InputError as error:
-            if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise
-            fail(str(error))
+        except Exception as error:
+            if in_slurm_job() and slurm_tasks() > 1:
+                print(
+                    f"error: {error}" if isinstance(error, InputError) else traceback.format_exc(),
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(2)  # SLURM_KILL_BAD_EXIT, of conf/launcher/slurm.yaml, ends the others
+            if isinstance(error, InputError) and not hydra_is_sweeping():
+                fail(str(error))
+            raise
 
     return wrapper
 
@@ -74,11 +89,13 @@ def job(module: str, strategy: StrategyConfig, log: Path | None, run: Callable[[
     A group already under way (torchrun, Slurm) is used as it is. A job of a local sweep writes its output to `log`.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     follow_parent()  # a worker of the launcher comes here without having passed `entry`
-    in_group = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
-    sweeping = HydraConfig.get().mode is RunMode.MULTIRUN
+    in_group = "LOCAL_RANK" in os.environ or in_slurm_job() or slurm_tasks() > 1
+    if not in_group:  # of a script or a shell on a cluster: nobody else was started with this process
+        for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+            os.environ.pop(name, None)
+    sweeping = hydra_is_sweeping()
     if not in_group and not sweeping and HydraConfig.get().runtime.choices.get("launcher") == "slurm":
         raise InputError("launcher=slurm submits the jobs of a multirun: add -m")
     if not in_group and strategy.nodes > 1:
@@ -113,6 +130,11 @@ def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path 
 def in_slurm_job() -> bool:
     """Whether this process belongs to a job that submitit started on Slurm."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+def slurm_tasks() -> int:
+    """Processes that ``srun`` started together with this one; in a batch script, 1."""
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
 
 
 @functools.cache

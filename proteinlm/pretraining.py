@@ -10,6 +10,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from proteinlm import checkpoint, planner, predictions, results, tasks, training
@@ -185,6 +186,8 @@ class Pretraining:
                 samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}
                 result = replace(result, predictions=predictions.save(self.directory, samples))
                 result.save(self.directory)
+            if distributed.is_initialized():
+                distributed.barrier()  # the others read the weights that the first has written
             return result
         finally:
             report.close()

@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,7 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
     """
     first = distributed.get_rank() == 0
     partial = directory.with_name(f".{directory.name}.partial")
-    if first:
-        delete(partial)  # a run on one process may have left a file
-        partial.mkdir(parents=True)
-    distributed.barrier()
+    _by_the_first(directory, lambda: _emptied(partial))
     problem: BaseException | None = None  # torch's CheckpointException is no Exception
     try:
         dcp.save(dict(tensors), storage_writer=FileSystemWriter(partial))
@@ -59,9 +56,7 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
             reason = FULL if FULL in outcomes else next(filter(None, outcomes))
             raise InputError(f"{directory}: {reason}; what was there before is untouched") from None
         raise problem
-    if first:
-        _replace(directory, partial)
-    distributed.barrier()
+    _by_the_first(directory, lambda: _replace(directory, partial))
 
 
 def load(directory: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -154,6 +149,24 @@ class _Index(pickle.Unpickler):
         if records or (module, name) in self.NAMES or (module == "torch" and isinstance(found, torch.dtype)):
             return found
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _by_the_first(directory: Path, action: Callable[[], None]) -> None:
+    """Let the first process do what the others wait for; all raise if it cannot."""
+    reason = [""]
+    if distributed.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            reason = [_in_words(error)]
+    distributed.broadcast_object_list(reason)
+    if reason[0]:
+        raise InputError(f"{directory}: {reason[0]}; what was there before is untouched")
+
+
+def _emptied(directory: Path) -> None:
+    delete(directory)  # a run on one process may have left a file
+    directory.mkdir(parents=True)
 
 
 def _replace(directory: Path, partial: Path) -> None:

@@ -13,6 +13,10 @@ from submitit.slurm import slurm
 
 from proteinlm.errors import InputError
 
+ENDED = "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"
+"""States that a job does not leave. In all others (CONFIGURING, SUSPENDED, ...), which submitit would take for ends, it may
+still run."""
+
 
 def adapt() -> None:
     """From now on, submitit's Slurm jobs are `ReportedJob`."""
@@ -47,7 +51,8 @@ def states(jobs: str) -> dict[str, dict[str, str]]:
         name = fields["JobId"]
         if "ArrayJobId" in fields:
             name = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
-        state = {"State": fields["JobState"], "NodeList": fields.get("NodeList", "")}
+        known = fields["JobState"] == "PENDING" or fields["JobState"] in ENDED
+        state = {"State": fields["JobState"] if known else "RUNNING", "NodeList": fields.get("NodeList", "")}
         for single in _expanded(name):
             found[single] = state
     return found

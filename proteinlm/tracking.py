@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proteinlm import background
 from proteinlm.background import Background
 from proteinlm.config import StageConfig, digest
+from proteinlm.files import write_text
 
 if TYPE_CHECKING:
     from proteinlm.contact_map import ContactMap
@@ -35,9 +37,11 @@ class MetricsFile:
         if file.exists():
             with file.open(newline="") as old:
                 kept += [row for row in csv.reader(old) if len(row) == 3 and row[0].isdigit() and int(row[0]) <= step]
-        self._file = file.open("w", newline="", buffering=1)
+        text = StringIO(newline="")
+        csv.writer(text).writerows(kept)
+        write_text(file, text.getvalue())
+        self._file = file.open("a", newline="", buffering=1)
         self._writer = csv.writer(self._file)
-        self._writer.writerows(kept)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._writer.writerows([step, name, repr(value)] for name, value in metrics.items())

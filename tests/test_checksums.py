@@ -68,6 +68,7 @@ def test_the_one_before_is_taken_and_said(
     newest = checkpoint.newest(home(unfinished) / "checkpoints")
     assert newest is not None
     damage(newest, 0.5)
+    (newest.parent / ".step-000000009.ckpt.partial").write_bytes(b"half of one")
     pretraining.run(composed(*SMALL, f"output={unfinished}"))
     said = capsys.readouterr().err
     (line,) = [line for line in said.splitlines() if "damaged" in line]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint, finetuning, pretraining, results
+from proteinlm.backbone import Backbone
 from proteinlm.errors import InputError
 from proteinlm.guards import Guard
 from proteinlm.tasks.base import TaskModule
@@ -236,6 +237,36 @@ def test_fine_tuning_is_guarded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert latest is not None
         assert checkpoint.step_of(latest) == 5
         assert finetuning.run(config).skipped == 0
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_statistics_of_a_batch_that_is_not_finite_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+):
+    forward = Backbone.forward
+    batches = iter(range(1000))
+
+    def spoilt_once(self: Backbone, *args: Any) -> Tensor:
+        hidden = forward(self, *args)
+        return hidden * math.nan if self.training and next(batches) == BAD else hidden
+
+    monkeypatch.setattr(Backbone, "forward", spoilt_once)
+    monkeypatch.setattr(Guard, "EVERY", {"cpu": every})
+    with toys.in_place():
+        overrides = (
+            "task=secondary_structure",
+            "task.head=convolution",
+            "task.validations=1",
+            "seeds=1",
+            "keep_weights=true",
+        )
+        result = finetuning.run(toys.composed(*overrides, f"output={tmp_path}", "train.nonfinite=skip"))
+    assert result.skipped == 1
+    (best,) = (toys.home(tmp_path, "secondary_structure_q3") / "seed-0/best").iterdir()
+    assert int(best.name.removeprefix("step-")) > 6
+    kept = checkpoint.load_weights(best).tensors
+    assert any("running_mean" in name for name in kept)
+    assert all(tensor.isfinite().all() for tensor in kept.values() if tensor.is_floating_point())
 
 
 def test_determinism_is_a_knob_that_the_result_records(undisturbed: Path, tmp_path: Path):

@@ -68,7 +68,8 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
 )
 def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
     command = [sys.executable, "-m", "experiments.pretrain", "model=tiny", f"output={tmp_path}", *words]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # of a batch script on a cluster, which has started nobody else
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | script, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert ended.stderr.startswith(line)
     assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ same losses, gradient norms, scores and weights up to rounding.
 import csv
 import functools
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proteinlm import optim, planner, pretraining
+from proteinlm import checkpoint, optim, planner, pretraining
 from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
 from proteinlm.config import ModelConfig, OptimConfig, StrategyConfig
@@ -314,3 +315,20 @@ def test_processes_that_share_matrices_share_batches():
     spread = StrategyConfig("fsdp_tensor", devices=8, nodes=2, tensor=4)
     assert [spread.data_rank(rank) for rank in range(16)] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
     assert spread.data_processes == 4
+
+
+def test_every_process_finds_the_weights_that_pretraining_leaves(tmp_path: Path):
+    config = composed(*SMALL, "strategy=ddp", "strategy.devices=2", "train.tokens=4096", f"output={tmp_path}")
+
+    def work() -> None:
+        save = checkpoint.save_tensors
+
+        def slowly(*arguments: Any) -> None:
+            time.sleep(2)
+            save(*arguments)
+
+        checkpoint.save_tensors = slowly  # of a process that ends with this
+        pretraining.run(config)
+        assert checkpoint.load_weights(home(tmp_path) / "model").tensors
+
+    in_group(2, work)

@@ -1,5 +1,6 @@
 """A disk that is full while many processes write a checkpoint is one line in each, and the checkpoint before stays whole."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,12 +35,18 @@ def broken(path: Path) -> Iterator[BinaryIO]:
     yield
 
 
+def without_space(directory: Path) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def save(directory: Path, value: float) -> None:
     own = f"weight/{distributed.get_rank()}"  # each process has something to write
     shards.save(directory, {own: torch.full((20_000,), value)}, {"step": value})
 
 
-@pytest.mark.parametrize("who", ["second process", "all processes", "first process, at the end"])
+@pytest.mark.parametrize(
+    "who", ["second process", "all processes", "first process, at the end", "first process, at once"]
+)
 def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, who: str):
     directory = tmp_path / "step-000000003.ckpt"
 
@@ -51,6 +58,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, who: str):
             if who == "first process, at the end":
                 if rank == 0:
                     patched.setattr(shards, "written_whole", full)
+            elif who == "first process, at once":
+                patched.setattr(shards, "_emptied", without_space)
             elif rank == 1 or who == "all processes":
                 patched.setattr(FileSystem, "create_stream", into_a_full_disk)
             with pytest.raises(InputError) as error:

@@ -12,7 +12,7 @@ import wandb
 
 from proteinlm import background, finetuning, pretraining, results
 from proteinlm.background import Background
-from proteinlm.tracking import Tracker
+from proteinlm.tracking import MetricsFile, Tracker
 from tests import wandb_files
 from tests.runs import ROOT, SMALL, composed
 from tests.tasks import toys
@@ -45,6 +45,25 @@ def test_its_history_is_that_of_the_metrics_file(pretrained: Path):
         known = name if name.split("/")[0] in ("train", "valid", "progress") else f"test/{name}"
         assert told[int(step), known] == float(value)
     assert written.history[-1]["progress/tokens"] == results.load(pretrained / results.RESULT).tokens
+
+
+def test_a_history_is_whole_while_it_is_cut_to_where_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "metrics.csv"
+    history = MetricsFile(file, 0)
+    for step in range(1, 5):
+        history.log({"train/loss": 1 / step}, step)
+    before = file.read_text()
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            MetricsFile(file, 2)
+    assert file.read_text() == before
+    MetricsFile(file, 2).log({"train/loss": 0.5}, 3)
+    assert file.read_text().splitlines() == [*before.splitlines()[:3], "3,train/loss,0.5"]
 
 
 def test_curves_are_drawn_over_tokens(pretrained: Path):

@@ -23,16 +23,30 @@ from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.parallel.sharded import Sharded, divide, fill
 
 
-class ShardedOptimizer(DDPStrategy):
+class DataParallel(DDPStrategy):
+    """Data parallel; all processes go on from the checkpoint that the first has chosen."""
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return super().load_checkpoint(self.broadcast(checkpoint_path), weights_only)
+
+
+class ShardedOptimizer(DataParallel):
     """Data parallel; each process updates a part of the weights and sends it to the others (ZeRO-1, fairscale's OSS)."""
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        from fairscale.internal.params import recursive_copy_to_device
         from fairscale.optim import OSS
 
         inner = getattr(optimizer, "_optimizer", optimizer)  # out of Lightning's wrapper
         assert isinstance(inner, OSS)
-        inner.consolidate_state_dict(recipient_rank=0)
-        return inner.state_dict() if self.is_global_zero else {}
+        # in place of consolidate_state_dict, which sends every part to every process, and onto the sender's GPU
+        own = recursive_copy_to_device(inner.optim.state_dict(), non_blocking=False, device=torch.device("cpu"))
+        parts: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
+        torch.distributed.gather_object(own, parts)
+        if parts is None:
+            return {}
+        inner._all_states = parts
+        return inner.state_dict()
 
 
 class SpreadModule(L.LightningModule):
@@ -86,7 +100,7 @@ def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compi
 def strategy(config: StrategyConfig) -> Strategy | str:
     """The Lightning strategy that `config` names."""
     if config.name in ("ddp", "ddp_sharded"):
-        kind = DDPStrategy if config.name == "ddp" else ShardedOptimizer
+        kind = DataParallel if config.name == "ddp" else ShardedOptimizer
         # the reduction sums gradients in buckets; views save a copy of all gradients
         return kind(gradient_as_bucket_view=True, broadcast_buffers=False)
     return Sharded(config) if config.sharded else "auto"

@@ -73,9 +73,8 @@ class Sharded(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         assert self.model is not None
-        if Path(checkpoint_path).is_dir():
-            return _load_shards(Path(checkpoint_path), self.model, self.optimizers)
-        return _load_whole(Path(checkpoint_path), self.model, self.optimizers)
+        chosen = Path(self.broadcast(checkpoint_path))  # by the first process
+        return (_load_shards if chosen.is_dir() else _load_whole)(chosen, self.model, self.optimizers)
 
 
 def mesh(config: StrategyConfig, device: str) -> DeviceMesh:

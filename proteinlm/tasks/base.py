@@ -49,6 +49,10 @@ class TaskModule(SpreadModule, ABC):
         # ones: together by all of them
         return loss * self.micro_batches
 
+    def statistics(self) -> list[Tensor]:
+        """Buffers that a forward pass changes in training: means and variances of batches."""
+        return []
+
     def loss_of_step(self) -> float:
         """Loss of the step just finished, over all processes; called once per step, by all of them."""
         loss, self.step_loss = self.step_loss, torch.zeros_like(self.step_loss)

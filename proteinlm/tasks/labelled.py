@@ -10,7 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels
@@ -99,10 +100,12 @@ class LabelledTask(TaskModule, ABC):
         assert isinstance(metric, RecordMetric)
         self.update(metric, self(batch.packed), batch)
 
-    def on_validation_epoch_start(self) -> None:
-        for buffer in self.head.buffers():  # batch statistics: each process has seen its own share of the proteins
-            if buffer.is_floating_point():
-                self.summed_over_processes(buffer).div_(data_processes(self.data_group))
+    def statistics(self) -> list[Tensor]:
+        return [buffer for buffer in self.head.buffers() if buffer.is_floating_point()]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        for buffer in self.statistics():  # each process has seen its own share of the proteins
+            self.summed_over_processes(buffer).div_(data_processes(self.data_group))
 
     def on_validation_epoch_end(self) -> None:
         for split, metric in zip(self.evaluations, self.metrics, strict=True):

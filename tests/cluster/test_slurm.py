@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from proteinlm import planner, planning, pretraining, results
 from proteinlm.config import register_schema
+from proteinlm.files import owned
 from proteinlm.results import Result
 from proteinlm.slurm import states
 from tests.runs import ROOT, SMALL, composed, equal, weights
@@ -154,6 +155,16 @@ def test_a_job_that_dies_is_named_and_the_others_finish(tmp_path: Path):
     assert (tmp_path / "single/tiny-1/pretrain/result.json").exists()
 
 
+@on_slurm
+def test_the_process_that_fails_ends_the_others(tmp_path: Path):
+    with owned(tmp_path / "single/tiny/pretrain", "a test"):  # which the first process alone looks for
+        sweep = submit(tmp_path, *LONG, "strategy=ddp", "strategy.devices=1", "strategy.nodes=2")
+        said, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 2
+    assert "failed: " in said
+    assert any("is already running there" in file.read_text() for file in (tmp_path / ".slurm").rglob("*.err"))
+
+
 def test_the_largest_row_on_16_nodes():
     overrides = (
         "experiment/table7=hidden-3072-layer-24-head-16",
@@ -176,11 +187,13 @@ def test_states_are_read_from_scontrol():
     printed = (
         "JobId=3 JobName=x JobState=COMPLETED Reason=None NodeList=one\n"
         "JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=x JobState=RUNNING NodeList=two\n"
+        "JobId=9 ArrayJobId=7 ArrayTaskId=1 JobName=x JobState=CONFIGURING NodeList=two\n"
         "JobId=7 ArrayJobId=7 ArrayTaskId=2-3,5%2 JobName=x JobState=PENDING NodeList=\n"
     )
     assert {job: state["State"] for job, state in states(printed).items()} == {
         "3": "COMPLETED",
         "7_0": "RUNNING",
+        "7_1": "RUNNING",
         "7_2": "PENDING",
         "7_3": "PENDING",
         "7_5": "PENDING",
