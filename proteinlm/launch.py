@@ -15,10 +15,12 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proteinlm.config import StrategyConfig
 from proteinlm.errors import InputError
+
+if TYPE_CHECKING:
+    from proteinlm.config import StrategyConfig
 
 CONF = next(
     (place for place in (Path(__file__).parent / "conf", Path(__file__).parents[1] / "conf") if place.is_dir()),
@@ -83,7 +85,7 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
-def job(module: str, strategy: StrategyConfig, log: Path | None, run: Callable[[], None]) -> None:
+def job(module: str, strategy: "StrategyConfig", log: Path | None, run: Callable[[], None]) -> None:
     """Run one job of `module`: in this process if it may, else in a fresh group of as many as `strategy` has devices.
 
     A group already under way (torchrun, Slurm) is used as it is. A job of a local sweep writes its output to `log`.
