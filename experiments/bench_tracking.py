@@ -68,7 +68,4 @@ def _once(backend: str, tokens: int, output: str) -> Took:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))
+    launch.command(main)

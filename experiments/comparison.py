@@ -13,6 +13,7 @@ from experiments.published import BASELINES, COLUMNS, FORERUNNERS, TABLE7
 from proteinlm import predictions, results
 from proteinlm.config import BaselineConfig, ModelConfig, ScaleConfig
 from proteinlm.config.baselines import shape_from
+from proteinlm.errors import InputError
 from proteinlm.intervals import Difference, Sample, paired_bootstrap
 from proteinlm.results import Result, Score
 
@@ -128,6 +129,16 @@ def collect(directory: Path) -> list[Row]:
     rows = [Row(name, directory / name, found[name]) for name in (*TABLE7, *others)]
     for column in COLUMNS:
         _compare(rows, column.key)
+    return rows
+
+
+def collect_some(directory: Path) -> list[Row]:
+    """As `collect`; `InputError` if there is no result at all."""
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a directory")
+    rows = collect(directory)
+    if not any(row.results for row in rows):
+        raise InputError(f"{directory}: no results in it")
     return rows
 
 

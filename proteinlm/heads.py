@@ -131,6 +131,18 @@ class ProteinMLP(Head):
         return self.output(self.dropout(self.dense(opening(hidden, starts)).tanh()))
 
 
+class ProteinMean(ProteinMLP):
+    """The same layers on every residue, the mean taken after the tanh: logits (B, C). Of neither seed.
+
+    Each residue, which by now knows its surroundings, adds its own part to the answer, as mutations do; [CLS] must first
+    learn to look for them.
+    """
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        residues = self.dense(hidden).tanh()  # (T, H)
+        return self.output(self.dropout(mean_over_residues(residues, starts)))
+
+
 class ProteinLinear(Head):
     """One linear layer on [CLS]: logits (B, C)."""
 
@@ -180,6 +192,14 @@ class WeightNorm(nn.Module):
 def opening(hidden: Tensor, starts: Tensor) -> Tensor:
     """Hidden states (B, H) of the [CLS] that open the proteins."""
     return hidden[starts[:-1].long()]
+
+
+def mean_over_residues(x: Tensor, starts: Tensor) -> Tensor:
+    """Mean of x (T, W) over the residues of each protein, without [CLS], (B, W)."""
+    lengths = starts.diff().long()
+    protein = torch.repeat_interleave(lengths, output_size=len(x))  # (T,)
+    sums = x.new_zeros(len(lengths), x.shape[1]).index_add(0, protein, x) - opening(x, starts)
+    return sums / (lengths - 1).unsqueeze(-1)
 
 
 def convolve(convolution: nn.Conv1d, x: Tensor, starts: Tensor) -> Tensor:

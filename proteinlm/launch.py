@@ -80,6 +80,14 @@ def reported(main: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+def command(main: Callable[[], int]) -> None:
+    """Run a `main` without Hydra and end with its exit code; a user's error is one line on stderr and exit code 2."""
+    try:
+        raise SystemExit(main())
+    except InputError as error:
+        fail(str(error))
+
+
 def fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

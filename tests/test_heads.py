@@ -13,6 +13,7 @@ from proteinlm import pair_heads
 from proteinlm.heads import (
     Head,
     ProteinLinear,
+    ProteinMean,
     ProteinMLP,
     ProteinWeightNorm,
     ResidueConvolution,
@@ -69,6 +70,13 @@ def test_protein_heads_read_cls_alone(head):
     }[type(head)]
     reference = plain(torch.stack([part[0] for part in hidden.split(LENGTHS)]))
     assert_same([head(hidden, starts)], [reference], hidden, *head.parameters())
+
+
+def test_the_mean_is_over_residues_alone():
+    hidden, starts = packed()
+    head = ProteinMean(HIDDEN, 5, dropout=0.1).eval()
+    residues = [torch.tanh(head.dense(part[1:])).mean(dim=0) for part in hidden.split(LENGTHS)]
+    assert_same([head(hidden, starts)], [head.output(torch.stack(residues))], hidden, *head.parameters())
 
 
 def tape_convolution(head: ResidueConvolution) -> nn.Sequential:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from experiments.bench.figures import report
 from proteinlm import launch
-from proteinlm.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -88,7 +87,4 @@ def compare(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))
+    launch.command(main)

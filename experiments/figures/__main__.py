@@ -4,11 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.comparison import collect
+from experiments.comparison import collect_some
 from experiments.figures import all as figures
 from experiments.figures import style
 from proteinlm import launch
-from proteinlm.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,11 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="of a sweep: one directory per row")
     parser.add_argument("--output", type=Path, help="where to; by default figures/ in it")
     options = parser.parse_args(arguments)
-    if not options.directory.is_dir():
-        raise InputError(f"{options.directory} is not a directory")
-    rows = collect(options.directory)
-    if not any(row.results for row in rows):
-        raise InputError(f"{options.directory}: no results in it")
+    rows = collect_some(options.directory)
     output = options.output or options.directory / "figures"
     output.mkdir(parents=True, exist_ok=True)
     with style.styled():
@@ -35,7 +30,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))
+    launch.command(main)

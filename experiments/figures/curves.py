@@ -33,10 +33,16 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
         return None
     perplexities = {row.name: row.perplexity("valid") for row in rows}
     columns = 2 if narrow else 5
-    shared = {"sharex": True, "sharey": True, "laid_out": False}
     width = style.NARROW if narrow else style.WIDE
     made, panels = style.grid(
-        width, 1.55 if narrow else 1.8, -(-len(losses) // columns), columns, len(losses), **shared
+        width,
+        1.55 if narrow else 1.8,
+        -(-len(losses) // columns),
+        columns,
+        len(losses),
+        laid_out=False,
+        sharex=True,
+        sharey=True,
     )
     smooth = {name: smoothed(found.value, max(3, len(found.value) // WINDOWS)) for name, found in losses.items()}
     lines = {name: _thinned(along(found), smooth[name]) for name, found in losses.items()}

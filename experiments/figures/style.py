@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from proteinlm.files import written_whole
 
@@ -62,20 +63,27 @@ def styled() -> Iterator[None]:
 
 def figure(width: float, height: float) -> Figure:
     """An empty figure, whose parts are laid out so that nothing overlaps."""
-    made = Figure(figsize=(width, height), layout="constrained")
-    made.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.06)  # type: ignore[union-attr]
-    return made
+    return Figure(
+        figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.04, hspace=0.06)
+    )
 
 
 def grid(
-    width: float, height: float, rows: int, columns: int, used: int, laid_out: bool = True, **shared: bool
+    width: float,
+    height: float,
+    rows: int,
+    columns: int,
+    used: int,
+    laid_out: bool = True,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `rows` times `columns` panels `height` inches high, of which the first `used` are there.
 
     Not `laid_out`, it is for `spaced`.
     """
     made = figure(width, rows * height) if laid_out else Figure(figsize=(width, rows * height))
-    panels = made.subplots(rows, columns, squeeze=False, **shared).ravel().tolist()  # type: ignore[arg-type]
+    panels = made.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).ravel().tolist()
     for panel in panels[used:]:
         panel.set_visible(False)
     return made, panels[:used]

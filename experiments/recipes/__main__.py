@@ -72,7 +72,4 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))
+    launch.command(main)

@@ -4,10 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.comparison import collect, problems
+from experiments.comparison import collect_some, problems
 from experiments.report import page
 from proteinlm import launch
-from proteinlm.errors import InputError
 from proteinlm.files import write_text
 
 
@@ -16,11 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="of a sweep: one directory per row")
     parser.add_argument("--output", type=Path, help="the page; by default report.html in it")
     options = parser.parse_args(arguments)
-    if not options.directory.is_dir():
-        raise InputError(f"{options.directory} is not a directory")
-    rows = collect(options.directory)
-    if not any(row.results for row in rows):
-        raise InputError(f"{options.directory}: no results in it")
+    rows = collect_some(options.directory)
     found = problems(rows)
     for problem in found:
         print(f"report: {problem}", file=sys.stderr)
@@ -31,7 +26,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except InputError as error:
-        launch.fail(str(error))
+    launch.command(main)

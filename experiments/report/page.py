@@ -89,7 +89,9 @@ def inline(svg: str) -> Markup:
     body = svg[svg.index("<svg") :]
     body = re.sub(r'(<g) id="[^"]*"', r"\1", body)  # what is referred to, clip paths and markers, keeps its name
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()  # type: ignore[union-attr]
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
+    assert found
+    width, height = found.groups()
     names = 'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg"'
     size = f'viewBox="0 0 {width} {height}" style="max-width: {ENLARGED * float(width):.0f}px"'
     body = f'<svg {names} {size} aria-hidden="true">' + body[body.index(">") + 1 :]

@@ -139,6 +139,7 @@ def _planned(row: Row) -> Planned:
         memory, peak = sum(plan["memory"]["planned"].values()), plan["memory"]["measured"]
         band, speed = plan["tokens_per_second"]["planned"], plan["tokens_per_second"]["measured"]
         field = "tokens_per_second"
+        speeds = band and (size(band[0], name, f"{field}.planned[0]"), size(band[1], name, f"{field}.planned[1]"))
         return Planned(
             row.name,
             (
@@ -150,7 +151,7 @@ def _planned(row: Row) -> Planned:
                 None if peak is None else number(peak, name, "memory.measured", 2, 1e9, " GB"),
             ),
             (
-                None if band is None else tuple(size(band[end], name, f"{field}.planned[{end}]") for end in (0, 1)),  # type: ignore[arg-type]
+                speeds,
                 number(speed, name, f"{field}.measured", 0),
             ),
             size(result.flops / max(result.seconds, 1e-9), record(row, PRETRAIN), "flops / seconds"),

@@ -1,5 +1,6 @@
 """What is learnt."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,13 +19,13 @@ class TaskConfig:
 
 
 @dataclass
-class LanguageModelConfig(TaskConfig):
+class LanguageModelConfig(TaskConfig, ABC):
     """Pretraining on the proteins themselves."""
 
     @property
+    @abstractmethod
     def target_percent(self) -> int:
         """Share of a protein's residues that are predicted, in hundredths."""
-        raise NotImplementedError
 
 
 @dataclass

@@ -17,7 +17,7 @@ from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels
 from proteinlm.data.packing import Packed
 from proteinlm.errors import InputError
-from proteinlm.heads import Head, ProteinLinear, ProteinMLP, ProteinWeightNorm
+from proteinlm.heads import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
 from proteinlm.intervals import Sample
 from proteinlm.metrics import RecordMetric
 from proteinlm.parallel.arrangement import data_processes
@@ -122,11 +122,14 @@ class LabelledTask(TaskModule, ABC):
 
 
 def protein_heads(model: ModelConfig, outputs: int) -> Heads:
-    """The heads that read a protein's [CLS]: the paper's, a single layer, TAPE's, and that of the authors' fork of TAPE."""
+    """The heads of one answer per protein: the paper's, a single layer, TAPE's, and that of the authors' fork of TAPE, which
+    all read [CLS]; and the mean over residues.
+    """
     hidden, dropout = model.hidden_size, model.dropout
     return {
         "mlp": partial(ProteinMLP, hidden, outputs, dropout),
         "linear": partial(ProteinLinear, hidden, outputs, dropout),
         "weight_norm": partial(ProteinWeightNorm, hidden, outputs),
         "weight_norm_wide": partial(ProteinWeightNorm, hidden, outputs, width=1024, pooler=False),
+        "mean": partial(ProteinMean, hidden, outputs, dropout),
     }
