@@ -145,7 +145,7 @@ class Finetuning:
 
     def samples(self, splits: tuple[str, ...], draw: bool = False) -> Samples:
         """Score `splits` with the best weights of every seed, and `draw` what the first has a figure of."""
-        proteins = {split: self.splits.read(split).at_most(self.config.task.test_proteins) for split in splits}
+        proteins = {split: self.splits.to_score(split) for split in splits}
         runs = []
         for seed in self.seeds:
             module = self._module(seed)

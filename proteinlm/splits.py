@@ -54,6 +54,10 @@ class Splits:
         """The proteins to select by, of those that have a label."""
         return self.read("valid").labelled().at_most(self.config.task.valid_proteins)
 
+    def to_score(self, name: str) -> LabelledProteins:
+        """The proteins of a split, or of a view, that the best weights are scored on: of ``valid``, what chose them."""
+        return self.valid if name == "valid" else self.read(name).at_most(self.config.task.test_proteins)
+
     def read(self, name: str) -> LabelledProteins:
         """All proteins of a split, or of a view."""
         split, field = self.task.views.get(name, (name, ""))

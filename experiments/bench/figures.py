@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -36,10 +37,12 @@ def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int) -> dict[
     """Seconds of each arm, one after the other, `repeats` times after a round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for repeat in range(repeats + 1):
+        began = time.perf_counter()
         for name, action in arms.items():
             taken = timed(action)
             if repeat:
                 seconds[name].append(taken)
+        print(f"round {repeat + 1} of {repeats + 1}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return seconds
 
 

@@ -79,7 +79,7 @@ class LabelledTaskConfig(BudgetConfig, TaskConfig):
     patience: int = 6
     """Training ends early after so many validations without a better score; 0 never ends it."""
     valid_proteins: int = 0
-    """Select by so many proteins of the validation split, evenly spread over it; 0 takes all."""
+    """Select by so many labelled proteins of the validation split, evenly spread over it; 0 takes all."""
     test_proteins: int = 0
     """Score in the end so many proteins of each split, evenly spread over it; 0 takes all, as a result should."""
 
