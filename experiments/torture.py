@@ -230,6 +230,7 @@ class Ordeal:
 
     def __init__(self, name: str, reference: Reference, output: Path, chance: random.Random) -> None:
         self.scenario, self.reference, self.output, self.chance = SCENARIOS[name], reference, output, chance
+        self.notes = output.with_name("notes")  # of the harness, which must not suffer when the run's disk is full
         self.outcome = Episode(name)
         self.learnt: dict[Place, list[int]] = {}
         self.damaged = ""
@@ -237,7 +238,8 @@ class Ordeal:
 
     def episode(self) -> Episode:
         began = time.monotonic()
-        shutil.rmtree(self.output, ignore_errors=True)
+        for place in (self.output, self.notes):
+            shutil.rmtree(place, ignore_errors=True)
         needs_disk = "full disk" in self.scenario.kills
         kills = self.chance.randint(2, 5)
         with small_disk(self.output, 16) if needs_disk else _Nowhere() as self.mounted:
@@ -261,7 +263,7 @@ class Ordeal:
         kept = sorted(directory.glob("step-*.ckpt")) if directory.exists() else []
         good = [file for file in kept if file.name != self.damaged]
         kind = self.chance.choice(self.scenario.kills) if killing else ""
-        victim = Victim(work(stage, self.output, processes, overrides), self.output / f"seen-{number}", processes)
+        victim = Victim(work(stage, self.output, processes, overrides), self.notes / str(number), processes)
         if kind == "full disk" and not self.mounted and len(kept) == 0:
             victim.file_bytes = 100_000  # less than a checkpoint has
         victim.start()

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,15 +87,18 @@ class Victim:
             self.work()
             code = 0
         except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
             code = 2
+            with suppress(OSError):
+                print(f"error: {error}", file=sys.stderr)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         except BaseException:
-            traceback.print_exc()
+            with suppress(OSError):  # its log may be on a full disk
+                traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
             os._exit(code)
 
     def alive(self) -> bool:
