@@ -1,6 +1,7 @@
-"""What tracking costs: the same pretraining with and without it, in turns: ``python -m experiments.bench_tracking``.
+"""What tracking costs: the same row of a sweep with and without it, in turns: ``python -m experiments.bench_tracking``.
 
-Whole processes are timed, so that starting and ending wandb counts too.
+Whole processes are timed, so that loading, starting and ending wandb counts too, for all seven stages. Further words are
+Hydra overrides of the row.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from proteinlm import launch
 from proteinlm.errors import InputError
 
 BACKENDS = ("none", "csv", "wandb")
+ROW = "hidden-1024-layer-12-head-16"
 
 
 class Took(NamedTuple):
@@ -28,12 +30,11 @@ class Took(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_tracking", description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=300_000, help="of each pretraining")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--repeats", type=int, default=3)
+    options, overrides = parser.parse_known_args(arguments)
     if options.repeats < 1:
         raise InputError(f"--repeats={options.repeats} is less than 1")
-    took = measured(options.repeats, options.tokens)
+    took = measured(options.repeats, overrides)
     for backend in BACKENDS:
         wall, processor = (statistics.median(each) for each in zip(*took[backend], strict=True))
         more = share(took, backend)
@@ -41,13 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measured(repeats: int, tokens: int) -> dict[str, list[Took]]:
+def measured(repeats: int, overrides: list[str]) -> dict[str, list[Took]]:
     """Seconds by backend, each of `repeats` rounds with all backends in turn."""
     took: dict[str, list[Took]] = {backend: [] for backend in BACKENDS}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats):
             for backend in BACKENDS:
-                took[backend].append(_once(backend, tokens, f"{folder}/{number}/{backend}"))
+                took[backend].append(_once(backend, overrides, f"{folder}/{number}/{backend}"))
+                wall, processor = took[backend][-1]
+                print(f"{backend}: {wall:.1f} s, of processor {processor:.1f} s", file=sys.stderr, flush=True)
     return took
 
 
@@ -57,9 +60,9 @@ def share(took: dict[str, list[Took]], backend: str) -> float:
     return statistics.median(ours.wall / theirs.wall - 1 for ours, theirs in pairs)
 
 
-def _once(backend: str, tokens: int, output: str) -> Took:
-    command = [sys.executable, "-m", "experiments.pretrain", "model=tiny", f"tracking={backend}", f"output={output}"]
-    command += [f"train.tokens={tokens}", "train.step_tokens=2048", "train.micro_batch_tokens=2048", "train.threads=1"]
+def _once(backend: str, overrides: list[str], output: str) -> Took:
+    command = [sys.executable, "-m", "experiments.row", f"experiment/table7={ROW}", "profile=laptop", "control=''"]
+    command += [f"tracking={backend}", f"output={output}", "train.threads=1", *overrides]
     before, begin = os.times(), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wall, after = time.perf_counter() - begin, os.times()

@@ -5,9 +5,13 @@ Prints a table and writes the same figures as ``runs/bench/<what>.json`` and ``.
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.bench.figures import report
 from proteinlm import launch
+
+if TYPE_CHECKING:
+    from proteinlm.training import Machine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,12 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument("--hidden-size", type=int, default=256)
         one.add_argument("--layers", type=int, default=8)
         one.add_argument("--heads", type=int, default=8)
-        one.add_argument("--proteins", type=int, default=64)
+        one.add_argument("--proteins", type=int, default=32)
         one.add_argument("--longest", type=int, default=1023, help="residues")
         one.add_argument("--data", type=Path, help="directory of real data; by default letters are random")
-        one.add_argument("--repeats", type=int, default=5)
+        one.add_argument("--repeats", type=int, default=3)
         one.add_argument("--recipe", choices=("paper", "modern"), default="paper")
         one.add_argument("--threads", type=int, default=0)
+    growth = kinds.add_parser("growth", help="cost over depth, width and the size of the corpus")
+    growth.add_argument("--proteins", type=int, default=16)
+    growth.add_argument("--longest", type=int, default=1023, help="residues")
+    growth.add_argument("--repeats", type=int, default=3)
+    growth.add_argument("--threads", type=int, default=0)
     gpu = kinds.add_parser("gpu", help="the ten full shapes on one NVIDIA GPU, beside transformers")
     gpu.add_argument("--seconds", type=float, default=450, help="start no shape later than this")
     gpu.add_argument("--hidden-size", type=int, action="append", default=[], help="only this width; may be repeated")
@@ -36,6 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
         from experiments.bench.data import data as measure_data
 
         report("data", measure_data(options.fasta, options.repeats), options.output, "data")
+    elif options.what == "growth":
+        from experiments.bench.growth import growth as measure_growth
+
+        _, machine = settled(options.threads)
+        report(
+            f"growth: {machine}",
+            measure_growth(options.proteins, options.longest, options.repeats),
+            options.output,
+            "growth",
+        )
     elif options.what == "gpu":
         from experiments.bench.gpu import gpu as measure_gpu
 
@@ -54,15 +73,23 @@ def gpu_title() -> str:
     return f"gpu: bf16, {torch.cuda.get_device_name()}; {peers.version()}"
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Ours beside the peers."""
+def settled(threads: int) -> "tuple[Machine, str]":
+    """The CPU with so many threads, by default one for each core, and how a title names it."""
     import torch
 
-    from experiments.bench import embed, peers, train, workload
-    from proteinlm.config import MachineConfig, ModelConfig, StrategyConfig
+    from proteinlm.config import MachineConfig, StrategyConfig
     from proteinlm.training import settle
 
-    machine = settle(MachineConfig(accelerator="cpu", threads=options.threads), StrategyConfig())
+    machine = settle(MachineConfig(accelerator="cpu", threads=threads), StrategyConfig())
+    return machine, f"{torch.get_num_threads()} threads, {machine.hardware}"
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Ours beside the peers."""
+    from experiments.bench import embed, peers, train, workload
+    from proteinlm.config import ModelConfig
+
+    machine, described = settled(options.threads)
     modern = options.recipe == "modern"
     config = ModelConfig(
         options.hidden_size,
@@ -76,7 +103,7 @@ def compare(options: argparse.Namespace) -> None:
     title = (
         f"{options.what}: hidden {options.hidden_size}, {options.layers} layers, {options.heads} heads, "
         f"{options.proteins} proteins of {sum(map(len, sample)):,} residues "
-        f"({'random letters' if options.data is None else 'real'}), {torch.get_num_threads()} threads, {machine.hardware}; "
+        f"({'random letters' if options.data is None else 'real'}), {described}; "
         f"{peers.version()}"
     )
     if options.what == "train":

@@ -1,0 +1,62 @@
+"""All arms of a comparison work on the same masked residues, each is timed in turn, and every figure has its arm."""
+
+import numpy as np
+import pytest
+
+from experiments.bench import embed, growth, train, workload
+from experiments.bench.figures import interleaved, ratio
+from proteinlm.config import ModelConfig
+
+SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[np.ndarray]:
+    return workload.proteins(9, 60, None)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_peers_are_given_the_same_masked_residues(sample: list[np.ndarray], by_length: bool):
+    ours = [
+        (shown, target)
+        for batch in workload.packed_steps(sample, 256)
+        for shown, target in zip(batch.packed.tokens[batch.positions].tolist(), batch.targets.tolist(), strict=True)
+    ]
+    theirs = [
+        pair
+        for batch in workload.padded_batches(sample, 4, by_length)
+        for pair in zip(batch.tokens[batch.labels >= 0].tolist(), batch.labels[batch.labels >= 0].tolist(), strict=True)
+    ]
+    assert sorted(ours) == sorted(theirs)
+    real = sum(int(batch.real.sum()) for batch in workload.padded_batches(sample, 4, by_length))
+    assert real == sum(map(len, sample)) + len(sample)
+
+
+def test_arms_take_turns_and_the_first_round_does_not_count():
+    called: list[str] = []
+    arms = {name: lambda name=name: called.append(name) for name in "ab"}
+    seconds = interleaved(arms, 3)
+    assert called == list("ab" * 4)
+    assert [len(taken) for taken in seconds.values()] == [3, 3]
+    assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+def test_every_arm_has_a_figure(sample: list[np.ndarray]):
+    named = [figure.what for figure in train.train(SHAPE, sample, 256, 1, bf16=True)]
+    for arm in ("MegatronBertForMaskedLM, padded", "EsmForMaskedLM, padded, sorted by length", "proteinlm, bf16"):
+        assert arm in named
+        assert f"proteinlm / {arm}" in named
+    figures = embed.embed(SHAPE, sample, 1)
+    assert len(figures) == 1 + 2 * 4
+    assert all(figure.value > 0 for figure in figures)
+
+
+def test_growth_is_held_against_its_base(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(growth, "SHAPES", ((16, 1, 2), (16, 3, 2)))
+    monkeypatch.setattr(growth, "BASE", (16, 1, 2))
+    monkeypatch.setattr(growth, "CORPORA", (400, 800))
+    monkeypatch.setattr(growth, "STEPS", 2)
+    monkeypatch.setattr(growth, "BUDGET", 2048)
+    named = [figure.what for figure in growth.growth(3, 60, 1)]
+    assert "hidden 16 x 3: cost per FLOP over that of hidden 16 x 1" in named
+    assert "800 proteins: cost per residue over that of 400 proteins" in named
