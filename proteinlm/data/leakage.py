@@ -7,7 +7,8 @@ task, split and record number: a table can be scored on the proteins without rel
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ LEARNT_FROM = ("train", "valid")
 """Of the pretraining corpus nothing but its training split is learnt from, and of a task its own."""
 _BLOCK = 1 << 16  # proteins of the corpus read at once
 
-Search = Callable[[Sequence[np.ndarray], Sequence[np.ndarray]], np.ndarray]
+Search = Callable[[Sequence[np.ndarray], Iterable[np.ndarray]], np.ndarray]
 """The identity of the closest target of each query, 0 where none was found."""
 
 
@@ -40,37 +41,35 @@ class Closest(NamedTuple):
     train: np.ndarray
 
 
-def built_in(queries: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
+def built_in(queries: Sequence[np.ndarray], targets: Iterable[np.ndarray]) -> np.ndarray:
     """By shared words and alignment, see `relatives`."""
-    hits = Words(targets).relatives(queries)
+    hits = Words(list(targets)).relatives(queries)
     best = np.zeros(len(queries))
     np.maximum.at(best, hits.query, hits.identity)
     return best
 
 
-def mmseqs(queries: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> np.ndarray:
+def mmseqs(queries: Sequence[np.ndarray], targets: Iterable[np.ndarray]) -> np.ndarray:
     """By MMseqs2, which finds distant ones too; it must be installed."""
     best = np.zeros(len(queries))
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / name for name in ("queries.fasta", "targets.fasta", "found.tsv")]
         for file, letters in zip(files, (queries, targets), strict=False):
-            file.write_bytes(b"".join(b">%d\n%s\n" % (n, each.tobytes()) for n, each in enumerate(letters)))
-        covered = ["--cov-mode", "5", "-c", str(COVERED)]
-        command = [
-            "mmseqs",
-            "easy-search",
-            *map(str, files),
-            f"{place}/work",
-            "--format-output",
-            "query,fident",
-            *covered,
-        ]
-        run = subprocess.run([*command, "--min-seq-id", str(THRESHOLDS[-1]), "-v", "1"], capture_output=True, text=True)
+            with file.open("wb") as opened:
+                opened.writelines(b">%d\n%s\n" % (n, each.tobytes()) for n, each in enumerate(letters))
+        wanted = ["--format-output", "query,fident,qcov,tcov,qlen,tlen", "--min-seq-id", str(THRESHOLDS[-1])]
+        command = ["mmseqs", "easy-search", *map(str, files), f"{place}/work", *wanted, "-v", "1"]
+        run = subprocess.run(command, capture_output=True, text=True)
         if run.returncode:
             raise InputError(f"mmseqs: exit code {run.returncode}: {(run.stderr or run.stdout).strip()[-200:]!r}")
-        for line in files[2].read_text().splitlines():
-            query, identity = line.split("\t")
-            best[int(query)] = max(best[int(query)], float(identity))
+        with files[2].open() as lines:
+            for line in lines:
+                query, *numbers = line.split("\t")
+                identity, of_query, of_target, query_length, target_length = map(float, numbers)
+                if (
+                    of_query if query_length <= target_length else of_target
+                ) >= COVERED:  # none of its --cov-mode is this
+                    best[int(query)] = max(best[int(query)], identity)
     return best
 
 
@@ -91,25 +90,35 @@ def closest(store: Store, by: Search) -> Iterator[Closest]:
     }
     if not tests:
         raise InputError(f"{store.directory}: no test split in it")
-    near = _near_corpus(store, list(tests.values())) if PRETRAIN in store.tasks else []
+    corpus = _in_corpus(store, tests, by) if PRETRAIN in store.tasks else {}
     for (task, split), letters in tests.items():
         training = _letters(store, task, "train") if "train" in store.splits(task) else []
-        nothing = np.zeros(len(letters))
-        yield Closest(
-            task, split, by(letters, near) if near else nothing, by(letters, training) if training else nothing
-        )
+        in_training = by(letters, training) if training else np.zeros(len(letters))
+        yield Closest(task, split, corpus.get((task, split), np.zeros(len(letters))), in_training)
 
 
-def _near_corpus(store: Store, tests: list[list[np.ndarray]]) -> list[np.ndarray]:
-    """The proteins of the corpus that share words with any test protein: all others cannot be close."""
-    distinct = {letters.tobytes(): letters for split in tests for letters in split}
-    words = Words(list(distinct.values()))
+Tests = dict[tuple[str, str], list[np.ndarray]]
+"""The proteins of each test split."""
+
+
+def _in_corpus(store: Store, tests: Tests, by: Search) -> dict[tuple[str, str], np.ndarray]:
+    """The identity of the closest relative of each test protein in the pretraining corpus, which is read once."""
+    distinct = {letters.tobytes(): letters for split in tests.values() for letters in split}
+    targets = _corpus(store) if by is mmseqs else _near(store, list(distinct.values()))
+    best = dict(zip(distinct, by(list(distinct.values()), targets), strict=True))
+    return {name: np.array([best[letters.tobytes()] for letters in split]) for name, split in tests.items()}
+
+
+def _corpus(store: Store) -> Iterator[np.ndarray]:
     sequences = store.sequences(PRETRAIN, "train")
-    near = []
-    for first in range(0, len(sequences), _BLOCK):
-        block = [sequences.letters(n) for n in range(first, min(first + _BLOCK, len(sequences)))]
-        near += [block[place] for place in words.proposed(block)]
-    return near
+    return (sequences.letters(number) for number in range(len(sequences)))
+
+
+def _near(store: Store, tests: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The proteins of the corpus that share words with any test protein: no others are proposed to be aligned."""
+    words, corpus = Words(tests), _corpus(store)
+    while block := list(islice(corpus, _BLOCK)):
+        yield from (block[place] for place in words.proposed(block))
 
 
 def _letters(store: Store, task: str, split: str) -> list[np.ndarray]:

@@ -1,5 +1,6 @@
 """A relative is found wherever it is, with the identity of an exhaustive alignment; who has none is known by number."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,17 @@ def test_a_domain_is_a_relative_of_its_protein_but_a_shared_tail_is_not():
     assert hits.identity.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.skipif(not shutil.which("mmseqs"), reason="no mmseqs (Debian: mmseqs2)")
+def test_mmseqs_counts_coverage_of_the_shorter_as_the_built_in_search_does():
+    random = np.random.default_rng(2)
+    protein, other = random.choice(LETTERS, 300), random.choice(LETTERS, 300)
+    near = mutated(protein, 0.3, random)
+    queries = [protein[100:180], np.concatenate([other, protein[:100]]), near, random.choice(LETTERS, 200)]
+    found, expected = leakage.mmseqs(queries, [protein]), leakage.built_in(queries, [protein])
+    assert found[[0, 1, 3]].tolist() == expected[[0, 1, 3]].tolist() == [1.0, 0.0, 0.0]
+    assert found[2] == pytest.approx(0.7, abs=0.02)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Three test proteins: one from the corpus, one from the training split, and one like no other."""
@@ -100,15 +112,21 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+BY_MMSEQS = pytest.param(
+    "mmseqs", marks=pytest.mark.skipif(not shutil.which("mmseqs"), reason="no mmseqs (Debian: mmseqs2)")
+)
+
+
+@pytest.mark.parametrize("by", ["built-in", BY_MMSEQS])
+def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str):
     monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "relatives.arrow"
-    said = CliRunner().invoke(app, ["data", "leakage", str(root), "--out", str(out), "--with", "built-in"])
+    said = CliRunner().invoke(app, ["data", "leakage", str(root), "--out", str(out), "--with", by])
     assert said.exit_code == 0, said.output
     assert "stability test (3 proteins), in corpus  33.3%" in said.output
     assert "stability test (3 proteins), in train   33.3%" in said.output
     assert leakage.load(out)["stability", "test"].tolist() == [1.0, 1.0, 0.0]
-    (found,) = leakage.closest(store.ensure(root, tmp_path / "cache"), leakage.built_in)
+    (found,) = leakage.closest(store.ensure(root, tmp_path / "cache"), leakage.search(by))
     assert found.corpus.tolist() == [1.0, 0.0, 0.0]
     assert found.train.tolist() == [0.0, 1.0, 0.0]
 
