@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from proteinlm import adapters, foreign, shards
-from proteinlm.checksums import SUMS, check_seal, listed, read_sums
+from proteinlm.checksums import SUMS, check_seal, check_sums, listed
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
@@ -171,14 +171,16 @@ def load_weights(directory: Path) -> Weights:
     for name in (WEIGHTS, SHAPE):
         if not (directory / name).is_file():
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
+    content = (directory / WEIGHTS).read_bytes()
+    fingerprint = _sum(content)
+    if (directory / SUMS).exists():  # weights that came from elsewhere have none
+        names = check_sums([directory / SUMS], {WEIGHTS: fingerprint})
+        if not {WEIGHTS, SHAPE} <= names:
+            raise InputError(f"{directory / SUMS}: damaged: it lacks {WEIGHTS} or {SHAPE}")
     try:
         config = shape_from(read_json(directory / SHAPE))
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
-    content = (directory / WEIGHTS).read_bytes()
-    known, fingerprint = read_sums([directory / SUMS] if (directory / SUMS).exists() else []), _sum(content)
-    if known.get(WEIGHTS, fingerprint) != fingerprint:
-        raise InputError(f"{directory / WEIGHTS}: damaged: its checksum is another")
     try:
         tensors = load(content)
     except SafetensorError as error:

@@ -4,7 +4,7 @@ A single file ends in a seal; a directory has the sums of its files in files tha
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO, cast, final
@@ -64,11 +64,26 @@ def listed(files: Iterable[Path]) -> str:
     return "".join(f"{sum_of(file)}  {file.name}\n" for file in files)
 
 
-def read_sums(files: Iterable[Path]) -> dict[str, str]:
-    """The sum of each file named in lists of sums."""
-    sums = {}
-    for file in files:
-        for line in file.read_text(errors="replace").splitlines():
-            sum_, _, name = line.partition("  ")
-            sums[name] = sum_
-    return sums
+def check_sums(lists: Iterable[Path], computed: Mapping[str, str]) -> set[str]:
+    """Refuse files that are not what the lists of sums beside them say, and lists that were themselves changed.
+
+    Gives the names that are listed. Sums already `computed` are not made again.
+    """
+    names: set[str] = set()
+    for file in lists:
+        content = file.read_bytes()
+        sums = [line.partition("  ")[::2] for line in content.decode(errors="replace").split("\n")[:-1]]
+        for known, name in sums:
+            if known != (computed.get(name) or _sum_if_there(file.parent / name)):
+                raise InputError(f"{file.parent / name}: damaged: its checksum is another")
+        if content != "".join(f"{known}  {name}\n" for known, name in sums).encode():
+            raise InputError(f"{file}: damaged: it does not end as a list of checksums does")
+        names |= {name for _, name in sums}
+    return names
+
+
+def _sum_if_there(path: Path) -> str | None:
+    try:
+        return sum_of(path)
+    except (OSError, ValueError):  # a damaged name may be that of no file, or of none that can be
+        return None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from proteinlm import checkpoint, pretraining
-from proteinlm.checksums import check_seal, sealed
+from proteinlm.checksums import SUMS, check_seal, check_sums, listed, sealed
 from proteinlm.errors import InputError
 from tests.runs import SMALL, composed, equal, home, in_group, weights
 
@@ -110,6 +110,41 @@ def test_any_part_of_a_divided_checkpoint(divided: Path, tmp_path: Path, part: s
             checkpoint.verify(broken)
 
 
+def test_no_bit_of_a_list_of_sums_may_change(tmp_path: Path):
+    """Nor its end be lost: a list that says less would leave a file unwatched."""
+    (tmp_path / "a").write_bytes(b"content")
+    (tmp_path / "b").write_bytes(b"other")
+    sums = tmp_path / SUMS
+    sums.write_text(listed([tmp_path / "a", tmp_path / "b"]))
+    good = sums.read_bytes()
+    assert check_sums([sums], {}) == {"a", "b"}
+    for bit in range(8 * len(good)):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        sums.write_bytes(flipped)
+        with pytest.raises(InputError, match=": damaged: "):
+            check_sums([sums], {})
+    for end in range(len(good)):
+        sums.write_bytes(good[:end])
+        try:
+            left = check_sums([sums], {})
+        except InputError:
+            continue
+        assert left < {"a", "b"}, "which whoever wants both refuses"
+
+
+def test_a_part_without_a_checksum_is_refused(divided: Path, tmp_path: Path):
+    newest = checkpoint.newest(home(divided) / "checkpoints")
+    assert newest is not None
+    for lost in (".metadata", "rest.pt", "__0_0.distcp"):
+        shutil.copytree(newest, tmp_path / lost)
+        sums = tmp_path / lost / f"0.{SUMS}"
+        kept = [line for line in sums.read_text().splitlines(keepends=True) if not line.endswith(f"  {lost}\n")]
+        sums.write_text("".join(kept))
+        with pytest.raises(InputError, match=f"{lost}: damaged: it has no checksum"):
+            checkpoint.verify(tmp_path / lost)
+
+
 def test_all_processes_go_back_to_the_same_one(divided: Path, tmp_path: Path):
     output = tmp_path / "run"
     shutil.copytree(divided, output)
@@ -125,9 +160,13 @@ def test_damaged_weights_are_not_used(undisturbed: Path, tmp_path: Path):
     model = tmp_path / "model"
     shutil.copytree(home(undisturbed) / "model", model)
     checkpoint.load_weights(model)
-    flip(model / "model.safetensors", 0.9)
-    with pytest.raises(InputError, match=r"model.safetensors: damaged: its checksum is another"):
-        checkpoint.load_weights(model)
+    for name in ("model.safetensors", "config.json"):
+        good = (model / name).read_bytes()
+        flip(model / name, 0.9)
+        with pytest.raises(InputError, match=rf"{name}: damaged: its checksum is another"):
+            checkpoint.load_weights(model)
+        (model / name).write_bytes(good)
+    checkpoint.load_weights(model)
 
 
 def test_what_a_killed_run_left_of_another_kind_is_no_obstacle(undisturbed: Path, tmp_path: Path):
