@@ -1,5 +1,6 @@
 """The rows of the table and what they can be compared by: made from result records and saved predictions alone."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from math import nan
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 
 from experiments.published import BASELINES, COLUMNS, FORERUNNERS, TABLE7
 from proteinlm import predictions, results
-from proteinlm.config import BaselineConfig, ModelConfig, ScaleConfig
+from proteinlm.config import ModelConfig, ScaleConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
 from proteinlm.intervals import Difference, Sample, paired_bootstrap
@@ -42,6 +43,8 @@ class Row:
     name: str
     directory: Path
     results: dict[str, Result]
+    pretraining: Result | None = None
+    """Of a control, that of the row beside it."""
     cells: dict[str, Cell] = field(default_factory=dict)
     _samples: dict[str, dict[tuple[str, str], Sample]] = field(default_factory=dict)
 
@@ -52,16 +55,22 @@ class Row:
 
     @property
     def full(self) -> ModelConfig:
-        """The shape that the row is named after."""
-        return shape_of(self.name.removeprefix(SCRATCH))
+        """The shape that the row is named after; of a row with a name of its own, what was trained."""
+        name = self.name.removeprefix(SCRATCH)
+        return shape_of(name) if is_shape(name) else self.built
 
     @property
     def built(self) -> ModelConfig:
         """The shape that was trained, which a profile may have made smaller."""
         result = next(iter(self.results.values()))
-        if isinstance(self.full, BaselineConfig):
-            return self.full.divided(asdict(ScaleConfig()) | self.scale)
+        if self.baseline:
+            return shape_of(self.name).divided(asdict(ScaleConfig()) | self.scale)
         return ModelConfig(result.hidden_size, result.num_layers, result.num_heads)
+
+    @property
+    def parameters(self) -> int:
+        """Of the model with its language-model head, as counted when it was pretrained."""
+        return self.pretraining.parameters if self.pretraining else self.built.parameters
 
     @property
     def scale(self) -> dict[str, int]:
@@ -106,6 +115,11 @@ class Row:
         return paired_bootstrap(first, second)
 
 
+def is_shape(name: str) -> bool:
+    """Whether a row's name says what shape it has."""
+    return name in BASELINES or name in FORERUNNERS or bool(re.fullmatch(r"hidden-\d+-layer-\d+(-head-\d+)?", name))
+
+
 def shape_of(name: str) -> ModelConfig:
     """The full shape in a row's name; without heads in it, of one head, which no count of parameters sees."""
     if name in BASELINES or name in FORERUNNERS:
@@ -126,7 +140,11 @@ def collect(directory: Path) -> list[Row]:
         found.keys() - TABLE7.keys(),
         key=lambda name: (name.startswith(SCRATCH), order.index(name) if name in order else len(order), name),
     )
-    rows = [Row(name, directory / name, found[name]) for name in (*TABLE7, *others)]
+    pretrained = {name: of.get(PRETRAIN) for name, of in found.items()}
+    rows = [
+        Row(name, directory / name, found[name], pretrained.get(name.removeprefix(SCRATCH)))
+        for name in (*TABLE7, *others)
+    ]
     for column in COLUMNS:
         _compare(rows, column.key)
     return rows
@@ -185,10 +203,11 @@ def problems(rows: list[Row]) -> list[str]:
 
 
 def _differing(present: list[Result]) -> Iterable[tuple[str, list[object]]]:
-    names = {"source": "source fingerprint", "data": "data fingerprint", "scale": "scaling", "precision": "precision"}
+    names = {"source": "source fingerprint", "data": "data fingerprint", "precision": "precision"}
     names |= {"seed": "first seed", "seeds": "number of seeds"}
-    for name, what in names.items():
-        scaled = [result for result in present if name != "scale" or result.stage == PRETRAIN]
+    of_pretraining = {"scale": "scaling", "steps": "steps", "tokens": "tokens"}
+    for name, what in (names | of_pretraining).items():
+        scaled = [result for result in present if name not in of_pretraining or result.stage == PRETRAIN]
         values = list({str(getattr(result, name)): getattr(result, name) for result in scaled}.values())
         if len(values) > 1:
             yield what, values

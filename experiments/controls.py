@@ -40,6 +40,8 @@ STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if config.task.name not in CONTROLS:
+        raise InputError(f"task={config.task.name} has no controls, only {', '.join(CONTROLS)}")
     for name in CONTROLS[config.task.name]:
         for split, samples in score(config, name):
             for metric, sample in samples.items():

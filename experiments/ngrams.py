@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from proteinlm import launch
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
 from proteinlm.data.sequences import Sequences
+from proteinlm.errors import InputError
 from proteinlm.vocabulary import IDS, TOKENS
 
 register_schema()
@@ -24,6 +25,8 @@ LETTERS = len(TOKENS)
 @launch.reported
 def main(composed: DictConfig) -> None:
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    if not isinstance(config.task, MaskedLanguageModelConfig):
+        raise InputError(f"task={config.task.name} hides no residues: counting is held against masked_language_model")
     for split, perplexities in score(config).items():
         print(split, "  ".join(f"{name} {value:.3f}" for name, value in perplexities.items()), sep="  ")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.comparison import SCRATCH, Row, shape_of
+from experiments.comparison import SCRATCH, Row, is_shape, shape_of
 from experiments.published import COLUMNS, TABLE7
 from proteinlm.config import ModelConfig
 from proteinlm.intervals import Difference
@@ -51,6 +51,7 @@ class Points:
     """The ten rows as numbers: a shape each, and a value in each column."""
 
     shapes: Sequence[ModelConfig]
+    parameters: Sequence[int]
     columns: Mapping[str, Sequence[float]]
 
 
@@ -58,7 +59,7 @@ def of_paper() -> list[Finding]:
     """The paper's own ten rows."""
     shapes = [shape_of(name) for name in TABLE7]
     columns = {column.key: [values[place] for values in TABLE7.values()] for place, column in enumerate(COLUMNS)}
-    points = Points(shapes, columns)
+    points = Points(shapes, [shape.parameters for shape in shapes], columns)
     return [bigger(points), depth_or_width(points), _balance_of_paper(points), _few_layers([])]
 
 
@@ -69,13 +70,12 @@ def of_rows(rows: list[Row]) -> list[Finding]:
     if not whole:
         return []
     values = {key: [row.cells[key].value or 0.0 for row in ten] for key in whole}
-    points = Points([row.built for row in ten], values)
+    points = Points([row.built for row in ten], [row.parameters for row in ten], values)
     return [bigger(points), depth_or_width(points), _balance(ten, whole), _few_layers(rows), *_pretraining(rows)]
 
 
 def bigger(points: Points) -> Finding:
-    size = [shape.parameters for shape in points.shapes]
-    found = {key: rank_correlation(size, values) for key, values in points.columns.items()}
+    found = {key: rank_correlation(points.parameters, values) for key, values in points.columns.items()}
     return Finding(
         "Bigger is better.", _verdict(found), "Spearman's rank correlation of parameters and score", _listed(found)
     )
@@ -165,7 +165,7 @@ def _few_layers(rows: list[Row]) -> Finding:
     shallow = [
         row
         for row in rows
-        if row.name not in TABLE7 and not row.control and not row.baseline and row.full.num_layers < FEW_LAYERS
+        if row.name not in TABLE7 and is_shape(row.name) and not row.baseline and row.full.num_layers < FEW_LAYERS
     ]
     if not shallow or shallow[0].missing:
         told = "none of the ten rows has so few; experiment/other=hidden-8192-layer-3 adds one"

@@ -1,15 +1,15 @@
 """The table's scores on test proteins without a close relative among what was learnt from, from saved predictions."""
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
 
 from experiments.audit import recomputed
 from experiments.comparison import Row
 from experiments.published import COLUMNS
 from proteinlm.data import leakage
+from proteinlm.data.leakage import Relatives
 from proteinlm.errors import InputError
 from proteinlm.results import Score
 
@@ -26,8 +26,10 @@ Scores = dict[str, dict[str, Score | None]]
 
 def scores(rows: list[Row], file: Path, below: float) -> Scores:
     """Scores on the proteins whose closest relative in `file` has less than `below` identity."""
-    closest = leakage.load(file)
-    return {row.name: {key: _score(row, key, closest, below) for key in row.cells} for row in rows}
+    relatives = leakage.load(file)
+    if relatives.unsearched:
+        print(f"warning: {file}: there was no {' and no '.join(relatives.unsearched)} to search", file=sys.stderr)
+    return {row.name: {key: _score(row, key, relatives, below) for key in row.cells} for row in rows}
 
 
 def as_json(found: Scores, below: float) -> str:
@@ -36,13 +38,13 @@ def as_json(found: Scores, below: float) -> str:
     return json.dumps({"below": below, "rows": rows}, indent=2) + "\n"
 
 
-def _score(row: Row, key: str, closest: dict[tuple[str, str], np.ndarray], below: float) -> Score | None:
+def _score(row: Row, key: str, relatives: Relatives, below: float) -> Score | None:
     column = next(column for column in COLUMNS if column.key == key)
     if row.cells[key].score is None:
         return None
     name = (DATASETS.get(column.stage, column.stage), column.split)
-    sample = row.sample(key)
-    if name not in closest or sample.record.max() >= len(closest[name]):
+    if relatives.data.get(name[0]) != row.results[column.stage].data:
         raise InputError(f"relatives of {' '.join(name)} are not those of the proteins that {row.name} was scored on")
-    left = sample.only(closest[name][sample.record] < below)
+    sample = row.sample(key)
+    left = sample.only(relatives.closest[name][sample.record] < below)
     return recomputed(column.stage, column.split, column.metric, left) if left.n > 1 else None

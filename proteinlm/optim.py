@@ -49,7 +49,7 @@ def build(
     for matrices in (True, False):
         for name, parameter in module.named_parameters():
             if (parameter.ndim >= 2) is matrices:
-                muon = config.matrices == "muon" and matrices and name.startswith("backbone.blocks.")
+                muon = config.matrices == "muon" and parameter.ndim == 2 and name.startswith("backbone.blocks.")
                 factor = transfer.rate(name, model, muon)
                 fresh = {
                     "params": [],

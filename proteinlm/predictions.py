@@ -34,9 +34,12 @@ def load(directory: Path) -> dict[tuple[str, str], Sample]:
     file = directory / FILE
     if not file.is_file():
         raise InputError(f"{directory}: no {FILE} in it")
-    whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    names = dict.fromkeys(zip(whole["split"].to_pylist(), whole["metric"].to_pylist(), strict=True))
-    return {(split, metric): _sample(whole, split, metric) for split, metric in names}
+    try:
+        whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        names = dict.fromkeys(zip(whole["split"].to_pylist(), whole["metric"].to_pylist(), strict=True))
+        return {(split, metric): _sample(whole, split, metric) for split, metric in names}
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise InputError(f"{file}: damaged: {error}") from None
 
 
 def _table(split: str, metric: str, sample: Sample) -> pa.Table:

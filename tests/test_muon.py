@@ -5,8 +5,10 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon
 
-from proteinlm import optim
+from proteinlm import architectures, optim
+from proteinlm.config import OptimConfig
 from proteinlm.muon import MuonAdamW, orthogonal
+from tests.baselines.samples import TINY
 
 
 @pytest.mark.parametrize("shape", [(96, 32), (32, 96), (48, 48)])
@@ -24,6 +26,17 @@ def test_the_update_is_torchs(shape: tuple[int, int]):
         reference.step()
     moved = (theirs - start).abs().mean()
     assert (ours - theirs).abs().mean() < 0.02 * moved  # torch computes it in bf16
+
+
+def test_convolutions_are_no_matrices():
+    model = TINY["resnet"]
+    module = nn.ModuleDict({"backbone": architectures.build(model)})
+    optimizer, _ = optim.build(module, OptimConfig(matrices="muon"), 10, model)
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert group["muon"] == (parameter.ndim == 2 and name.startswith("backbone.blocks."))
+            parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
 
 
 def test_singular_values_are_near_one():

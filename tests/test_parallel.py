@@ -293,9 +293,12 @@ def test_an_impossible_division_names_its_knob(overrides: tuple[str, ...], messa
         composed(*SMALL, *overrides)
 
 
-@pytest.mark.parametrize(("lengths", "budget"), [([5] * 7, 30), ([5, 9, 9, 9, 9], 10), ([3, 4, 50, 60, 61], 64)])
+@pytest.mark.parametrize(
+    ("lengths", "budget"),
+    [([5] * 7, 30), ([5, 9, 9, 9, 9], 10), ([3, 4, 50, 60, 61], 64), ([237] * 6, 272), ([9] * 21, 10)],
+)
 def test_all_processes_score_as_often(lengths: list[int], budget: int):
-    for world in (1, 2, 4, 5):
+    for world in (1, 2, 3, 4, 5):
         pieces = pieces_by_length(np.array(lengths), budget, world)
         assert len(pieces) % world == 0
         assert all(len(piece) for piece in pieces)

@@ -23,7 +23,7 @@ MASKED = 0.15
 
 def against_parameters(rows: list[Row], narrow: bool = False) -> Figure | None:
     """Each column against the parameters of the shapes that were trained, and of the paper's."""
-    return _panels(rows, lambda row: row.built.parameters, lambda shape: shape.parameters, "parameters", narrow)
+    return _panels(rows, lambda row: row.parameters, lambda shape: shape.parameters, "parameters", narrow)
 
 
 def against_flops(rows: list[Row], narrow: bool = False) -> Figure | None:

@@ -84,9 +84,10 @@ def leakage(
         for each in leakage.closest(opened, search):
             found.append(each)
             for where, shares in leakage.shares(each).items():
-                percent = "  ".join(f"{share:6.1%}" for share in shares.values())
+                searched = not any(share != share for share in shares.values())
+                percent = "  ".join(f"{share:6.1%}" for share in shares.values()) if searched else "not there"
                 typer.echo(f"{each.task} {each.split} ({len(each.corpus):,} proteins), in {where:6} {percent}")
-        leakage.save(out, found)
+        leakage.save(out, found, {each.task: opened.fingerprint(each.task) for each in found})
         typer.echo(f"written: {out}")
 
 

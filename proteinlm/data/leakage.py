@@ -7,8 +7,9 @@ task, split and record number: a table can be scored on the proteins without rel
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from math import nan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ Search = Callable[[Sequence[np.ndarray], Iterable[np.ndarray]], np.ndarray]
 
 
 class Closest(NamedTuple):
-    """Of each protein of a test split, the identity of its closest relative."""
+    """Of each protein of a test split, the identity of its closest relative; all nan where there was nothing to search."""
 
     task: str
     split: str
@@ -90,11 +91,13 @@ def closest(store: Store, by: Search) -> Iterator[Closest]:
     }
     if not tests:
         raise InputError(f"{store.directory}: no test split in it")
-    corpus = _in_corpus(store, tests, by) if PRETRAIN in store.tasks else {}
+    there = PRETRAIN in store.tasks and "train" in store.splits(PRETRAIN)
+    corpus = _in_corpus(store, tests, by) if there else {}
     for (task, split), letters in tests.items():
         training = _letters(store, task, "train") if "train" in store.splits(task) else []
-        in_training = by(letters, training) if training else np.zeros(len(letters))
-        yield Closest(task, split, corpus.get((task, split), np.zeros(len(letters))), in_training)
+        nowhere = np.full(len(letters), np.nan)
+        in_training = by(letters, training) if training else nowhere
+        yield Closest(task, split, corpus.get((task, split), nowhere), in_training)
 
 
 Tests = dict[tuple[str, str], list[np.ndarray]]
@@ -127,15 +130,17 @@ def _letters(store: Store, task: str, split: str) -> list[np.ndarray]:
 
 
 def shares(found: Closest) -> dict[str, dict[str, float]]:
-    """The share of the split that has a relative of so much identity, by where it was found."""
+    """The share of the split that has a relative of so much identity, by where it was found; nan if it was not searched."""
     return {
-        name: {f"{least:.1f}": float((identity >= least).mean()) for least in THRESHOLDS}
+        name: {
+            f"{least:.1f}": float(np.mean(np.where(np.isnan(identity), nan, identity >= least))) for least in THRESHOLDS
+        }
         for name, identity in ((CORPUS, found.corpus), (TRAINING, found.train))
     }
 
 
-def save(file: Path, found: list[Closest]) -> None:
-    """Write `FILE`."""
+def save(file: Path, found: list[Closest], data: Mapping[str, str]) -> None:
+    """Write `FILE`; `data` is the fingerprint of each task's records."""
     tables = [
         pa.table(
             {
@@ -148,19 +153,34 @@ def save(file: Path, found: list[Closest]) -> None:
         )
         for each in found
     ]
-    whole = pa.concat_tables(tables)
+    whole = pa.concat_tables(tables).replace_schema_metadata(dict(data))
     with written_whole(file) as opened, pa.ipc.new_file(opened, whole.schema) as writer:
         writer.write_table(whole)
 
 
-def load(file: Path) -> dict[tuple[str, str], np.ndarray]:
+class Relatives(NamedTuple):
+    """What `save` wrote."""
+
+    closest: dict[tuple[str, str], np.ndarray]
     """The identity of each test protein's closest relative anywhere, by task and split, in order of the record."""
+    data: dict[str, str]
+    """The fingerprint of each task's records."""
+    unsearched: list[str]
+    """`CORPUS` or `TRAINING`, if there was none for some task."""
+
+
+def load(file: Path) -> Relatives:
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all().to_pydict()
-        found: dict[tuple[str, str], dict[int, float]] = {}
-        columns = (table[name] for name in ("task", "split", "record", CORPUS, TRAINING))
-        for task, split, record, corpus, train in zip(*columns, strict=True):
-            found.setdefault((task, split), {})[record] = max(corpus, train)
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        data = {name.decode(): sum_.decode() for name, sum_ in (table.schema.metadata or {}).items()}
+        columns = {name: table[name].to_numpy() for name in ("record", CORPUS, TRAINING)}
+        names = list(zip(table["task"].to_pylist(), table["split"].to_pylist(), strict=True))
     except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
         raise InputError(f"{file}: not what `proteinlm data leakage` wrote: {error}") from None
-    return {name: np.array([by[record] for record in sorted(by)]) for name, by in found.items()}
+    unsearched = [name for name in (CORPUS, TRAINING) if np.isnan(columns[name]).any()]
+    identity = np.fmax(np.fmax(columns[CORPUS], columns[TRAINING]), 0.0)
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, name in enumerate(names):
+        places.setdefault(name, []).append(place)
+    closest = {name: identity[of][np.argsort(columns["record"][of])] for name, of in places.items()}
+    return Relatives(closest, data, unsearched)

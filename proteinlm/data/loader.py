@@ -115,10 +115,11 @@ def pieces_by_length(lengths: np.ndarray, budget: int, world: int) -> list[np.nd
         raise InputError(f"data: {len(order)} proteins to score are fewer than strategy's {world} processes")
     while len(pieces) % world:
         largest = max(range(len(pieces)), key=lambda index: len(pieces[index]))
-        if len(pieces[largest]) == 1:  # nothing can be split: the two shortest proteins share a micro-batch
-            pieces[:2] = [np.concatenate(pieces[:2])]
-        else:
-            pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
+        if len(pieces[largest]) == 1:
+            break
+        pieces[largest : largest + 1] = np.array_split(pieces[largest], 2)
+    spare = len(pieces) % world  # of single proteins, which cannot be split: the shortest share, two by two
+    pieces[: 2 * spare] = [np.concatenate(pieces[first : first + 2]) for first in range(0, 2 * spare, 2)]
     return pieces
 
 

@@ -81,6 +81,8 @@ class Schedule:
         self._lengths, self.longest = lengths, longest
         self.budget, self.per_step, self.seed = budget, per_step, seed
         self.mask_percent, self._targets = mask_percent, targets
+        self._counts: dict[int, int] = {}  # micro-batches of the epochs that have been planned
+        self._latest: tuple[int, list[np.ndarray]] = (-1, [])
         most = min(int(lengths.max()), longest)
         if most + 1 > budget:
             raise InputError(
@@ -88,9 +90,12 @@ class Schedule:
             )
 
     def epoch(self, number: int) -> list[np.ndarray]:
-        """The micro-batches of one epoch, as record numbers."""
-        order = shuffled(len(self._lengths), key(Purpose.ORDER, self.seed, number)[0])
-        return cut(order, self.lengths(order) + 1, self.budget)
+        """The micro-batches of one epoch, as record numbers; the latest is remembered, since planning takes seconds."""
+        if self._latest[0] != number:
+            order = shuffled(len(self._lengths), key(Purpose.ORDER, self.seed, number)[0])
+            self._latest = number, cut(order, self.lengths(order) + 1, self.budget)
+            self._counts[number] = len(self._latest[1])
+        return self._latest[1]
 
     def lengths(self, records: np.ndarray) -> np.ndarray:
         """Residues that `records` (N,) give, (N,): a crop's where a protein is too long."""
@@ -135,6 +140,9 @@ class Schedule:
 
     def _from(self, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
         begin = epoch = 0
+        while epoch in self._counts and begin + self._counts[epoch] <= index:  # nothing of it is left
+            begin += self._counts[epoch]
+            epoch += 1
         while True:
             micro_batches = self.epoch(epoch)
             for offset in range(max(0, index - begin), len(micro_batches)):

@@ -125,10 +125,23 @@ def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeyp
     assert said.exit_code == 0, said.output
     assert "stability test (3 proteins), in corpus  33.3%" in said.output
     assert "stability test (3 proteins), in train   33.3%" in said.output
-    assert leakage.load(out)["stability", "test"].tolist() == [1.0, 1.0, 0.0]
-    (found,) = leakage.closest(store.ensure(root, tmp_path / "cache"), leakage.search(by))
+    relatives, opened = leakage.load(out), store.ensure(root, tmp_path / "cache")
+    assert relatives.closest["stability", "test"].tolist() == [1.0, 1.0, 0.0]
+    assert (relatives.data, relatives.unsearched) == ({"stability": opened.fingerprint("stability")}, [])
+    (found,) = leakage.closest(opened, leakage.search(by))
     assert found.corpus.tolist() == [1.0, 0.0, 0.0]
     assert found.train.tolist() == [0.0, 1.0, 0.0]
+
+
+def test_a_corpus_that_is_not_there_was_not_searched(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(root / "pfam")
+    out = tmp_path / "relatives.arrow"
+    said = CliRunner().invoke(app, ["data", "leakage", str(root), "--out", str(out), "--with", "built-in"])
+    assert said.exit_code == 0, said.output
+    assert "stability test (3 proteins), in corpus not there" in said.output
+    assert leakage.load(out).unsearched == ["corpus"]
+    assert leakage.load(out).closest["stability", "test"].tolist() == [0.0, 1.0, 0.0]
 
 
 def test_what_is_no_report_is_one_line(tmp_path: Path):

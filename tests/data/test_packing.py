@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from proteinlm import vocabulary
+from proteinlm.data import packing
 from proteinlm.data.loader import MaskedProteins, ShareOfSteps, validation_loader
-from proteinlm.data.packing import Schedule, lay_out, pack
+from proteinlm.data.packing import Schedule, cut, lay_out, pack
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -68,6 +69,17 @@ def test_starting_in_the_middle_gives_the_rest(sequences: Sequences):
                 assert (a.number, a.epoch, a.step_targets) == (b.number, b.epoch, b.step_targets)
                 assert np.array_equal(a.records, b.records)
     assert {m.epoch for step in whole for m in step} >= {0, 1, 2}
+
+
+def test_an_epoch_that_is_over_is_not_planned_again(sequences: Sequences, monkeypatch: pytest.MonkeyPatch):
+    planned: list[int] = []
+    monkeypatch.setattr(packing, "cut", lambda *given: planned.append(1) or cut(*given))
+    plan = schedule(sequences, per_step=1)
+    steps = 3 * len(plan.epoch(0))
+    whole = [step[0].records.tolist() for step in plan.steps(0, steps)]
+    before = len(planned)
+    assert [step[0].records.tolist() for step in plan.steps(steps - 2, steps)] == whole[-2:]
+    assert len(planned) <= before + 2, "the one that it ends in, and the next if it reaches into it"
 
 
 def test_totals_are_what_the_steps_contain(sequences: Sequences):

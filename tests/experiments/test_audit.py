@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import audit, unrelated
+from experiments import audit, table7, unrelated
 from experiments.comparison import Row
 from experiments.published import COLUMNS
 from proteinlm import finetuning, predictions, results
@@ -69,6 +70,15 @@ def test_other_predictions_are_named(copy: Path):
     assert any("its predictions give" in problem for problem in problems(copy))
 
 
+def test_predictions_that_were_cut_are_named(copy: Path, capsys: pytest.CaptureFixture[str]):
+    file = copy / predictions.FILE
+    file.write_bytes(file.read_bytes()[:-200])
+    (found,) = problems(copy)
+    assert found.startswith(f"{file}: damaged: ")
+    assert table7.main([str(copy.parent), "--verify"]) == 1
+    assert f"{file}: damaged: " in capsys.readouterr().err
+
+
 def test_another_config_is_named(copy: Path):
     file = copy / results.CONFIG
     file.write_text(file.read_text().replace("head: mlp", "head: linear"))
@@ -90,14 +100,22 @@ def test_an_older_table_is_named(tmp_path: Path):
 
 
 def relatives(file: Path, identity: np.ndarray) -> Path:
-    leakage.save(file, [Closest("remote_homology", "test_fold_holdout", identity, np.zeros(len(identity)))])
+    found = [Closest("remote_homology", "test_fold_holdout", identity, np.full(len(identity), np.nan))]
+    leakage.save(file, found, {"remote_homology": "d"})
     return file
 
 
-def test_the_stratum_is_scored_on_the_proteins_that_are_left(tmp_path: Path):
-    made = row(tmp_path, "a", range(50), 0.8)  # the first forty are right
+def scored_row(directory: Path, data: str) -> Row:
+    made = row(directory, "a", range(50), 0.8)  # the first forty are right
+    made.results["remote_homology"] = SimpleNamespace(data=data)  # type: ignore[assignment]
+    return made
+
+
+def test_the_stratum_is_scored_on_the_proteins_that_are_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    made = scored_row(tmp_path, "d")
     identity = np.where(np.arange(50) < 30, 0.9, 0.2)
     scores = unrelated.scores([made], relatives(tmp_path / "relatives.arrow", identity), 0.5)
+    assert "there was no train to search" in capsys.readouterr().err
     score = scores["a"]["remote_homology"]
     assert score is not None
     assert (score.value, score.n) == (0.5, 20)
@@ -109,6 +127,6 @@ def test_the_stratum_is_scored_on_the_proteins_that_are_left(tmp_path: Path):
 
 
 def test_relatives_of_other_proteins_are_refused(tmp_path: Path):
-    made: Row = row(tmp_path, "a", range(50), 0.8)
+    made = scored_row(tmp_path, "other data")
     with pytest.raises(InputError, match="not those of the proteins that a was scored on"):
-        unrelated.scores([made], relatives(tmp_path / "relatives.arrow", np.zeros(40)), 0.5)
+        unrelated.scores([made], relatives(tmp_path / "relatives.arrow", np.zeros(50)), 0.5)

@@ -1,16 +1,21 @@
 """Rows are compared on the same test proteins, or not at all."""
 
+import json
+import shutil
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.comparison import Cell, Row, problems
+from experiments import table7
+from experiments.comparison import PRETRAIN, Cell, Row, collect, problems
 from experiments.published import COLUMNS
-from proteinlm import predictions
+from proteinlm import predictions, results
 from proteinlm.intervals import Scores, paired_bootstrap
 from proteinlm.results import Score
+from tests.experiments.sweeps import made_up
 
 
 def row(directory: Path, name: str, records: range, share: float) -> Row:
@@ -37,6 +42,37 @@ def test_the_difference_is_that_of_the_saved_predictions(tmp_path: Path):
     assert found == paired_bootstrap(*samples)
     assert found.value == pytest.approx(0.3)
     assert found.low > 0
+
+
+def test_a_row_with_a_name_of_its_own_breaks_no_table(tmp_path: Path):
+    made_up(tmp_path)
+    ten = json.dumps(table7.as_json(collect(tmp_path), []))
+    for result in results.load_all(tmp_path / "hidden-768-layer-12-head-6"):
+        mine = tmp_path / "mine" / result.stage
+        shutil.copytree(tmp_path / result.row / result.stage, mine)
+        replace(result, row="mine").save(mine)
+    rows = collect(tmp_path)
+    assert table7.main([str(tmp_path)]) == 0
+    (own,) = (row for row in rows if row.name == "mine")
+    assert (own.full.hidden_size, own.full.num_layers) == (own.built.hidden_size, own.built.num_layers)
+    of_others = table7.as_json([row for row in rows if row is not own], [])
+    assert json.dumps(of_others) == ten
+
+
+def test_parameters_are_those_that_were_counted_and_another_budget_is_told(tmp_path: Path):
+    made_up(tmp_path)
+    name = "hidden-1024-layer-12-head-16"
+    (result,) = (r for r in results.load_all(tmp_path / name) if r.stage == PRETRAIN)
+    replace(result, parameters=12_345, tokens=result.tokens + 1, steps=result.steps + 1).save(
+        tmp_path / name / PRETRAIN
+    )
+    rows = {row.name: row for row in collect(tmp_path)}
+    assert rows[name].parameters == rows[f"scratch-{name}"].parameters == 12_345
+    found = problems(list(rows.values()))
+    assert [problem.split(":")[0] for problem in found] == [
+        "rows differ in the steps of pretrain",
+        "rows differ in the tokens of pretrain",
+    ]
 
 
 def test_other_proteins_are_told_and_not_compared(tmp_path: Path):

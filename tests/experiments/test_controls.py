@@ -1,7 +1,10 @@
 """Controls without a network are what they say: a window, the nearest protein, the nearest pairs, residues by position."""
 
+import subprocess
+import sys
 from collections import Counter
 from math import sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +113,21 @@ def test_mutations_are_counted_from_the_wild_type_or_from_the_nearest():
     shorter = np.frombuffer(wild_type[:-2].encode(), dtype=np.uint8)
     assert from_wild_type(shorter) == -2
     assert from_nearest(shorter) == -1
+
+
+def test_a_task_without_controls_is_named(tmp_path: Path):
+    (tmp_path / "mine.csv").write_text("sequence,label\nACD,1\n")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.controls",
+        "task=custom",
+        f"data.csv={tmp_path}/mine.csv",
+        "model=tiny",
+    ]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: task=custom has no controls, only ")
 
 
 def test_every_control_of_a_task_is_to_be_had():

@@ -44,7 +44,7 @@ def test_bigger_is_better_follows_the_columns(sign: int, wanted: str):
     shapes = [ModelConfig(64 * k, 4, 1) for k in range(1, 11)]
     signs = [sign or (-1) ** number for number in range(8)]
     columns = {column.key: [each * k for k in range(10)] for column, each in zip(COLUMNS, signs, strict=True)}
-    assert reading.bigger(Points(shapes, columns)).verdict == wanted
+    assert reading.bigger(Points(shapes, [shape.parameters for shape in shapes], columns)).verdict == wanted
 
 
 def test_the_papers_own_numbers():

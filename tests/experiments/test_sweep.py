@@ -88,6 +88,15 @@ def test_a_finished_sweep_starts_nothing(undisturbed: Path):
     assert [file.stat().st_size for file in undisturbed.rglob("log.txt")] == logs
 
 
+def test_a_refused_word_is_no_success_though_all_results_are_there(undisturbed: Path):
+    process = sweep(undisturbed, "train.tokenz=5")
+    printed, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "failed: " in errors
+    assert "tokenz" in errors
+    assert "P@L/5" not in printed
+
+
 def test_scores_can_be_made_again_from_what_is_saved(undisturbed: Path):
     for file in finished(undisturbed)[:14]:
         result = results.load(file)

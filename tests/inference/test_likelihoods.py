@@ -72,6 +72,13 @@ def test_scores_are_sums_of_log_odds(model: Path, tmp_path: Path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_list_of_wild_types_alone_has_nothing_to_compute(model: Path, tmp_path: Path):
+    fasta, mutants = write(tmp_path, ["mutant", "WT"])
+    assert run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv", *MODEL)[0] == 0
+    (row,) = csv.DictReader((tmp_path / "out.csv").open())
+    assert float(row["score"]) == 0
+
+
 def test_another_column_and_another_first_number(model: Path, tmp_path: Path):
     fasta, mutants = write(tmp_path, ["name", named((3, "W"), first=-5).lower()])
     options = ("--column", "name", "--first", -5)
