@@ -44,6 +44,17 @@ def main(arguments: list[str] | None = None) -> int:
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
     directory = Path(options.output) / group
     stages = planned(options.control, ROWS[options.rows])
+    words = [
+        f"profile={options.profile}",
+        f"output={options.output}",
+        f"group={group}",
+        f"control={options.control}",
+        f"launcher={options.launcher}",
+        *_data(options.data),
+        *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
+        *overrides,
+    ]
+    launch.composed("row", words)  # what is wrong in one row is wrong in all, and better said before they start
     with owned(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
@@ -52,16 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
             *chosen(options.rows),
-            *(
-                f"profile={options.profile}",
-                f"output={options.output}",
-                f"group={group}",
-                f"control={options.control}",
-                f"launcher={options.launcher}",
-            ),
-            *_data(options.data),
-            *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
-            *overrides,
+            *words,
         ]
         environment = {**os.environ, launch.PARENT: str(os.getpid())}
         if options.launcher == "local":

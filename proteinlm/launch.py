@@ -88,6 +88,25 @@ def command(main: Callable[[], int]) -> None:
         fail(str(error))
 
 
+def composed(name: str, words: list[str]) -> Any:
+    """A config as its Hydra command would have it, checked; `InputError` if it cannot be."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from proteinlm.config import register_schema
+
+    register_schema()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_object(compose(name, words))
+    except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise InputError(_in_one_line(error)) from None
+
+
 def fail(message: str) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

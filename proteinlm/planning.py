@@ -6,8 +6,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from proteinlm import launch
 from proteinlm.errors import InputError
-from proteinlm.launch import CONF
 
 if TYPE_CHECKING:
     from proteinlm.config import RunConfig
@@ -18,7 +18,7 @@ Overrides = Annotated[
     typer.Argument(help="As for experiments.pretrain: experiment/table7=..., profile=paper, strategy=fsdp, ..."),
 ]
 Rows = Annotated[bool, typer.Option("--rows", help="Plan all ten rows of the table.")]
-On = Annotated[str, typer.Option("--on", help="h200, h100, a100, v100 or cpu: what each process computes on.")]
+On = Annotated[str, typer.Option("--on", help="h200, h100, a100 or cpu: what each process computes on.")]
 Price = Annotated[float | None, typer.Option("--price", help="Of an hour of one of them, in any currency.")]
 Pfam = Annotated[bool, typer.Option("--pfam", help="Assume TAPE's Pfam instead of opening the configured data.")]
 
@@ -30,7 +30,7 @@ def plan(
     from proteinlm import planner
 
     given = overrides or []
-    names = sorted(file.stem for file in (CONF / "experiment/table7").glob("*.yaml"))
+    names = sorted(file.stem for file in (launch.CONF / "experiment/table7").glob("*.yaml"))
     chosen = [[f"experiment/table7={name}", *given] for name in names] if rows else [given]
     configs = [composed(choice) for choice in chosen]
     proteins = planner.PFAM if pfam else opened(configs[0])
@@ -50,22 +50,11 @@ def plan(
 
 def composed(overrides: list[str]) -> "RunConfig":
     """The config that ``experiments.pretrain`` would get of `overrides`."""
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
+    from proteinlm.config import RunConfig
 
-    from proteinlm.config import RunConfig, register_schema
-
-    register_schema()
     named = any(choice.startswith(("name=", "experiment/")) for choice in overrides)
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = OmegaConf.to_object(compose("pretrain", overrides if named else ["name=run", *overrides]))
-    except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise InputError(" ".join(str(error).split())) from None
+    model = next((choice.removeprefix("model=") for choice in overrides if choice.startswith("model=")), "tiny")
+    config = launch.composed("pretrain", overrides if named else [f"name={model}", *overrides])
     assert isinstance(config, RunConfig)
     return config
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from experiments.bench.figures import report
 from proteinlm import launch
+from proteinlm.errors import InputError
 
 if TYPE_CHECKING:
     from proteinlm.training import Machine
@@ -42,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     gpu.add_argument("--hidden-size", type=int, action="append", default=[], help="only this width; may be repeated")
     options = parser.parse_args(arguments)
     if options.what == "data":
+        if options.fasta and not (options.fasta.is_file() and options.fasta.suffix == ".xz"):
+            raise InputError(f"--fasta {options.fasta}: not a .fasta.xz")
         from experiments.bench.data import data as measure_data
 
         report("data", measure_data(options.fasta, options.repeats), options.output, "data")

@@ -13,7 +13,7 @@ from proteinlm.config.baselines import LSTMConfig
 from proteinlm.config.checks import at_least
 from proteinlm.config.data import DataConfig
 from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
-from proteinlm.config.tasks import LabelledTaskConfig, NextResidueConfig, TaskConfig
+from proteinlm.config.tasks import LabelledTaskConfig, LanguageModelConfig, NextResidueConfig, TaskConfig
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 from proteinlm.errors import InputError
 
@@ -36,7 +36,7 @@ class StageConfig:
     force: bool = False
     """Start even if the planner says that it cannot fit."""
     hardware: str = "auto"
-    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``v100``, ``cpu``, or ``auto``, what is there."""
+    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``cpu``, or ``auto``, what is there."""
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
         {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
@@ -92,6 +92,10 @@ class RunConfig(StageConfig):
         super().__post_init__()
         self.backbone.__post_init__()
         self.strategy.check(self.backbone)
+        if not isinstance(self.task, LanguageModelConfig):
+            raise InputError(
+                f"task={self.task.name} is for experiments.finetune: pretraining takes masked_language_model or next_residue"
+            )
         if isinstance(self.task, NextResidueConfig) and not isinstance(self.model, LSTMConfig):
             raise InputError("task=next_residue needs a model that reads in both directions apart: model=lstm")
         _share_micro_batches(self.train.micro_batches, self.strategy, "train")

@@ -149,6 +149,8 @@ class Model(Loaded):
 
         `InputError` names the place of a protein that is empty, too long, or has a letter outside the vocabulary.
         """
+        if isinstance(sequences, str):  # itself a sequence of strings, of one residue each
+            raise InputError("sequences is one string: give a list of proteins, as in ['MKTAYIAKQR']")
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
         embedded = self.pooled([self._letters(place, sequence) for place, sequence in enumerate(sequences)], pooling)

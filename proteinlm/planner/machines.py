@@ -26,9 +26,8 @@ HARDWARE = {
     "h200": Hardware("H200", 141e9, True, 989.4e12, 450e9, 50e9),
     "h100": Hardware("H100", 80e9, True, 989.4e12, 450e9, 50e9),
     "a100": Hardware("A100", 80e9, True, 312e12, 300e9, 25e9),
-    "v100": Hardware("V100", 32e9, True, 125e12, 150e9, 12.5e9),
 }
-"""Data sheets: memory, dense bf16 (V100: fp16), NVLink in one direction, and the usual network of its time."""
+"""Data sheets: memory, dense bf16, NVLink in one direction, and the usual network of its time."""
 
 
 def hardware(name: str, memory: float) -> Hardware:

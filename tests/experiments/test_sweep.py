@@ -13,11 +13,13 @@ from typing import Any
 import psutil
 import pytest
 
+from experiments import sweep as front
 from experiments import table7
 from experiments.published import BASELINES, COLUMNS, TABLE7
 from experiments.sweep import ROWS, chosen, largest_first, planned
 from proteinlm import predictions, results
 from proteinlm.files import owned
+from tests.experiments.sweeps import made_up
 from tests.runs import ROOT
 
 GROUP = "table7-smoke-synthetic"
@@ -88,13 +90,40 @@ def test_a_finished_sweep_starts_nothing(undisturbed: Path):
     assert [file.stat().st_size for file in undisturbed.rglob("log.txt")] == logs
 
 
-def test_a_refused_word_is_no_success_though_all_results_are_there(undisturbed: Path):
-    process = sweep(undisturbed, "train.tokenz=5")
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["train.tokenz=5"], "tokenz"),
+        (["train.tokens=0"], "train.tokens=0 is less than 1"),
+        (["--profile", "laptopp"], "laptopp"),
+        (["--data", "/nowhere"], "DATA=/nowhere is neither"),
+    ],
+)
+def test_a_wrong_word_starts_nothing(tmp_path: Path, words: list[str], named: str):
+    process = sweep(tmp_path, *words)
     printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 1
-    assert "failed: " in errors
-    assert "tokenz" in errors
-    assert "P@L/5" not in printed
+    assert process.returncode == 2
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert named in errors
+    assert not printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_are_refused_are_no_success_though_results_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made_up(tmp_path / GROUP)
+    start = subprocess.Popen
+
+    def refused(command: list[str], **settings: Any) -> subprocess.Popen[bytes]:
+        return start([sys.executable, "-c", "raise SystemExit('belongs to another config')"], **settings)
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    assert front.main(["--profile", "smoke", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "failed: belongs to another config" in said.err
+    assert "P@L/5" not in said.out
 
 
 def test_scores_can_be_made_again_from_what_is_saved(undisturbed: Path):
