@@ -31,33 +31,38 @@ class Took(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_tracking", description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--backends", default=",".join(BACKENDS), help="what to compare; the first is what the others cost"
+    )
     options, overrides = parser.parse_known_args(arguments)
     if options.repeats < 1:
         raise InputError(f"--repeats={options.repeats} is less than 1")
-    took = measured(options.repeats, overrides)
-    for backend in BACKENDS:
+    backends = options.backends.split(",")
+    if unknown := set(backends) - set(BACKENDS):
+        raise InputError(f"--backends: {', '.join(sorted(unknown))} is not one of {', '.join(BACKENDS)}")
+    took = measured(options.repeats, backends, overrides)
+    for backend in backends:
         wall, processor = (statistics.median(each) for each in zip(*took[backend], strict=True))
-        more = share(took, backend)
+        more = share(took[backend], took[backends[0]])
         print(f"tracking={backend:<6} {wall:8.2f} s wall, {processor:8.2f} s of processor, {100 * more:+.1f} % wall")
     return 0
 
 
-def measured(repeats: int, overrides: list[str]) -> dict[str, list[Took]]:
+def measured(repeats: int, backends: list[str], overrides: list[str]) -> dict[str, list[Took]]:
     """Seconds by backend, each of `repeats` rounds with all backends in turn."""
-    took: dict[str, list[Took]] = {backend: [] for backend in BACKENDS}
+    took: dict[str, list[Took]] = {backend: [] for backend in backends}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(repeats):
-            for backend in BACKENDS:
+            for backend in backends:
                 took[backend].append(_once(backend, overrides, f"{folder}/{number}/{backend}"))
                 wall, processor = took[backend][-1]
                 print(f"{backend}: {wall:.1f} s, of processor {processor:.1f} s", file=sys.stderr, flush=True)
     return took
 
 
-def share(took: dict[str, list[Took]], backend: str) -> float:
-    """Wall time more than without tracking, as a share: the median over rounds."""
-    pairs = zip(took[backend], took["none"], strict=True)
-    return statistics.median(ours.wall / theirs.wall - 1 for ours, theirs in pairs)
+def share(ours: list[Took], others: list[Took]) -> float:
+    """Wall time more than the others', as a share: the median over rounds."""
+    return statistics.median(one.wall / other.wall - 1 for one, other in zip(ours, others, strict=True))
 
 
 def _once(backend: str, overrides: list[str], output: str) -> Took:
