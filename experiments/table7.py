@@ -25,7 +25,7 @@ from proteinlm.errors import InputError
 from proteinlm.files import write_text
 from proteinlm.results import Score
 
-WIDTH = 124  # of what is printed where there is no terminal
+WIDTH = 132  # of what is printed where there is no terminal
 COSTS: tuple[str, ...] = ("Parameters", "Full size", "Perplexity", "Held out", "Tokens", "FLOPs", "Hours")
 SPLITS = {"Perplexity": "valid", "Held out": "holdout"}
 
@@ -80,7 +80,8 @@ def caption(rows: list[Row]) -> str:
     return (
         f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}, {seeds}; * the best of the ten rows in "
         "its column, or not distinguishable from it; in brackets the paper's number, for contacts by another definition "
-        f"(legacy_precision_at_l5 is ours by that){others}. Hours: {hours}, all stages. {tuned.precision}, {tuned.hardware}."
+        f"(legacy_precision_at_l5 is ours by that){others}. FLOPs: of training, without the tasks' heads. Hours: {hours} of "
+        f"training, all stages. {tuned.precision}, {tuned.hardware}."
     )
 
 

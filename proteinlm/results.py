@@ -59,6 +59,7 @@ class Result:
     cropped: int
     """Proteins longer than the positions that gave a crop."""
     flops: float
+    """Of training, by the formula of the backbone's family; a task's head is not counted."""
     seconds: float
     """Training time over all attempts, without start-up."""
     mfu: float | None
