@@ -1,7 +1,9 @@
 """What counting reaches on the very masked residues that pretraining is scored on: ``python -m experiments.ngrams``.
 
-A language model that does not beat these numbers has learnt nothing but frequencies. Takes the same config as
-``experiments.pretrain``; fits on the training split, scores the validation and held-out splits with their pinned masks.
+A language model that does not beat these numbers has learnt nothing from the rest of the protein. A tenth of the residues to
+recover are shown as they are, and a tenth replaced: who sees no neighbour, but weighs what is shown by that rule, is at 15
+where frequencies are at 18. Takes the same config as ``experiments.pretrain``; fits on the training split, scores the
+validation and held-out splits with their pinned masks.
 """
 
 import math
@@ -15,10 +17,20 @@ from proteinlm import launch
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
-from proteinlm.vocabulary import IDS, TOKENS
+from proteinlm.vocabulary import AMINO_ACID_IDS, AMINO_ACIDS, IDS, MASK, TOKENS
 
 register_schema()
 LETTERS = len(TOKENS)
+
+
+def shown_for(residue: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Probability that a residue to be recovered is shown as a token (`proteinlm.data.masking`)."""
+    replaced = np.isin(shown, AMINO_ACID_IDS) / len(AMINO_ACIDS)
+    return 0.8 * (shown == MASK) + 0.1 * (shown == residue) + 0.1 * replaced
+
+
+SHOWN = shown_for(np.arange(LETTERS)[:, None], np.arange(LETTERS)[None])
+"""The same for each residue (row) and token (column)."""
 
 
 @hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="pretrain")
@@ -32,7 +44,7 @@ def main(composed: DictConfig) -> None:
 
 
 def score(config: RunConfig) -> dict[str, dict[str, float]]:
-    """Perplexity of each model on each split: residue frequencies, left neighbour, both neighbours."""
+    """Perplexity of each model on each split: frequencies; with what is shown; with one neighbour, and both, besides."""
     from proteinlm.data import sources
 
     corpus = sources.corpus(config.data)
@@ -42,15 +54,16 @@ def score(config: RunConfig) -> dict[str, dict[str, float]]:
     given_right = (pairs / pairs.sum(axis=0, keepdims=True)).T  # (right, residue)
     perplexities = {}
     for split in ("valid", "holdout"):
-        losses = {"frequencies": [], "left neighbour": [], "both neighbours": []}
-        for target, left, right in masked_residues(config, corpus.splits[split]):
+        losses = {"frequencies": [], "residue shown": [], "and left neighbour": [], "and both neighbours": []}
+        for target, shown, left, right in masked_residues(config, corpus.splits[split]):
             # a neighbour that is hidden, or not there, says nothing
             from_left = np.where(is_residue(left)[:, None], given_left[left], frequency)  # (K, letters)
             from_right = np.where(is_residue(right)[:, None], given_right[right], frequency)
-            both = from_left * from_right / frequency
-            models = (np.broadcast_to(frequency, from_left.shape), from_left, both / both.sum(axis=1, keepdims=True))
+            told = SHOWN[:, shown].T  # (K, letters)
+            nothing = np.broadcast_to(frequency, from_left.shape)
+            models = (nothing, nothing * told, from_left * told, from_left * from_right / frequency * told)
             for name, model in zip(losses, models, strict=True):
-                losses[name].append(-np.log(model[np.arange(len(target)), target]))
+                losses[name].append(np.log(model.sum(axis=1) / model[np.arange(len(target)), target]))
         perplexities[split] = {name: math.exp(np.concatenate(parts).mean()) for name, parts in losses.items()}
     return perplexities
 
@@ -69,8 +82,8 @@ def count(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
 def masked_residues(
     config: RunConfig,
     sequences: Sequences,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """What was hidden (K,), and the tokens shown to its left and right (K,), as validation has them."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """What is to be recovered (K,), and the tokens shown there, to its left and to its right, as validation has them."""
     from proteinlm.data.loader import PINNED_SEED, MaskedProteins, validation_loader
 
     assert isinstance(config.task, MaskedLanguageModelConfig)
@@ -89,7 +102,7 @@ def masked_residues(
     for batch in batches:
         shown = np.append(batch.masked.packed.tokens.numpy(), 0)  # nothing after the last protein
         positions = batch.masked.positions.numpy()
-        yield batch.masked.targets.numpy(), shown[positions - 1], shown[positions + 1]
+        yield batch.masked.targets.numpy(), shown[positions], shown[positions - 1], shown[positions + 1]
 
 
 def is_residue(tokens: np.ndarray) -> np.ndarray:
