@@ -1,7 +1,5 @@
 """Counting models weigh what is shown by the rule of masking, and neighbours by how often they stand together."""
 
-import math
-
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
@@ -9,9 +7,10 @@ from omegaconf import OmegaConf
 
 from experiments import ngrams
 from proteinlm.config import register_schema
+from proteinlm.data import sources
 from proteinlm.data.masking import mask
 from proteinlm.data.packing import lay_out
-from proteinlm.vocabulary import AMINO_ACID_IDS, AMINO_ACIDS
+from proteinlm.vocabulary import AMINO_ACID_IDS
 from tests.runs import ROOT
 
 
@@ -27,13 +26,17 @@ def test_each_knowledge_is_worth_what_information_theory_says():
     register_schema()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose("pretrain", ["name=a", "model=tiny", "data.folds=5", "train.micro_batch_tokens=2048"])
-    found = ngrams.score(OmegaConf.to_object(composed))["valid"]
+    config = OmegaConf.to_object(composed)
+    found = ngrams.score(config)["valid"]
     assert list(found) == ["frequencies", "residue shown", "and left neighbour", "and both neighbours"]
-    assert found["residue shown"] < found["frequencies"] < len(AMINO_ACIDS)
-    # with frequencies near uniform, half of what is shown and no mask is right
-    uniform = np.full(20, 1 / 20)
-    told = ngrams.SHOWN[AMINO_ACID_IDS][:, :].T * uniform  # (token, residue): joint
-    entropy = -sum(
-        joint * math.log(joint / row.sum()) for row in told[told.sum(axis=1) > 0] for joint in row if joint > 0
-    )
-    assert math.exp(entropy) / 20 == pytest.approx(found["residue shown"] / found["frequencies"], rel=0.02)
+    singles, _ = ngrams.count(sources.corpus(config.data).splits["train"])
+    frequency = singles / singles.sum()
+    joint = frequency[:, None] * ngrams.SHOWN  # (residue, token)
+    assert found["frequencies"] == pytest.approx(np.exp(entropy(frequency)), rel=0.06)
+    assert found["residue shown"] == pytest.approx(np.exp(entropy(joint) - entropy(joint.sum(axis=0))), rel=0.06)
+
+
+def entropy(probability: np.ndarray) -> float:
+    """In nats."""
+    some = probability[probability > 0]
+    return float(-(some * np.log(some)).sum())
