@@ -383,8 +383,8 @@ def test_other_weights_do_not_go_on_with_a_stage(pretrained: Path, tmp_path: Pat
     [
         (lambda d: (d / "model.safetensors").unlink(), r"model: no model.safetensors in it"),
         (lambda d: (d / "config.json").unlink(), r"model: no config.json in it"),
-        (lambda d: (d / "config.json").write_text('{"hidden_size": 32, "colour": 1}'), r"config.json: not the shape"),
-        (lambda d: (d / "config.json").write_text("{"), r"config.json: not the shape of a model"),
+        (lambda d: reshape(d, '{"hidden_size": 32, "colour": 1}'), r"config.json: not the shape"),
+        (lambda d: reshape(d, "{"), r"config.json: not the shape of a model"),
         (lambda d: (d / "model.safetensors").write_bytes(b"\0" * 64), r"model.safetensors: damaged"),
         (lambda d: change(d, "backbone.norm.bias", None), r"model: no tensor backbone.norm.bias"),
         (lambda d: change(d, "backbone.extra", "backbone.norm.bias"), r"model: an unknown tensor backbone.extra"),
@@ -400,6 +400,12 @@ def test_foreign_weights_are_named(pretrained: Path, tmp_path: Path, damage: Cal
     damage(pretrained)
     with pytest.raises(InputError, match=message):
         finetuning.run(config)
+
+
+def reshape(directory: Path, text: str) -> None:
+    """As if another shape had been put there, with no checksum to tell."""
+    (directory / "config.json").write_text(text)
+    (directory / SUMS).unlink()
 
 
 def change(directory: Path, name: str, copied: str | None) -> None:
