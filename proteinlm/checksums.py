@@ -74,7 +74,7 @@ def check_sums(lists: Iterable[Path], computed: Mapping[str, str]) -> set[str]:
         content = file.read_bytes()
         sums = [line.partition("  ")[::2] for line in content.decode(errors="replace").split("\n")[:-1]]
         for known, name in sums:
-            if known != (computed.get(name) or _sum_if_there(file.parent / name)):
+            if known != (computed.get(name) or _sum_of_part(file.parent / name)):
                 raise InputError(f"{file.parent / name}: damaged: its checksum is another")
         if content != "".join(f"{known}  {name}\n" for known, name in sums).encode():
             raise InputError(f"{file}: damaged: it does not end as a list of checksums does")
@@ -82,8 +82,10 @@ def check_sums(lists: Iterable[Path], computed: Mapping[str, str]) -> set[str]:
     return names
 
 
-def _sum_if_there(path: Path) -> str | None:
+def _sum_of_part(path: Path) -> str:
     try:
         return sum_of(path)
-    except (OSError, ValueError):  # a damaged name may be that of no file, or of none that can be
-        return None
+    except FileNotFoundError:
+        raise InputError(f"{path}: a part of the checkpoint is missing") from None
+    except (OSError, ValueError) as error:  # a damaged name may be one that no file can have
+        raise InputError(f"{path}: damaged: {error}") from None
