@@ -52,7 +52,7 @@ fuzz: setup       ## feed each reader made-up bytes (RUNS=100000)
 test-cluster: setup  ## the tests on a real Slurm, installed and started where that may be done
 	@tests/cluster/run.sh $(abspath $(BIN))/python
 
-bench: setup      ## training and embedding beside what users would pick instead, and how cost grows (ten minutes)
+bench: setup      ## training and embedding beside what users would pick instead, and how cost grows
 	$(BIN)/python -m experiments.bench train
 	$(BIN)/python -m experiments.bench embed
 	$(BIN)/python -m experiments.bench growth

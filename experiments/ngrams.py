@@ -17,20 +17,10 @@ from proteinlm import launch
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
 from proteinlm.data.sequences import Sequences
 from proteinlm.errors import InputError
-from proteinlm.vocabulary import AMINO_ACID_IDS, AMINO_ACIDS, IDS, MASK, TOKENS
+from proteinlm.vocabulary import IDS, TOKENS
 
 register_schema()
 LETTERS = len(TOKENS)
-
-
-def shown_for(residue: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """Probability that a residue to be recovered is shown as a token (`proteinlm.data.masking`)."""
-    replaced = np.isin(shown, AMINO_ACID_IDS) / len(AMINO_ACIDS)
-    return 0.8 * (shown == MASK) + 0.1 * (shown == residue) + 0.1 * replaced
-
-
-SHOWN = shown_for(np.arange(LETTERS)[:, None], np.arange(LETTERS)[None])
-"""The same for each residue (row) and token (column)."""
 
 
 @hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="pretrain")
@@ -46,7 +36,9 @@ def main(composed: DictConfig) -> None:
 def score(config: RunConfig) -> dict[str, dict[str, float]]:
     """Perplexity of each model on each split: frequencies; with what is shown; with one neighbour, and both, besides."""
     from proteinlm.data import sources
+    from proteinlm.data.masking import shown_as
 
+    likelihood = shown_as()
     corpus = sources.corpus(config.data)
     singles, pairs = count(corpus.splits["train"])
     frequency = singles / singles.sum()
@@ -59,7 +51,7 @@ def score(config: RunConfig) -> dict[str, dict[str, float]]:
             # a neighbour that is hidden, or not there, says nothing
             from_left = np.where(is_residue(left)[:, None], given_left[left], frequency)  # (K, letters)
             from_right = np.where(is_residue(right)[:, None], given_right[right], frequency)
-            told = SHOWN[:, shown].T  # (K, letters)
+            told = likelihood[:, shown].T  # (K, letters)
             nothing = np.broadcast_to(frequency, from_left.shape)
             models = (nothing, nothing * told, from_left * told, from_left * from_right / frequency * told)
             for name, model in zip(losses, models, strict=True):

@@ -82,9 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             names = ", ".join(stage.name for stage in missing if stage.row.removeprefix(SCRATCH) == row)
             told = _last_line(directory / row / "log.txt", directory / "sweep.log")
             print(f"failed: {row}: no result of {names}: {told}", file=sys.stderr)
-        if (
-            process.returncode and not missing
-        ):  # results that are there are of another config, or of nothing that was asked
+        if process.returncode and not missing:  # what is there belongs to another config than what was asked for
             print(f"failed: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
             return 1
         return table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))

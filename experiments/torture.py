@@ -24,15 +24,11 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a forked process has no other threads
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from experiments.victims import Attempt, Place, Victim, fill, flip_a_bit, small_disk, truncate
-from proteinlm import checkpoint, finetuning, pretraining
-from proteinlm.config import register_schema
+from proteinlm import checkpoint, finetuning, launch, pretraining
 from proteinlm.files import write_text
-from proteinlm.results import ROOT
 
 MODEL = (
     "model.hidden_size=32",
@@ -137,7 +133,6 @@ class Reference:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    register_schema()
     log = options.output / "episodes.jsonl"
     done = [Episode(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
     began, references = time.monotonic(), {}
@@ -184,8 +179,7 @@ def work(stage: str, output: Path, processes: int, overrides: tuple[str, ...]) -
     """What one process of a run does."""
     given = PRETRAIN if stage == "pretrain" else FINETUNE
     spread = (*overrides, f"strategy.devices={processes}", f"output={output}")
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose(stage, [*given, *spread]))
+    config = launch.composed(stage, [*given, *spread])
     run: Callable[[Any], object] = pretraining.run if stage == "pretrain" else finetuning.run
     return lambda: run(config)
 

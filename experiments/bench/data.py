@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.bench.figures import Figure, timed
+from experiments.bench.workload import LETTERS, lengths_like_pfam
 
 PFAM_PROTEINS = 32_593_668
 """Training sequences of TAPE's Pfam."""
@@ -108,7 +109,6 @@ def planning() -> list[Figure]:
 def made_up(path: Path, proteins: int = 100_000) -> None:
     """Random sequences with lengths like Pfam's."""
     generator = np.random.default_rng(0)
-    letters = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
     with lzma.open(path, "wb", preset=1) as file:
-        for number, length in enumerate(np.clip(generator.lognormal(4.95, 0.62, proteins), 11, 2175).astype(int)):
-            file.write(b">%d\n%s\n" % (number, letters[generator.integers(0, 20, length)].tobytes()))
+        for number, length in enumerate(lengths_like_pfam(generator, proteins, 2175)):
+            file.write(b">%d\n%s\n" % (number, LETTERS[generator.integers(0, 20, length)].tobytes()))

@@ -4,7 +4,8 @@ Both should stay flat. Interleaved, so that a drift of the machine falls on all 
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from experiments.bench import workload
 from experiments.bench.figures import Figure, interleaved, ratio
 from experiments.bench.train import matrix_product, our_step
 from proteinlm.config import ModelConfig
-from proteinlm.data.loader import MaskedProteins, Plans
+from proteinlm.data.loader import MaskedProteins
 from proteinlm.data.packing import MicroBatch, Schedule
 from proteinlm.data.sequences import Sequences
 
@@ -31,12 +32,9 @@ def growth(count: int, longest: int, repeats: int) -> list[Figure]:
 
 def over_shapes(count: int, longest: int, repeats: int) -> list[Figure]:
     """Training steps on the same `count` proteins, by shape."""
-    sample = workload.proteins(count, longest, None)
-    packed = workload.packed_steps(sample, 4096)
-    lengths = np.array([len(letters) + 1 for letters in sample], dtype=np.int64)
-    targets = sum(len(batch.targets) for batch in packed)
+    packed = workload.packed_steps(workload.proteins(count, longest, None), 4096)
     configs = {shape: ModelConfig(*shape, dropout=0.0) for shape in SHAPES}
-    flops = {s: c.training_flops(int(lengths.sum()), int((lengths**2).sum()), targets) for s, c in configs.items()}
+    flops = {shape: workload.training_flops(config, packed) for shape, config in configs.items()}
     product, flops_of_product = matrix_product(BASE[0], 4096)
     arms: dict[str, Callable[[], object]] = {name(shape): our_step(configs[shape], packed) for shape in SHAPES}
     seconds = interleaved({**arms, "product": product}, repeats)
@@ -62,13 +60,13 @@ def over_corpora(repeats: int) -> list[Figure]:
     for proteins in CORPORA:
         sequences = made_up(proteins)
         schedule = Schedule(sequences.lengths(), longest=LONGEST, budget=BUDGET, per_step=1, seed=0, mask_percent=15)
-        plans = list(some_plans(schedule))
+        plans = list(chain.from_iterable(schedule.steps(STEPS, 2 * STEPS)))
         dataset = MaskedProteins(sequences, longest=LONGEST, mask_percent=15, seed=0)
         label = f"{proteins:,} proteins"
         residues[label] = sum(dataset[plan].residues for plan in plans)
 
         def load(dataset: MaskedProteins = dataset, plans: list[MicroBatch] = plans) -> None:
-            for plan in Plans(plans):
+            for plan in plans:
                 _ = dataset[plan]
 
         arms[label] = load
@@ -90,15 +88,10 @@ def name(shape: tuple[int, int, int]) -> str:
     return f"hidden {shape[0]} x {shape[1]}"
 
 
-def some_plans(schedule: Schedule) -> Iterator[MicroBatch]:
-    for step in schedule.steps(STEPS, 2 * STEPS):
-        yield from step
-
-
 def made_up(proteins: int) -> Sequences:
     """Random letters, with lengths like Pfam's."""
     draw = np.random.default_rng(0)
-    lengths = np.clip(draw.lognormal(4.95, 0.62, proteins), 11, LONGEST).astype(np.int64)
+    lengths = workload.lengths_like_pfam(draw, proteins, LONGEST)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     letters = workload.LETTERS[draw.integers(0, 20, offsets[-1], dtype=np.uint8)]
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(letters)]

@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from experiments.bench import peers
 from experiments.bench.figures import Figure, interleaved, ratio
-from experiments.bench.workload import Padded, packed_steps, padded_batches
+from experiments.bench.workload import Padded, packed_steps, padded_batches, training_flops
 from proteinlm import optim
 from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig, OptimConfig
@@ -58,12 +58,8 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
     seconds = interleaved({**arms, "product": product}, repeats)
     rate = flops_of_product / statistics.median(seconds.pop("product"))
     residues = sum(map(len, sample))
-    lengths = np.array([len(letters) + 1 for letters in sample], dtype=np.int64)
-    flops = config.training_flops(
-        int(lengths.sum()), int((lengths**2).sum()), sum(len(batch.targets) for batch in packed)
-    )
     ours = seconds.pop(OURS)
-    achieved = flops / statistics.median(ours)
+    achieved = training_flops(config, packed) / statistics.median(ours)
     figures = [
         Figure(f"{OURS}, {config.parameters:,} parameters", residues / statistics.median(ours), "residues/s"),
         Figure("matrix product of that width, fp32", rate / 1e9, "GFLOP/s"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from proteinlm import vocabulary
-from proteinlm.config import FilesDataConfig
+from proteinlm.config import FilesDataConfig, ModelConfig
 from proteinlm.data import sources
 from proteinlm.data.masking import Masked, mask
 from proteinlm.data.packing import cut, lay_out
@@ -21,15 +21,26 @@ IGNORED = -100
 def proteins(count: int, longest: int, root: Path | None) -> list[np.ndarray]:
     """`count` proteins, (L,) uint8 letters each, of at most `longest` residues, in random order.
 
-    From the corpus under `root`; without one, random letters with lengths like Pfam's, log-normal with median 141.
+    From the corpus under `root`; without one, random letters with lengths like Pfam's.
     """
     draw = np.random.default_rng(0)
     if root is None:
-        lengths = np.clip(draw.lognormal(4.95, 0.62, count), 11, longest).astype(int)
-        return [LETTERS[draw.integers(0, 20, length)] for length in lengths]
+        return [LETTERS[draw.integers(0, 20, length)] for length in lengths_like_pfam(draw, count, longest)]
     sequences = sources.corpus(FilesDataConfig(name="files", root=str(root))).splits["train"]
     records = draw.choice(np.flatnonzero(sequences.lengths() <= longest), count, replace=False)
     return [sequences.letters(int(record)) for record in records]
+
+
+def lengths_like_pfam(draw: np.random.Generator, count: int, longest: int) -> np.ndarray:
+    """Residues of `count` proteins, (count,) int64: log-normal with median 141."""
+    return np.clip(draw.lognormal(4.95, 0.62, count), 11, longest).astype(np.int64)
+
+
+def training_flops(config: ModelConfig, batches: list[Masked]) -> float:
+    """Of one step over all batches."""
+    lengths = np.concatenate([batch.packed.starts.diff().numpy() for batch in batches]).astype(np.int64)
+    targets = sum(len(batch.targets) for batch in batches)
+    return config.training_flops(int(lengths.sum()), int((lengths**2).sum()), targets)
 
 
 class Padded(NamedTuple):

@@ -125,6 +125,11 @@ class FinetuneConfig(StageConfig):
 
     IRRELEVANT: ClassVar[frozenset[str]] = StageConfig.IRRELEVANT | {"model.path", "keep_weights"}
 
+    @property
+    def kept(self) -> Path:
+        """Where `keep_weights` leaves the best weights of the first seed."""
+        return self.directory / f"seed-{self.seed}" / "best"
+
     def __post_init__(self) -> None:
         if not self.name:
             self.name = self.model.run if isinstance(self.model, PretrainedConfig) else "scratch"

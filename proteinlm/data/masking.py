@@ -12,6 +12,8 @@ from proteinlm.data.randomness import Purpose, draws, key
 
 # The masking sort packs (protein, random bits, position) into one 64-bit word.
 _POSITION_BITS, _RANDOM_BITS = 16, 30
+HIDDEN, REPLACED = 0.8, 0.1
+"""Shares of the residues to recover that are shown as [MASK], and as a random amino acid; the rest are shown as they are."""
 
 
 class Masked(NamedTuple):
@@ -67,11 +69,18 @@ def everything(packed: Packed) -> Masked:
     return Masked(packed, positions, packed.tokens[positions])
 
 
+def shown_as() -> np.ndarray:
+    """Probability that a residue to be recovered (row) is shown as a token (column), (31, 31)."""
+    residue, token = np.ogrid[: len(vocabulary.TOKENS), : len(vocabulary.TOKENS)]
+    replacing = np.isin(token, vocabulary.AMINO_ACID_IDS) / len(vocabulary.AMINO_ACIDS)
+    return HIDDEN * (token == vocabulary.MASK) + REPLACED * replacing + (1 - HIDDEN - REPLACED) * (token == residue)
+
+
 def _replacements(targets: np.ndarray, streams: np.ndarray, position: np.ndarray) -> np.ndarray:
     """What stands in for the residues `targets` (K,): decided by one draw each."""
     bits = draws(key(Purpose.REPLACEMENT, streams), position)
     choice = bits >> np.uint64(32)  # 32 bits decide the kind, the other 32 the amino acid
     amino_acid = ((bits & np.uint64(0xFFFFFFFF)) * np.uint64(len(vocabulary.AMINO_ACIDS))) >> np.uint64(32)
     random = vocabulary.AMINO_ACID_IDS[amino_acid.astype(np.int64)].astype(np.int64)
-    kept = np.where(choice < np.uint64(round(0.9 * 2**32)), random, targets)
-    return np.where(choice < np.uint64(round(0.8 * 2**32)), vocabulary.MASK, kept)
+    kept = np.where(choice < np.uint64(round((HIDDEN + REPLACED) * 2**32)), random, targets)
+    return np.where(choice < np.uint64(round(HIDDEN * 2**32)), vocabulary.MASK, kept)

@@ -14,6 +14,7 @@ from proteinlm.data.relatives import Words
 from proteinlm.errors import InputError
 from tests.data.samples import tape_record, write_tape
 
+needs_mmseqs = pytest.mark.skipif(not shutil.which("mmseqs"), reason="no mmseqs (Debian: mmseqs2)")
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
 
 
@@ -81,7 +82,7 @@ def test_a_domain_is_a_relative_of_its_protein_but_a_shared_tail_is_not():
     assert hits.identity.tolist() == [1.0, 0.0]
 
 
-@pytest.mark.skipif(not shutil.which("mmseqs"), reason="no mmseqs (Debian: mmseqs2)")
+@needs_mmseqs
 def test_mmseqs_counts_coverage_of_the_shorter_as_the_built_in_search_does():
     random = np.random.default_rng(2)
     protein, other = random.choice(LETTERS, 300), random.choice(LETTERS, 300)
@@ -112,12 +113,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-BY_MMSEQS = pytest.param(
-    "mmseqs", marks=pytest.mark.skipif(not shutil.which("mmseqs"), reason="no mmseqs (Debian: mmseqs2)")
-)
-
-
-@pytest.mark.parametrize("by", ["built-in", BY_MMSEQS])
+@pytest.mark.parametrize("by", ["built-in", pytest.param("mmseqs", marks=needs_mmseqs)])
 def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str):
     monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "relatives.arrow"

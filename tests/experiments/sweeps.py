@@ -24,7 +24,7 @@ def made_up(directory: Path) -> Path:
         for stage in STAGES[1:] if name == CONTROL else STAGES:
             home = directory / name / stage
             home.mkdir(parents=True)
-            result = _result(name, stage)
+            result = result_of(name, stage)
             scores = _pretrained(home, result, place) if stage == PRETRAIN else _tuned(home, stage, place, generator)
             replace(result, scores=scores).save(home)
             (home / CONFIG).write_text("data:\n  name: synthetic\n")
@@ -32,7 +32,7 @@ def made_up(directory: Path) -> Path:
     return directory
 
 
-def _result(name: str, stage: str) -> Result:
+def result_of(name: str, stage: str) -> Result:
     full = shape_of(name.removeprefix(SCRATCH))
     return Result(
         row=name,

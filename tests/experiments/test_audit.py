@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from proteinlm.data import leakage
 from proteinlm.data.leakage import Closest
 from proteinlm.errors import InputError
 from proteinlm.intervals import bootstrap
+from tests.experiments.sweeps import result_of
 from tests.experiments.test_comparison import row
 from tests.tasks import toys
 
@@ -107,7 +107,7 @@ def relatives(file: Path, identity: np.ndarray) -> Path:
 
 def scored_row(directory: Path, data: str) -> Row:
     made = row(directory, "a", range(50), 0.8)  # the first forty are right
-    made.results["remote_homology"] = SimpleNamespace(data=data)  # type: ignore[assignment]
+    made.results["remote_homology"] = replace(result_of("hidden-768-layer-12-head-6", "remote_homology"), data=data)
     return made
 
 
