@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SCORED = 768
+"""Tokens of the longest protein whose scores are all kept for the backward pass, where that is faster."""
+
 
 class Boundaries(NamedTuple):
     """Where the proteins of a batch begin and end, in the form that each kernel wants."""
@@ -80,6 +83,8 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
 def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: Runs) -> Tensor:
     """One call per run of equally long proteins.
 
+    In bfloat16 PyTorch's kernel for CPUs is slower than in float32, and half as fast as the products that it is made of.
+
     The runs are cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor
     as large as the batch.
     """
@@ -88,8 +93,19 @@ def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: Runs) -> Tensor:
     outputs = []
     for q, k, v, (count, length) in parts:
         q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # (count, N, length, D)
-        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+        by_products = q.dtype == torch.bfloat16 and length <= SCORED
+        attended = (_by_products if by_products else F.scaled_dot_product_attention)(q, k, v)
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention as two batched matrix products, (B, N, L, D) each; keeps the (L, L) weights for the backward pass."""
+    count, heads, _, dim = query.shape
+    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # (B N, L, D)
+    with torch.autocast(query.device.type, enabled=False):  # which would take the softmax to float32 and back
+        scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=dim**-0.5)
+        return torch.bmm(scores.softmax(-1), v).unflatten(0, (count, heads))
 
 
 _attend_by_runs = cast("Callable[..., Tensor]", torch.compiler.disable(_by_runs))

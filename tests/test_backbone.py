@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.attention import rotate, rotation
+from proteinlm.attention import SCORED, attend, boundaries, rotate, rotation
 from proteinlm.backbone import Backbone, positions
 from proteinlm.config import ModelConfig
 from proteinlm.heads import LanguageModelHead
@@ -131,6 +131,27 @@ def test_initial_weights_have_the_papers_spread():
     for weight in (block.attention.output.weight, block.feed_forward.down.weight):
         assert abs(weight.std().item() - 0.02 / 4) < 0.0003  # 1 / sqrt(2 * 8 layers)
     assert all((p == 0).all() for name, p in backbone.named_parameters() if name.endswith("bias"))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_attention_is_softmax_of_scaled_products(dtype: torch.dtype, tolerance: float):
+    torch.manual_seed(0)
+    lengths = [5, 40, 40, 40, SCORED + 2, 17]
+    inputs = torch.randn(3, sum(lengths), 2, 16, dtype=torch.float64).to(dtype)
+    given, upstream = inputs.clone().requires_grad_(), torch.randn(sum(lengths), 2, 16).to(dtype)
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype != torch.float32):
+        output = attend(*given, boundaries(starts, max(lengths), dtype))
+    output.backward(upstream)
+    exact = inputs.double().requires_grad_()
+    parts = []
+    for query, key, value in zip(*(x.split(lengths) for x in exact), strict=True):
+        scores = torch.einsum("inx,jnx->nij", query, key) / 4
+        parts.append(torch.einsum("nij,jnx->inx", scores.softmax(-1), value))
+    torch.cat(parts).backward(upstream.double())
+    assert output.dtype == dtype
+    for ours, theirs in ((output, torch.cat(parts)), (given.grad, exact.grad)):
+        assert (ours - theirs).norm() < tolerance * theirs.norm()
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

@@ -8,7 +8,7 @@ import torch
 from proteinlm import pretraining
 from tests.runs import SMALL, composed, furthest, weights
 
-FEW = ("model.dropout=0", "train.tokens=8192", "optim.learning_rate=1e-3")
+FEW = ("model.dropout=0", "train.tokens=8192", "optim.learning_rate=1e-3", "train.precision=fp32")
 
 
 @pytest.mark.slow

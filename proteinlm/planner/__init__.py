@@ -7,6 +7,7 @@ as the blocks save them for the backward pass; time rests on what others have me
 from proteinlm.planner.holding import (
     BF16,
     FP32,
+    SCORED,
     Memory,
     gigabytes,
     held,
@@ -26,6 +27,7 @@ __all__ = [
     "FP32",
     "HARDWARE",
     "PFAM",
+    "SCORED",
     "Hardware",
     "Memory",
     "Plan",

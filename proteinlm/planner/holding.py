@@ -13,6 +13,8 @@ from proteinlm.parallel import plan as cuts
 from proteinlm.planner.machines import Hardware
 
 FP32, BF16 = 4, 2  # bytes
+SCORED = 768
+"""Tokens of the longest protein whose attention weights are kept, in bf16 on CPUs (`proteinlm.attention`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def memory(config: RunConfig, hardware: Hardware) -> Memory:
     parameters = sum(mine.values())
     remembered = {name: count * _moments(config, name) for name, count in mine.items()}
     optimiser = _fullest(config) if strategy.name == "ddp_sharded" else sum(remembered.values())
-    activations, working = kept(config, mixed(config, hardware))
+    in_bf16 = mixed(config, hardware)
+    activations, working = kept(config, in_bf16, 0 if hardware.cuda or not in_bf16 else SCORED)
     return Memory(
         weights=FP32 * parameters,
         gradients=FP32 * parameters,
@@ -143,11 +146,13 @@ def _moments(config: RunConfig, name: str) -> int:
     return 1 if matrix and config.optim.matrices == "muon" else 2
 
 
-def kept(config: RunConfig, mixed: bool) -> tuple[float, float]:
-    """Bytes kept for the backward pass of a micro-batch, and bytes made and dropped on the way."""
+def kept(config: RunConfig, mixed: bool, scored: int = 0) -> tuple[float, float]:
+    """Bytes kept for the backward pass of a micro-batch, and bytes made and dropped on the way; `scored` as in
+    `saved_by_block`.
+    """
     model, strategy, tokens = config.backbone, config.strategy, config.train.micro_batch_tokens
     hidden, layers = model.hidden_size, model.num_layers
-    block = tokens * saved_by_block(model, strategy.tensor_size, mixed)
+    block = tokens * saved_by_block(model, strategy.tensor_size, mixed, scored)
     stream = FP32 * hidden * tokens  # the residual stream is never bf16
     narrow = BF16 if mixed else FP32
     ends = 2 * stream + tokens * hidden * (model.dropout > 0) + tokens * saved_by_head(model, mixed)
@@ -178,8 +183,8 @@ def saved_by_head(model: ModelConfig, mixed: bool) -> float:
     return 0.15 * (FP32 * 3 * model.hidden_size + narrow * 2 * model.hidden_size + 3 * FP32 * model.vocab_size)
 
 
-def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool) -> float:
-    """Bytes per token that a block saves for its backward pass.
+def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, scored: int = 0) -> float:
+    """Bytes per token that a block saves for its backward pass, with the attention weights of proteins of `scored` tokens.
 
     Both LayerNorms and dropouts work on the fp32 residual stream, and save their inputs and masks; the products' inputs,
     the query, key and value, the attention's output and both sides of the GELU are in the precision of the products.
@@ -194,7 +199,7 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool) -> float:
     divided = (3 + 1 + (2 if model.feed_forward == "gelu" else 4) * inner) * narrow
     if model.positions == "rotary":
         divided += 2 * narrow + (0 if narrow == FP32 else 2 * FP32)  # turned queries and keys
-    return hidden * (whole + divided / tensor_size)
+    return hidden * (whole + divided / tensor_size) + BF16 * model.num_heads / tensor_size * scored
 
 
 def gigabytes(size: float) -> str:
