@@ -32,6 +32,7 @@ OVERRIDES = (
     f"train.tokens={STEPS * 2048}",
     "optim.learning_rate=1e-3",
     "optim.max_grad_norm=0.5",
+    "train.precision=fp32",  # in which rounding is small beside any mistake, on every machine
     "train.checkpoint_seconds=60",
 )
 

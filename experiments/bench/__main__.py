@@ -109,10 +109,11 @@ def compare(options: argparse.Namespace) -> None:
         f"({'random letters' if options.data is None else 'real'}), {described}; "
         f"{peers.version()}"
     )
+    bf16 = machine.precision == "bf16-mixed"
     if options.what == "train":
-        figures = train.train(config, sample, 4096, options.repeats, bf16=machine.precision == "bf16-mixed")
+        figures = train.train(config, sample, 4096, options.repeats, bf16)
     else:
-        figures = embed.embed(config, sample, options.repeats)
+        figures = embed.embed(config, sample, options.repeats, bf16)
     report(title, figures, options.output, f"{options.what}-{options.hidden_size}x{options.layers}-{options.recipe}")
 
 

@@ -4,6 +4,8 @@ matrix-product rate.
 
 import statistics
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -23,6 +25,11 @@ from proteinlm.heads import LanguageModelHead
 BATCH = 8
 """Proteins that a peer computes at once: the Trainer's default."""
 OURS = "proteinlm"
+MEGATRON = "MegatronBertForMaskedLM, padded"
+FP32, BF16 = "fp32", "bf16"
+RATE = "residues/s"
+WANTED = {(MEGATRON, BF16, FP32): "at least 8", (MEGATRON, BF16, BF16): "at least 4"}
+"""Of ours in the second's precision over a peer in the third's, where the CPU multiplies bfloat16."""
 
 
 class Ours(nn.Module):
@@ -39,42 +46,53 @@ class Ours(nn.Module):
 
 
 def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: int, bf16: bool) -> list[Figure]:
-    """One optimiser step over `sample`, ours in micro-batches of `budget` tokens, the peers' `BATCH` proteins at a time."""
+    """One optimiser step over `sample`, ours in micro-batches of `budget` tokens, the peers' `BATCH` proteins at a time.
+
+    With `bf16`, in bfloat16 too: ours beside the peers as users run them, in float32, and beside those in bfloat16.
+    """
     packed = packed_steps(sample, budget)
     as_given, sorted_ = (padded_batches(sample, BATCH, by_length) for by_length in (False, True))
     megatron, esm, plain = peers.megatron_bert(config), peers.esm(config), peers.PlainEncoder(config)
-    arms: dict[str, Callable[[], object]] = {
-        OURS: our_step(config, packed),
-        "MegatronBertForMaskedLM, padded": their_step(megatron, as_given),
-        "MegatronBertForMaskedLM, padded, sorted by length": their_step(megatron, sorted_),
-        "EsmForMaskedLM, padded": their_step(esm, as_given),
-        "EsmForMaskedLM, padded, sorted by length": their_step(esm, sorted_),
-        "torch.nn.TransformerEncoder, padded, sorted by length": their_step(plain, sorted_),
+    peers_arms: dict[str, Callable[[bool], Callable[[], None]]] = {
+        MEGATRON: partial(their_step, megatron, as_given),
+        f"{MEGATRON}, sorted by length": partial(their_step, megatron, sorted_),
+        "EsmForMaskedLM, padded": partial(their_step, esm, as_given),
+        "EsmForMaskedLM, padded, sorted by length": partial(their_step, esm, sorted_),
+        "torch.nn.TransformerEncoder, padded, sorted by length": partial(their_step, plain, sorted_),
     }
-    if bf16:
-        arms[f"{OURS}, bf16"] = our_step(config, packed, bf16=True)
-        arms["MegatronBertForMaskedLM, padded, bf16"] = their_step(megatron, as_given, bf16=True)
-    product, flops_of_product = matrix_product(config.hidden_size, budget)
-    seconds = interleaved({**arms, "product": product}, repeats)
-    rate = flops_of_product / statistics.median(seconds.pop("product"))
+    arms: dict[str, Callable[[], object]] = {}
+    products: dict[str, float] = {}
+    for precision in (FP32, BF16) if bf16 else (FP32,):
+        arms[f"{OURS}, {precision}"] = our_step(config, packed, precision == BF16)
+        arms |= {f"{name}, {precision}": made(precision == BF16) for name, made in peers_arms.items()}
+        arms[f"matrix product, {precision}"], products[precision] = matrix_product(
+            config.hidden_size, budget, precision == BF16
+        )
+    seconds = interleaved(arms, repeats)
+    flops = training_flops(config, packed)
     residues = sum(map(len, sample))
-    ours = seconds.pop(OURS)
-    achieved = training_flops(config, packed) / statistics.median(ours)
-    figures = [
-        Figure(f"{OURS}, {config.parameters:,} parameters", residues / statistics.median(ours), "residues/s"),
-        Figure("matrix product of that width, fp32", rate / 1e9, "GFLOP/s"),
-        Figure("training step", achieved / 1e9, "GFLOP/s"),
-        Figure("training step / matrix product", achieved / rate, "", "at least 0.5 from hidden 512"),
-    ]
-    wanted = {"MegatronBertForMaskedLM, padded": "at least 8 with bf16 in hardware"}
-    for name, taken in seconds.items():
-        figures.append(Figure(name, residues / statistics.median(taken), "residues/s"))
-        target = wanted.get(name, "at least 1.5" if "sorted" in name else "")
-        figures.append(Figure(f"{OURS} / {name}", ratio(taken, ours), "times", target))
+    figures = []
+    for precision, flops_of_product in products.items():
+        own = seconds[f"{OURS}, {precision}"]
+        rate = flops_of_product / statistics.median(seconds[f"matrix product, {precision}"])
+        achieved = flops / statistics.median(own)
+        figures += [
+            Figure(f"{OURS}, {precision}, {config.parameters:,} parameters", residues / statistics.median(own), RATE),
+            Figure(f"matrix product of that width, {precision}", rate / 1e9, "GFLOP/s"),
+            Figure(f"training step, {precision}", achieved / 1e9, "GFLOP/s"),
+            Figure(f"training step / matrix product, {precision}", achieved / rate, "", "at least 0.5 from hidden 512"),
+        ]
+    for name, theirs in product(peers_arms, products):
+        taken = seconds[f"{name}, {theirs}"]
+        figures.append(Figure(f"{name}, {theirs}", residues / statistics.median(taken), RATE))
+        for mine in (FP32, BF16) if bf16 and theirs == FP32 else (theirs,):
+            wanted = "at least 1.5" if "sorted" in name and mine == theirs else WANTED.get((name, mine, theirs), "")
+            compared = f"{OURS}, {mine} / {name}, {theirs}"
+            figures.append(Figure(compared, ratio(taken, seconds[f"{OURS}, {mine}"]), "times", wanted))
     return figures
 
 
-def our_step(config: ModelConfig, batches: list[Masked], bf16: bool = False) -> Callable[[], object]:
+def our_step(config: ModelConfig, batches: list[Masked], bf16: bool = False) -> Callable[[], None]:
     torch.manual_seed(0)
     model = Ours(config)
     optimizer, _ = optim.build(model, OptimConfig(), 1000, config)
@@ -92,7 +110,7 @@ def our_step(config: ModelConfig, batches: list[Masked], bf16: bool = False) -> 
     return step
 
 
-def their_step(model: nn.Module, batches: list[Padded], bf16: bool = False) -> Callable[[], object]:
+def their_step(model: nn.Module, batches: list[Padded], bf16: bool = False) -> Callable[[], None]:
     model.train()
     optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
 
@@ -108,9 +126,10 @@ def their_step(model: nn.Module, batches: list[Padded], bf16: bool = False) -> C
     return step
 
 
-def matrix_product(hidden: int, tokens: int) -> tuple[Callable[[], object], float]:
+def matrix_product(hidden: int, tokens: int, bf16: bool = False) -> tuple[Callable[[], object], float]:
     """The largest product of a block, and its FLOPs: what the machine does at best at this width."""
-    x, weight = torch.randn(tokens, hidden), torch.randn(4 * hidden, hidden)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    x, weight = torch.randn(tokens, hidden, dtype=dtype), torch.randn(4 * hidden, hidden, dtype=dtype)
     times = max(1, round(2e11 / (8 * tokens * hidden**2)))  # a few seconds
 
     def multiply() -> None:

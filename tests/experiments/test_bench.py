@@ -43,11 +43,15 @@ def test_arms_take_turns_and_the_first_round_does_not_count():
 
 def test_every_arm_has_a_figure(sample: list[np.ndarray]):
     named = [figure.what for figure in train.train(SHAPE, sample, 256, 1, bf16=True)]
-    for arm in ("MegatronBertForMaskedLM, padded", "EsmForMaskedLM, padded, sorted by length", "proteinlm, bf16"):
-        assert arm in named
-        assert f"proteinlm / {arm}" in named
-    figures = embed.embed(SHAPE, sample, 1)
-    assert len(figures) == 1 + 2 * 4
+    for arm in ("MegatronBertForMaskedLM, padded", "EsmForMaskedLM, padded, sorted by length"):
+        assert f"{arm}, fp32" in named
+        for mine, theirs in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
+            assert f"proteinlm, {mine} / {arm}, {theirs}" in named
+    without = [figure.what for figure in train.train(SHAPE, sample, 256, 1, bf16=False)]
+    assert without
+    assert not any("bf16" in name for name in without)
+    figures = embed.embed(SHAPE, sample, 1, bf16=True)
+    assert len(figures) == 2 * (1 + 2 * 4)
     assert all(figure.value > 0 for figure in figures)
 
 
