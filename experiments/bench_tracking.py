@@ -1,7 +1,8 @@
-"""What tracking costs: the same row of a sweep with and without it, in turns: ``python -m experiments.bench_tracking``.
+"""What tracking costs: the same row of a sweep with and without it: ``python -m experiments.bench_tracking``.
 
-Whole processes are timed, so that loading, starting and ending wandb counts too, for all seven stages. Further words are
-Hydra overrides of the row.
+Whole processes are timed, so that loading, starting and ending wandb counts too, for all seven stages. Those of a round
+start together, a core each, so that whatever slows the machine slows all of them. Further words are Hydra overrides of the
+row.
 """
 
 import argparse
@@ -11,6 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import NamedTuple
 
 from proteinlm import launch
@@ -43,36 +47,44 @@ def main(arguments: list[str] | None = None) -> int:
     took = measured(options.repeats, backends, overrides)
     for backend in backends:
         wall, processor = (statistics.median(each) for each in zip(*took[backend], strict=True))
-        more = share(took[backend], took[backends[0]])
-        print(f"tracking={backend:<6} {wall:8.2f} s wall, {processor:8.2f} s of processor, {100 * more:+.1f} % wall")
+        more = {of: 100 * share(took[backend], took[backends[0]], attrgetter(of)) for of in Took._fields}
+        print(
+            f"tracking={backend:<6} {wall:8.2f} s wall ({more['wall']:+.1f} %), "
+            f"{processor:8.2f} s of processor ({more['processor']:+.1f} %)"
+        )
     return 0
 
 
 def measured(repeats: int, backends: list[str], overrides: list[str]) -> dict[str, list[Took]]:
-    """Seconds by backend, each of `repeats` rounds with all backends in turn."""
+    """Seconds by backend, each of `repeats` rounds with all backends at once, or as many as there are cores."""
     took: dict[str, list[Took]] = {backend: [] for backend in backends}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(launch.physical_cores()) as pool:
         for number in range(repeats):
-            for backend in backends:
-                took[backend].append(_once(backend, overrides, f"{folder}/{number}/{backend}"))
+            outputs = {backend: f"{folder}/{number}/{backend}" for backend in backends[:: (-1) ** number]}
+            running = {backend: pool.submit(_once, backend, overrides, outputs[backend]) for backend in outputs}
+            for backend, future in running.items():
+                took[backend].append(future.result())
                 wall, processor = took[backend][-1]
                 print(f"{backend}: {wall:.1f} s, of processor {processor:.1f} s", file=sys.stderr, flush=True)
     return took
 
 
-def share(ours: list[Took], others: list[Took]) -> float:
-    """Wall time more than the others', as a share: the median over rounds."""
-    return statistics.median(one.wall / other.wall - 1 for one, other in zip(ours, others, strict=True))
+def share(ours: list[Took], others: list[Took], of: Callable[[Took], float]) -> float:
+    """What `ours` took more than the others, as a share: the median over rounds."""
+    return statistics.median(of(one) / of(other) - 1 for one, other in zip(ours, others, strict=True))
 
 
 def _once(backend: str, overrides: list[str], output: str) -> Took:
     command = [sys.executable, "-m", "experiments.row", f"experiment/table7={ROW}", "profile=laptop", "control=''"]
     command += [f"tracking={backend}", f"output={output}", "train.threads=1", *overrides]
-    before, begin = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wall, after = time.perf_counter() - begin, os.times()
-    spent = after.children_user + after.children_system - before.children_user - before.children_system
-    return Took(wall, spent)
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)  # what it used, and all that it waited for
+        wall = time.perf_counter() - begin
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Took(wall, used.ru_utime + used.ru_stime)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,13 @@ def test_every_profile_scales_every_row(profile: str):
         assert config.backbone.head_dim >= 2
 
 
+def test_the_word_on_tracking_is_heard_in_a_profile_that_has_one_of_its_own():
+    assert composed("row", "experiment/table7=hidden-512-layer-32-head-8", "profile=smoke").tracking.backend == "csv"
+    said = ("profile=smoke", "tracking=wandb")
+    for words in (said, said[::-1]):
+        assert composed("row", "experiment/table7=hidden-512-layer-32-head-8", *words).tracking.backend == "wandb"
+
+
 @pytest.mark.parametrize("group", ["model", "strategy", "tracking", "data", "task", "profile"])
 def test_every_option_of_every_group_composes(group: str):
     downstream = {

@@ -1,8 +1,11 @@
 """All arms of a comparison work on the same masked residues, each is timed in turn, and every figure has its arm."""
 
+import threading
+
 import numpy as np
 import pytest
 
+from experiments import bench_tracking
 from experiments.bench import embed, growth, train, workload
 from experiments.bench.figures import interleaved, ratio
 from proteinlm.config import ModelConfig
@@ -64,3 +67,19 @@ def test_growth_is_held_against_its_base(monkeypatch: pytest.MonkeyPatch):
     named = [figure.what for figure in growth.growth(3, 60, 1)]
     assert "hidden 16 x 3: cost per FLOP over that of hidden 16 x 1" in named
     assert "800 proteins: cost per residue over that of 400 proteins" in named
+
+
+def test_the_cost_of_tracking_is_that_of_rows_that_ran_together(monkeypatch: pytest.MonkeyPatch):
+    meeting = threading.Barrier(2, timeout=10)
+    walls = {"none": iter((10.0, 20.0, 30.0)), "wandb": iter((11.0, 21.0, 36.0))}
+
+    def once(backend: str, overrides: list[str], output: str) -> bench_tracking.Took:
+        assert overrides == ["seed=3"]
+        meeting.wait()
+        return bench_tracking.Took(next(walls[backend]), 1.0)
+
+    monkeypatch.setattr(bench_tracking, "_once", once)
+    monkeypatch.setattr(bench_tracking.launch, "physical_cores", lambda: 2)
+    took = bench_tracking.measured(3, ["none", "wandb"], ["seed=3"])
+    more = bench_tracking.share(took["wandb"], took["none"], lambda one: one.wall)
+    assert more == pytest.approx(0.1)  # of 10, 5 and 20 %
