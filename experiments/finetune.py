@@ -19,10 +19,10 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: FinetuneConfig) -> None:
-    from proteinlm import finetuning
+    from proteinlm import finetuning, training
 
     result = finetuning.run(config)
-    for score in result.scores:
+    for score in result.scores if training.reports() else ():
         print(line(result.row, score))
 
 

@@ -23,10 +23,10 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: RunConfig) -> None:
-    from proteinlm import pretraining
+    from proteinlm import pretraining, training
 
     result = pretraining.run(config)
-    for score in result.scores:
+    for score in result.scores if training.reports() else ():
         print(f"{result.row}  {score.split} {score.metric} {score.value:.3f}  ({score.n:,} proteins)")
 
 

@@ -192,7 +192,8 @@ def test_the_planner_foretells_what_a_process_holds(run: Spread, outputs: dict[s
 
 def test_the_command_line_starts_its_own_group(alone: dict[str, Path], tmp_path: Path):
     reference = alone["recipe=paper"]
-    finish(start(tmp_path, *OVERRIDES[len(SMALL) :], "strategy=ddp", "strategy.devices=2", "train.workers=1"))
+    said = finish(start(tmp_path, *OVERRIDES[len(SMALL) :], "strategy=ddp", "strategy.devices=2", "train.workers=1"))
+    assert said.count("valid perplexity") == 1
     assert_agree(tmp_path, reference)
     result = json.loads((home(tmp_path) / "result.json").read_text())
     assert result["processes"] == 2
