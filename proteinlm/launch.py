@@ -212,7 +212,14 @@ def threads(processes: int) -> int:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The first line of Hydra's message says what, later ones where; its advice on overrides is left out."""
+    """The first line of Hydra's message says what, later ones where; its advice on overrides is left out, and of a choice
+    that there is not, where it looked.
+    """
+    from hydra.errors import MissingConfigException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        return f"{group}={name} is not one of {', '.join(sorted(o for o in error.options if not o.endswith('schema')))}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if cause is not None and not isinstance(error, InputError):
