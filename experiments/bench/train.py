@@ -71,7 +71,12 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
     seconds = interleaved(arms, repeats)
     flops = training_flops(config, packed)
     residues = sum(map(len, sample))
-    figures = []
+    figures = [
+        Figure(
+            f"what a peer computes of each residue, {name}", sum(b.tokens.numel() for b in batches) / residues, "times"
+        )
+        for name, batches in (("in the given order", as_given), ("sorted by length", sorted_))
+    ]
     for precision, flops_of_product in products.items():
         own = seconds[f"{OURS}, {precision}"]
         rate = flops_of_product / statistics.median(seconds[f"matrix product, {precision}"])
