@@ -19,7 +19,8 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: EvaluateConfig) -> None:
-    from proteinlm import finetuning, training
+    with launch.importing():
+        from proteinlm import finetuning, training
 
     scores = finetuning.evaluate(config)
     if training.reports():

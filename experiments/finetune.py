@@ -19,7 +19,8 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: FinetuneConfig) -> None:
-    from proteinlm import finetuning, training
+    with launch.importing():
+        from proteinlm import finetuning, training
 
     result = finetuning.run(config)
     for score in result.scores if training.reports() else ():

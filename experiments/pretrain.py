@@ -23,7 +23,8 @@ def main(composed: DictConfig) -> None:
 
 
 def run(config: RunConfig) -> None:
-    from proteinlm import pretraining, training
+    with launch.importing():
+        from proteinlm import pretraining, training
 
     result = pretraining.run(config)
     for score in result.scores if training.reports() else ():

@@ -25,7 +25,8 @@ def main(composed: DictConfig) -> None:
 
 def run(config: RowConfig) -> None:
     """Every stage in order, in this process; a finished stage costs nothing, and one that fails does not stop the next."""
-    from proteinlm import finetuning, pretraining
+    with launch.importing():
+        from proteinlm import finetuning, pretraining
 
     pretraining.run(config.pretraining)
     failures = []

@@ -5,6 +5,7 @@ one job: the process that sweeps only composes. Imports no torch.
 """
 
 import functools
+import gc
 import os
 import select
 import shutil
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,17 @@ def entry(main: Callable[[], None]) -> None:
         main()
     except (InputError, HydraException, OmegaConfBaseException) as error:
         fail(_in_one_line(error))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import much without searching it for garbage, now and ever after: a fifth less time until a stage begins."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def hydra_is_sweeping() -> bool:

@@ -7,6 +7,7 @@ stage, and its identity follows from its directory, so that an attempt that goes
 import csv
 import os
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 METRICS = "metrics.csv"
 TOKENS, HOURS = "progress/tokens", "progress/hours"
 """What has been trained on, and for how long, over all attempts."""
+PAUSE = 1.0
+"""Seconds between two of a run's training steps that wandb is told of; the CSV file has all."""
 NAMESPACES = ("train", "valid", "test", "progress")
 """First parts of the names that wandb is given; anything else goes under ``test/``."""
 
@@ -90,6 +93,7 @@ class WandbRun:
         os.environ.setdefault("WANDB_SILENT", "true")
         self.name = config.name if seed is None else f"{config.name} seed {seed}"
         self._run: Any = None
+        self._told = float("-inf")
         self._calls = Background(f"wandb ({stage} of {self.name})", give_up=end_service)
         hyper_parameters = asdict(config) | ({} if seed is None else {"seed": seed})
         facts = {"project": config.tracking.project, "group": config.group, "job_type": stage, "name": self.name}
@@ -97,6 +101,11 @@ class WandbRun:
         self._calls.call(partial(self._begin, facts))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Of training steps that follow each other in less than `PAUSE`, some are left out; of validations none is."""
+        now = time.monotonic()
+        if now - self._told < PAUSE and all(name.startswith(("train/", "progress/")) for name in metrics):
+            return
+        self._told = now
         named = {name_in_wandb(name): value for name, value in metrics.items()}
         self._calls.call(lambda: self._run.log(named, step=step))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import wandb
 
-from proteinlm import background, finetuning, pretraining, results
+from proteinlm import background, finetuning, pretraining, results, tracking
 from proteinlm.background import Background
 from proteinlm.tracking import MetricsFile, Tracker
 from tests import wandb_files
@@ -23,7 +23,9 @@ SHORT = (*SMALL, "tracking=wandb", "group=sweep", "train.tokens=8192")
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("pretrained")
-    pretraining.run(composed(*SHORT, f"output={output}"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tracking, "PAUSE", 0.0)
+        pretraining.run(composed(*SHORT, f"output={output}"))
     background.finish()
     return output / "sweep/tiny/pretrain"
 
@@ -45,6 +47,18 @@ def test_its_history_is_that_of_the_metrics_file(pretrained: Path):
         known = name if name.split("/")[0] in ("train", "valid", "progress") else f"test/{name}"
         assert told[int(step), known] == float(value)
     assert written.history[-1]["progress/tokens"] == results.load(pretrained / results.RESULT).tokens
+
+
+def test_of_fast_steps_one_a_second_is_told_and_every_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tracking, "PAUSE", 1000.0)
+    pretraining.run(composed(*SHORT, f"output={tmp_path}"))
+    background.finish()
+    (written,) = wandb_files.runs(tmp_path)
+    lines = [line.split(",") for line in next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[1:]]
+    for name, every in (("train/loss", False), ("valid/loss", True)):
+        steps = [int(step) for step, known, _ in lines if known == name]
+        assert len(steps) > 1
+        assert [told["_step"] for told in written.history if name in told] == (steps if every else steps[:1])
 
 
 def test_a_history_is_whole_while_it_is_cut_to_where_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
