@@ -21,7 +21,8 @@ from proteinlm import launch
 from proteinlm.errors import InputError
 
 BACKENDS = ("none", "csv", "wandb")
-ROW = "hidden-1024-layer-12-head-16"
+ROW = "hidden-2048-layer-12-head-16"
+"""The one of the ten whose time is nearest their mean."""
 
 
 class Took(NamedTuple):

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch
+from proteinlm import launch, tracking
 from proteinlm.config import FinetuneConfig, register_schema
 from proteinlm.results import Score
 
@@ -20,6 +20,7 @@ def main(composed: DictConfig) -> None:
 
 def run(config: FinetuneConfig) -> None:
     with launch.importing():
+        tracking.import_early(config.tracking)
         from proteinlm import finetuning, training
 
     result = finetuning.run(config)

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch
+from proteinlm import launch, tracking
 from proteinlm.config import RunConfig, register_schema
 
 register_schema()
@@ -24,6 +24,7 @@ def main(composed: DictConfig) -> None:
 
 def run(config: RunConfig) -> None:
     with launch.importing():
+        tracking.import_early(config.tracking)
         from proteinlm import pretraining, training
 
     result = pretraining.run(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch, results
+from proteinlm import launch, results, tracking
 from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig, register_schema
 from proteinlm.errors import InputError
 
@@ -26,6 +26,7 @@ def main(composed: DictConfig) -> None:
 def run(config: RowConfig) -> None:
     """Every stage in order, in this process; a finished stage costs nothing, and one that fails does not stop the next."""
     with launch.importing():
+        tracking.import_early(config.tracking)
         from proteinlm import finetuning, pretraining
 
     pretraining.run(config.pretraining)

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from io import StringIO
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from proteinlm import background
 from proteinlm.background import Background
-from proteinlm.config import StageConfig, digest
+from proteinlm.config import StageConfig, TrackingConfig, digest
 from proteinlm.files import write_text
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ PAUSE = 1.0
 """Seconds between two of a run's training steps that wandb is told of; the CSV file has all."""
 NAMESPACES = ("train", "valid", "test", "progress")
 """First parts of the names that wandb is given; anything else goes under ``test/``."""
+
+
+def import_early(config: TrackingConfig) -> None:
+    """Import wandb, if it is wanted, before torch: it looks through all modules there are, again and again."""
+    if config.backend == "wandb":
+        with suppress(Exception):  # of which `WandbRun` tells
+            import wandb.sdk.launch  # noqa: F401 - what wandb.init imports
 
 
 class MetricsFile:
