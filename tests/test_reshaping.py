@@ -23,7 +23,7 @@ from tests.runs import SMALL, composed, equal, home, in_group, weights
 from tests.test_parallel import losses, without_key_biases
 
 STEPS = 10
-OVERRIDES = (*SMALL, f"train.tokens={STEPS * 2048}", "optim.learning_rate=1e-3")
+OVERRIDES = (*SMALL, f"train.tokens={STEPS * 2048}", "optim.learning_rate=1e-3", "train.precision=fp32")
 CHAIN = (  # processes, division, and the step it is stopped in
     (4, ("strategy=fsdp",), 2),
     (4, ("strategy=hsdp", "strategy.replicas=2"), 3),
