@@ -26,7 +26,8 @@ def draw(found: Maps, narrow: bool = False) -> Figure:
     made, panels = style.grid(width, width / columns + (0.55 if narrow else 0.8), 3 // columns, columns, 3)
     by_nearness = not found.other_name.startswith("scratch-")
     strongest = max(_seen(drawn).max() for drawn in ([found.ours] if by_nearness else [found.ours, found.other]))
-    _panel(panels[0], found.ours.contacts.astype(float), found.ours, "In truth", marked=False)
+    which = "T0889 (5JO9)" if found.ours.of_paper else f"longest test chain, record {found.ours.record}"
+    _panel(panels[0], found.ours.contacts.astype(float), found.ours, f"In truth\n{which}", marked=False)
     shade = _top(found.other) if by_nearness else _seen(found.other) / strongest
     _panel(panels[1], shade, found.other, "Nearest along the sequence" if by_nearness else "From scratch")
     _panel(panels[2], _seen(found.ours) / strongest, found.ours, style.short(found.row))

@@ -90,6 +90,7 @@ def test_the_contact_maps_are_of_the_best_row_and_the_control(rows: list[Row], d
     told = text_of(drawn / "contacts.svg")
     for one in (found.ours, found.other):
         assert f"P@L {one.precision(6):.2f}, of long range {one.precision(24):.2f}" in told
+    assert "longest test chain, record 7" in told
     assert "longest test chain made up (record 7, 40 residues)" in contacts.title(found)
 
 
@@ -106,6 +107,7 @@ def test_the_paper_s_protein_is_called_by_its_names(rows: list[Row]):
     assert found
     theirs = replace(found, ours=replace(found.ours, name="TBM#T0889"))
     assert contacts.title(theirs) == "CASP12 target T0889 (PDB entry 5JO9), as in the paper: TBM#T0889, 40 residues"
+    assert "T0889 (5JO9)" in contacts.draw(theirs).axes[0].get_title()
 
 
 def test_curves_are_by_what_was_logged_or_else_by_the_share_of_the_whole(rows: list[Row], tmp_path: Path):
