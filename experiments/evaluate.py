@@ -20,10 +20,10 @@ def main(composed: DictConfig) -> None:
 
 def run(config: EvaluateConfig) -> None:
     with launch.importing():
-        from proteinlm import finetuning, training
+        from proteinlm import finetuning
 
     scores = finetuning.evaluate(config)
-    if training.reports():
+    if launch.reports():
         for score in scores:
             print(line(config.name, score))
 

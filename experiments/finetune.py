@@ -21,10 +21,10 @@ def main(composed: DictConfig) -> None:
 def run(config: FinetuneConfig) -> None:
     with launch.importing():
         tracking.import_early(config.tracking)
-        from proteinlm import finetuning, training
+        from proteinlm import finetuning
 
     result = finetuning.run(config)
-    for score in result.scores if training.reports() else ():
+    for score in result.scores if launch.reports() else ():
         print(line(result.row, score))
 
 

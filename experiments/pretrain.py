@@ -25,10 +25,10 @@ def main(composed: DictConfig) -> None:
 def run(config: RunConfig) -> None:
     with launch.importing():
         tracking.import_early(config.tracking)
-        from proteinlm import pretraining, training
+        from proteinlm import pretraining
 
     result = pretraining.run(config)
-    for score in result.scores if training.reports() else ():
+    for score in result.scores if launch.reports() else ():
         print(f"{result.row}  {score.split} {score.metric} {score.value:.3f}  ({score.n:,} proteins)")
 
 

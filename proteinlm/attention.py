@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SCORED = 768
-"""Tokens of the longest protein whose scores are all kept for the backward pass, where that is faster."""
+from proteinlm.config import SCORED
 
 
 class Boundaries(NamedTuple):

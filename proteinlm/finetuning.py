@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import distributed
 
-from proteinlm import adapters, checkpoint, contact_map, fitting, predictions, results, training
+from proteinlm import adapters, checkpoint, contact_map, fitting, launch, predictions, results, training
 from proteinlm.adapters import Adapter
 from proteinlm.checkpoint import Weights
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
@@ -43,7 +43,7 @@ Samples = dict[tuple[str, str], Sample]
 
 def run(config: FinetuneConfig) -> Result:
     """Fine-tune, or go on where an earlier attempt stopped, or return the result that is already there."""
-    directory, reports = config.directory, training.reports()
+    directory, reports = config.directory, launch.reports()
     with owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
         start = Start.of(config)
         config.strategy.check(start.shape)
@@ -119,7 +119,7 @@ class Finetuning:
 
     def __init__(self, config: FinetuneConfig, start: Start, splits: Splits, machine: Machine) -> None:
         self.config, self.start, self.splits, self.machine = config, start, splits, machine
-        self.directory, self.reports = config.directory, training.reports()
+        self.directory, self.reports = config.directory, launch.reports()
         self.seeds = range(config.seed, config.seed + config.seeds)
         self.trackers: dict[int, Tracker] = {}
 

@@ -169,6 +169,11 @@ def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path 
         raise InputError(f"{module} {' '.join(overrides)}: exit code {code}" + (f", see {log}" if log else ""))
 
 
+def reports() -> bool:
+    """Whether this process is the first of its group, which alone writes results; known before the group has met."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
 def in_slurm_job() -> bool:
     """Whether this process belongs to a job that submitit started on Slurm."""
     return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"

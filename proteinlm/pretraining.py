@@ -13,7 +13,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
-from proteinlm import checkpoint, planner, predictions, results, tasks, training
+from proteinlm import checkpoint, launch, planner, predictions, results, tasks, training
 from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
 from proteinlm.config.baselines import family_of
 from proteinlm.data import sources
@@ -53,7 +53,7 @@ def run(config: RunConfig) -> Result:
     if config.dry_run:
         raise InputError("dry_run=true is for `python -m experiments.pretrain` alone")
     directory = directory_of(config)
-    reports = training.reports()
+    reports = launch.reports()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         finished = directory / results.RESULT

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from proteinlm import background
+from proteinlm import background, launch
 from proteinlm.background import Background
 from proteinlm.config import StageConfig, TrackingConfig, digest
 from proteinlm.files import write_text
@@ -34,10 +35,12 @@ NAMESPACES = ("train", "valid", "test", "progress")
 
 
 def import_early(config: TrackingConfig) -> None:
-    """Import wandb, if it is wanted, before torch: it looks through all modules there are, again and again."""
-    if config.backend == "wandb":
+    """Import wandb, if this process will tell it something, before torch: it looks through all modules that there are, again
+    and again.
+    """
+    if config.backend == "wandb" and launch.reports():
         with suppress(Exception):  # of which `WandbRun` tells
-            import wandb.sdk.launch  # noqa: F401 - what wandb.init imports
+            import_module("wandb.sdk.launch")  # the larger part, which wandb.init imports
 
 
 class MetricsFile:

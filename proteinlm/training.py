@@ -93,11 +93,6 @@ def announce(name: str, parameters: int, machine: Machine, step: int) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def reports() -> bool:
-    """Whether this process is the first of its group, which alone writes results; known before the group has met."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
-
-
 def next_validation(done: int, steps: int, validations: int) -> int:
     """The step after which the next of `validations` evenly spread over `steps` steps comes, `done` of them done."""
     return next((after for k in range(validations) if (after := -(-steps * (k + 1) // validations)) > done), steps)

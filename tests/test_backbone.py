@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.attention import SCORED, attend, boundaries, rotate, rotation
+from proteinlm.attention import attend, boundaries, rotate, rotation
 from proteinlm.backbone import Backbone, positions
-from proteinlm.config import ModelConfig
+from proteinlm.config import SCORED, ModelConfig
 from proteinlm.heads import LanguageModelHead
 
 PARAMETERS = {  # (hidden size, layers, heads): with vocabulary 128, 2,176 positions and the language-model head

@@ -17,7 +17,7 @@ from experiments.published import TABLE7
 from proteinlm import planner, pretraining, rehearsal
 from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
-from proteinlm.config import ModelConfig, RunConfig
+from proteinlm.config import SCORED, ModelConfig, RunConfig
 from proteinlm.errors import InputError
 from proteinlm.parallel.recompute import recompute
 from proteinlm.planner import HARDWARE, PFAM, Proteins, plan, tensors
@@ -66,7 +66,7 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("length", [planner.SCORED, planner.SCORED + 1])
+@pytest.mark.parametrize("length", [SCORED, SCORED + 1])
 def test_what_a_block_saves(mixed: bool, dropout: float, length: int):
     model = ModelConfig(128, 1, 4, dropout=dropout)
     block = Block(model)
@@ -77,7 +77,7 @@ def test_what_a_block_saves(mixed: bool, dropout: float, length: int):
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         measured = saved(lambda: block(x, where))
     copies = 2 * 12 * 128**2 if mixed else 0  # autocast's, of the matrices
-    scored = length if mixed and length <= planner.SCORED else 0
+    scored = length if mixed and length <= SCORED else 0
     assert planner.saved_by_block(model, 1, mixed, scored) * length + copies == pytest.approx(measured, rel=0.2)
 
 

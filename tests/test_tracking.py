@@ -12,6 +12,7 @@ import wandb
 
 from proteinlm import background, finetuning, pretraining, results, tracking
 from proteinlm.background import Background
+from proteinlm.config import TrackingConfig
 from proteinlm.tracking import MetricsFile, Tracker
 from tests import wandb_files
 from tests.runs import ROOT, SMALL, composed
@@ -59,6 +60,17 @@ def test_of_fast_steps_one_a_second_is_told_and_every_validation(tmp_path: Path,
         steps = [int(step) for step, known, _ in lines if known == name]
         assert len(steps) > 1
         assert [told["_step"] for told in written.history if name in told] == (steps if every else steps[:1])
+
+
+@pytest.mark.parametrize(("backend", "rank", "imported"), [("wandb", "0", 1), ("wandb", "1", 0), ("csv", "0", 0)])
+def test_it_is_imported_early_by_the_process_that_tells_it(
+    backend: str, rank: str, imported: int, monkeypatch: pytest.MonkeyPatch
+):
+    found: list[str] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(tracking, "import_module", found.append)
+    tracking.import_early(TrackingConfig(backend=backend))
+    assert len(found) == imported
 
 
 def test_a_history_is_whole_while_it_is_cut_to_where_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from proteinlm.config.baselines import (
 )
 from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
+    SCORED,
     ForeignConfig,
     HuggingFaceConfig,
     ModelConfig,
@@ -38,6 +39,7 @@ from proteinlm.config.tasks import (
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
+    "SCORED",
     "AdapterConfig",
     "BaselineConfig",
     "CsvDataConfig",

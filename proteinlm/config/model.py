@@ -10,6 +10,9 @@ from omegaconf import MISSING
 from proteinlm.config.checks import at_least, one_of
 from proteinlm.errors import InputError
 
+SCORED = 768
+"""Tokens of the longest protein whose attention weights are all kept for the backward pass, in bf16 on CPUs."""
+
 
 @dataclass
 class StartConfig:

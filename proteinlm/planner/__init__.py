@@ -7,7 +7,6 @@ as the blocks save them for the backward pass; time rests on what others have me
 from proteinlm.planner.holding import (
     BF16,
     FP32,
-    SCORED,
     Memory,
     gigabytes,
     held,
@@ -27,7 +26,6 @@ __all__ = [
     "FP32",
     "HARDWARE",
     "PFAM",
-    "SCORED",
     "Hardware",
     "Memory",
     "Plan",

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from proteinlm import transfer
-from proteinlm.config import BaselineConfig, ModelConfig, RunConfig, StrategyConfig
+from proteinlm.config import SCORED, BaselineConfig, ModelConfig, RunConfig, StrategyConfig
 from proteinlm.parallel import plan as cuts
 from proteinlm.planner.machines import Hardware
 
 FP32, BF16 = 4, 2  # bytes
-SCORED = 768
-"""Tokens of the longest protein whose attention weights are kept, in bf16 on CPUs (`proteinlm.attention`)."""
 
 
 @dataclass(frozen=True)
