@@ -21,8 +21,8 @@ class MuonAdamW(AdamW):
     """AdamW, but for groups marked ``muon``: those hold matrices, whose update is their momentum with all singular values
     near 1, at the root mean square of an AdamW update (0.2; arXiv 2502.16982), so that both share a learning rate.
 
-    The function of ``torch.optim.Muon`` with Nesterov's momentum and ``match_rms_adamw``; in bf16 on CUDA alone, since it is
-    emulated on most CPUs, and for matrices that are divided among processes too, each of which then computes it whole.
+    The function of ``torch.optim.Muon`` with Nesterov's momentum and ``match_rms_adamw``, whose products are in bfloat16 in
+    groups marked ``bf16``; for matrices that are divided among processes too, each of which then computes it whole.
     """
 
     @torch.no_grad()
@@ -58,17 +58,17 @@ class MuonAdamW(AdamW):
             momentum, own = state["momentum"], local(matrix)
             state["step"] += taken
             local(momentum).lerp_(local(gradient), (1 - MOMENTUM) * taken)
-            update = orthogonal(gradient.lerp(momentum, MOMENTUM))
+            update = orthogonal(gradient.lerp(momentum, MOMENTUM), group.get("bf16", False))
             own.mul_(1 - decay * taken).addcmul_(local(update), taken, value=-rate * 0.2 * max(matrix.shape) ** 0.5)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, bf16: bool = False) -> Tensor:
     """`matrix` (M, K) with its singular values replaced by numbers near 1; any scale."""
     if isinstance(matrix, DTensor):
-        made = orthogonal(matrix.full_tensor())
+        made = orthogonal(matrix.full_tensor(), bf16)
         return distribute_tensor(made, matrix.device_mesh, matrix.placements, src_data_rank=None)
     a, b, c = COEFFICIENTS
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = matrix.bfloat16() if bf16 else matrix
     x = x.mT if x.shape[0] > x.shape[1] else x
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(ITERATIONS):

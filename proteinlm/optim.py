@@ -38,9 +38,16 @@ class Schedule(LambdaLR):
 
 
 def build(
-    module: nn.Module, config: OptimConfig, steps: int, model: ModelConfig, adamw: Callable[..., Optimizer] = MuonAdamW
+    module: nn.Module,
+    config: OptimConfig,
+    steps: int,
+    model: ModelConfig,
+    adamw: Callable[..., Optimizer] = MuonAdamW,
+    bf16: bool = False,
 ) -> tuple[Optimizer, Schedule]:
     """The optimiser of `module`, made by `adamw`, and its schedule over `steps` optimiser steps.
+
+    With `bf16`, Muon multiplies in bfloat16, as the forward pass then does.
 
     Biases and LayerNorms are not decayed, embeddings are, as in Megatron. Learning rates are those for the shape of
     `model` (`transfer`), under which decay per step stays the same.
@@ -55,6 +62,7 @@ def build(
                     "params": [],
                     "names": [],
                     "muon": muon,
+                    "bf16": muon and bf16,
                     "lr": factor * config.learning_rate,
                     "weight_decay": config.weight_decay / factor if matrices else 0.0,
                 }

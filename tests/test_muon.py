@@ -11,13 +11,14 @@ from proteinlm.muon import MuonAdamW, orthogonal
 from tests.baselines.samples import TINY
 
 
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("shape", [(96, 32), (32, 96), (48, 48)])
-def test_the_update_is_torchs(shape: tuple[int, int]):
+def test_the_update_is_torchs(shape: tuple[int, int], bf16: bool):
     torch.manual_seed(0)
     start = torch.randn(shape)
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     settings = {"lr": 0.01, "weight_decay": 0.1}
-    mine = MuonAdamW([{"params": [ours], "muon": True}], **settings)
+    mine = MuonAdamW([{"params": [ours], "muon": True, "bf16": bf16}], **settings)
     reference = Muon([theirs], momentum=0.95, nesterov=True, adjust_lr_fn="match_rms_adamw", **settings)
     for _ in range(5):
         ours.grad = torch.randn(shape)

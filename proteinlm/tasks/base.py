@@ -67,7 +67,12 @@ class TaskModule(SpreadModule, ABC):
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = optim.build(
-            self, self.optim_config, self.steps, self.model_config, adamw(self.trainer.strategy)
+            self,
+            self.optim_config,
+            self.steps,
+            self.model_config,
+            adamw(self.trainer.strategy),
+            bf16=self.trainer.precision == "bf16-mixed",
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
