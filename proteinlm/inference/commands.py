@@ -5,9 +5,19 @@ from typing import Annotated
 
 import typer
 
+from proteinlm import pretrained
+
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
 ModelDirectory = Annotated[
     Path, typer.Option("--model", help="Directory of weights: pretrained, fine-tuned, imported.")
+]
+AnyModel = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        help="Directory of weights: pretrained, fine-tuned, imported.",
+        show_default="the model that comes with proteinlm",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="File to write. Killed and started again, the command goes on.")]
 Lines = Annotated[
@@ -25,8 +35,8 @@ BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens compute
 
 def embed(
     source: Fasta,
-    model: ModelDirectory,
     out: Out,
+    model: AnyModel = pretrained.DIRECTORY,
     pooling: Annotated[
         str, typer.Option("--pooling", help="mean, cls, or residue: one vector of each residue.")
     ] = "mean",
@@ -45,8 +55,8 @@ def embed(
 def score(
     wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
     variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; plain or .gz.")],
-    model: ModelDirectory,
     out: Out,
+    model: AnyModel = pretrained.DIRECTORY,
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
     first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
     device: Device = "auto",
@@ -63,7 +73,7 @@ def score(
 
 def pppl(
     source: Fasta,
-    model: ModelDirectory,
+    model: AnyModel = pretrained.DIRECTORY,
     out: Lines = None,
     device: Device = "auto",
     precision: Precision = "auto",

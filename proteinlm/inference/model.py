@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proteinlm import architectures, checkpoint, vocabulary
+from proteinlm import architectures, checkpoint, pretrained, vocabulary
 from proteinlm.backbone import Backbone
 from proteinlm.checkpoint import Weights
 from proteinlm.config import BaselineConfig
@@ -72,10 +72,13 @@ class Machine(NamedTuple):
         return packed._replace(tokens=packed.tokens.to(self.device), starts=packed.starts.to(self.device))
 
 
-def load(path: str | Path, *, device: str = "auto", precision: str = "auto", batch_tokens: int = 0) -> "Model":
+def load(
+    path: str | Path = pretrained.DIRECTORY, *, device: str = "auto", precision: str = "auto", batch_tokens: int = 0
+) -> "Model":
     """The model whose weights are in the directory `path`: pretrained, fine-tuned or imported.
 
-    `InputError` if there are none; see `Machine.settled` for the rest.
+    Without `path`, the model that comes with the suite (docs/model_card.md). `InputError` if the directory holds no
+    weights; see `Machine.settled` for the rest.
     """
     machine = Machine.settled(device, precision, batch_tokens)
     return Model(checkpoint.load_weights(Path(path)), machine)

@@ -1,0 +1,61 @@
+"""The model that comes with the suite is whole and small, is what commands take, and tells proteins from their shuffles."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import proteinlm
+from proteinlm import checkpoint, pretrained
+from proteinlm.inference.likelihoods import pseudo_perplexity
+from proteinlm.inference.model import Model
+from tests.inference.commands import run
+
+MB = 1_000_000
+NATURAL = {
+    "ubiquitin, human": "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG",
+    "thioredoxin, E. coli": (
+        "MSDKIIHLTDDSFDTDVLKADGAILVDFWAEWCGPCKMIAPILDEIADEYQGKLTVAKLNIDQNPGTAPKYGIRGIPTLLLFKNGEVAATKVGALSKGQLKEFLDANLA"
+    ),
+    "lysozyme, hen": (
+        "KVFGRCELAAAMKRHGLDNYRGYSLGNWVCAAKFESNFNTQATNRNTDGSTDYGILQINSRWWCNDGRTPGSRNLCNIPCSALLSSDITASVNCAKKIVSDGNGMNAWVAWRNR"
+        "CKGTDVQAWIRGCRL"
+    ),
+    "triosephosphate isomerase, E. coli": (
+        "MRHPLVMGNWKLNGSRHMVHELVSNLRKELAGVAGCAVAIAPPEMYIDMAKREAEGSHIMLGAQNVDLNLSGAFTGETSAAMLKDIGAQYIIIGHSERRTYHKESDELIAKKFA"
+        "VLKEQGLTPVLCIGETEAENEAGKTEEVCARQIDAVLKTQGAAAFEGAVIAYEPVWAIGTGKSATPAQAQAVHKFIRDHIAKVDANIAEQVIIQYGGSVNASNAAELFAQPDID"
+        "GALVGGASLKADAFAVIVKAAEAAKQA"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return proteinlm.load(device="cpu")
+
+
+def test_it_is_whole_and_small(model: Model):
+    assert (pretrained.DIRECTORY / "SHA256SUMS").is_file()  # so that loading has checked the sums
+    assert sum(file.stat().st_size for file in pretrained.DIRECTORY.iterdir() if file.is_file()) < 20 * MB
+    assert sum(tensor.numel() for tensor in checkpoint.load_weights(pretrained.DIRECTORY).tensors.values()) == (
+        model.config.parameters
+    )
+
+
+def test_commands_take_it_by_default(tmp_path: Path, model: Model):
+    fasta, out = tmp_path / "some.fasta", tmp_path / "some.npz"
+    fasta.write_text("".join(f">{name.split(',')[0]}\n{letters}\n" for name, letters in NATURAL.items()))
+    assert run("embed", fasta, "--out", out, "--device", "cpu")[0] == 0
+    with np.load(out) as embedded:
+        np.testing.assert_allclose(embedded["embeddings"], model.embed(list(NATURAL.values())), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NATURAL)
+def test_a_natural_protein_is_likelier_than_its_shuffles(model: Model, name: str):
+    letters = list(NATURAL[name])
+    own = pseudo_perplexity(model, np.frombuffer("".join(letters).encode(), np.uint8))
+    draw = random.Random(0)
+    for _ in range(3):
+        draw.shuffle(letters)
+        assert own < pseudo_perplexity(model, np.frombuffer("".join(letters).encode(), np.uint8))
