@@ -82,7 +82,7 @@ def measured(config: ModelConfig, budget: int, recomputed: bool = False) -> Step
     torch.cuda.reset_peak_memory_stats()
     try:
         model = train.Ours(config).cuda()
-        optimizer, _ = optim.build(model, OptimConfig(), 1000, config, bf16=True)
+        optimizer, _ = optim.build(model, OptimConfig(), 1000, config)
         for block in model.backbone.blocks:
             if recomputed:
                 recompute(block)

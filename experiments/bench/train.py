@@ -100,7 +100,7 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
 def our_step(config: ModelConfig, batches: list[Masked], bf16: bool = False) -> Callable[[], None]:
     torch.manual_seed(0)
     model = Ours(config)
-    optimizer, _ = optim.build(model, OptimConfig(), 1000, config, bf16=bf16)
+    optimizer, _ = optim.build(model, OptimConfig(), 1000, config)
     targets = sum(len(batch.targets) for batch in batches)
 
     def step() -> None:

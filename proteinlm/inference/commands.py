@@ -8,16 +8,10 @@ import typer
 from proteinlm import pretrained
 
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
-ModelDirectory = Annotated[
-    Path, typer.Option("--model", help="Directory of weights: pretrained, fine-tuned, imported.")
-]
-AnyModel = Annotated[
-    Path,
-    typer.Option(
-        "--model",
-        help="Directory of weights: pretrained, fine-tuned, imported.",
-        show_default="the model that comes with proteinlm",
-    ),
+_WEIGHTS = "Directory of weights: pretrained, fine-tuned, imported."
+ModelDirectory = Annotated[Path, typer.Option("--model", help=_WEIGHTS)]
+OptionalModel = Annotated[
+    Path, typer.Option("--model", help=_WEIGHTS, show_default="the model that comes with proteinlm")
 ]
 Out = Annotated[Path, typer.Option("--out", help="File to write. Killed and started again, the command goes on.")]
 Lines = Annotated[
@@ -36,7 +30,7 @@ BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens compute
 def embed(
     source: Fasta,
     out: Out,
-    model: AnyModel = pretrained.DIRECTORY,
+    model: OptionalModel = pretrained.DIRECTORY,
     pooling: Annotated[
         str, typer.Option("--pooling", help="mean, cls, or residue: one vector of each residue.")
     ] = "mean",
@@ -56,7 +50,7 @@ def score(
     wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
     variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; plain or .gz.")],
     out: Out,
-    model: AnyModel = pretrained.DIRECTORY,
+    model: OptionalModel = pretrained.DIRECTORY,
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
     first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
     device: Device = "auto",
@@ -73,7 +67,7 @@ def score(
 
 def pppl(
     source: Fasta,
-    model: AnyModel = pretrained.DIRECTORY,
+    model: OptionalModel = pretrained.DIRECTORY,
     out: Lines = None,
     device: Device = "auto",
     precision: Precision = "auto",
