@@ -63,7 +63,7 @@ class MuonAdamW(AdamW):
 
 
 def orthogonal(matrix: Tensor, bf16: bool = False) -> Tensor:
-    """`matrix` (M, K) with its singular values replaced by numbers near 1; any scale. With `bf16`, by products in bfloat16."""
+    """`matrix` (M, K) with its singular values replaced by numbers near 1; any scale; `bf16`: by products in it."""
     if isinstance(matrix, DTensor):
         made = orthogonal(matrix.full_tensor(), bf16)
         return distribute_tensor(made, matrix.device_mesh, matrix.placements, src_data_rank=None)

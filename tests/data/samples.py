@@ -7,6 +7,9 @@ import lmdb
 import numpy as np
 import pytest
 
+from proteinlm.data import store
+from proteinlm.data.store import Store
+
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 """Real records, beside the repository; see `needs_shared`."""
 
@@ -73,3 +76,18 @@ def write_tape(root: Path, task: str, split: str, records: list[dict], dumps=pic
     path = root / task / f"{task}_{split}.lmdb"
     write_lmdb(path, [dumps(record) for record in records])
     return path
+
+
+def write_fasta(root: Path, split: str, sequences: list[str]) -> Path:
+    path = root / "pretrain" / f"pretrain_{split}.fasta"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f">p{index} family=F{index % 3}\n{text}\n" for index, text in enumerate(sequences)))
+    return path
+
+
+def built(root: Path) -> Store:
+    return store.ensure(root, root.parent / "cache")
+
+
+def sequences(count: int) -> list[str]:
+    return [protein(1 + index % 50, index) for index in range(count)]
