@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW, Muon
 
-from proteinlm import architectures, optim
+from proteinlm import architectures, muon, optim
 from proteinlm.config import OptimConfig
 from proteinlm.muon import MuonAdamW, orthogonal
 from tests.baselines.samples import TINY
@@ -43,10 +43,30 @@ def test_convolutions_are_no_matrices():
 def test_singular_values_are_near_one():
     torch.manual_seed(0)
     for shape in ((64, 200), (200, 64)):
-        update = orthogonal(1e-6 * torch.randn(shape) @ torch.diag(torch.logspace(-1, 1, shape[1])))
+        (update,) = orthogonal([1e-6 * torch.randn(shape) @ torch.diag(torch.logspace(-1, 1, shape[1]))])
         values = torch.linalg.svdvals(update)
         assert values.min() > 0.6
         assert values.max() < 1.3
+
+
+def test_matrices_that_are_multiplied_together_move_as_each_alone(monkeypatch: pytest.MonkeyPatch):
+    shapes = [(6, 4), (4, 6), (4, 4), (6, 4), (5, 4), (4, 6)]
+
+    def trained() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        matrices = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+        for matrix in matrices:
+            matrix.grad = torch.randn(matrix.shape)
+        MuonAdamW([{"params": matrices, "muon": True}], lr=0.1).step()
+        return [matrix.detach() for matrix in matrices]
+
+    assert [len(stack) for stack in muon.stacks([torch.empty(shape) for shape in shapes])] == [4, 1, 1]
+    together = trained()
+    monkeypatch.setattr(muon, "STACKED", 2 * 24)
+    assert [len(stack) for stack in muon.stacks([torch.empty(shape) for shape in shapes])] == [2, 1, 2, 1]
+    monkeypatch.setattr(muon, "STACKED", 0)
+    for ours, alone in zip(together, trained(), strict=True):
+        torch.testing.assert_close(ours, alone, rtol=1e-5, atol=1e-6)
 
 
 def test_a_gradient_of_zero_moves_nothing():
