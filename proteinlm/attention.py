@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proteinlm.config import SCORED
+from proteinlm import attention_products
+from proteinlm.config import scored
 
 
 class Boundaries(NamedTuple):
@@ -44,11 +45,24 @@ def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
     return Boundaries(starts, longest, Runs(starts.diff().tolist()))
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
-    """Scaled dot-product attention within each protein; (T, N, D) each, and so is the result."""
+def attend(joint: Tensor, where: Boundaries) -> Tensor:
+    """Scaled dot-product attention (T, N, D) within each protein.
+
+    `joint` (T, N, 3, D) holds queries, keys and values, of which the first two are yet to be turned by `where.rotation`.
+    """
     if where.runs is not None:
-        return _attend_by_runs(query, key, value, where.runs)
-    return _attend_fused(query, key, value, where)
+        return _attend_by_runs(joint, where.rotation, where.runs)
+    return _attend_fused(*turned(joint, where.rotation), where)
+
+
+def turned(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (T, N, D) each, of `joint` (T, N, 3, D), the first two turned."""
+    if rotation is None:
+        query, key, value = joint.unbind(-2)
+        return query, key, value
+    both, value = joint.split((2, 1), dim=-2)
+    query, key = rotate(both, rotation).unbind(-2)
+    return query, key, value.squeeze(-2)
 
 
 def rotation(positions: Tensor, dim: int) -> Tensor:
@@ -79,32 +93,31 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
-def _by_runs(query: Tensor, key: Tensor, value: Tensor, runs: Runs) -> Tensor:
-    """One call per run of equally long proteins.
+def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
+    """Short proteins by products, others one call per run of equally long ones.
 
-    In bfloat16 PyTorch's kernel for CPUs takes twice as long as the products that it is made of, up to `SCORED` tokens.
-
-    The runs are cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor
-    as large as the batch.
+    Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
-    sizes = [count * length for count, length in runs.each]
-    parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), runs.each, strict=True)
+    longest = scored(bf16=joint.dtype == torch.bfloat16)
+    spans = [(short, list(span)) for short, span in groupby(runs.each, lambda run: run[1] <= longest)]
+    sizes = [sum(count * length for count, length in span) for _, span in spans]
+    parts = [joint] if len(spans) == 1 else joint.split(sizes)
+    rotations = [None] * len(spans) if rotation is None else rotation.split(sizes)
+    outputs = [
+        (attention_products.attend if short else _by_kernel)(part, turns, span)
+        for part, turns, (short, span) in zip(parts, rotations, spans, strict=True)
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _by_kernel(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
+    sizes = [count * length for count, length in runs]
+    heads = (x.split(sizes) for x in turned(joint, rotation))
     outputs = []
-    for q, k, v, (count, length) in parts:
-        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in (q, k, v))  # (count, N, length, D)
-        by_products = q.dtype == torch.bfloat16 and length <= SCORED
-        attended = (_by_products if by_products else F.scaled_dot_product_attention)(q, k, v)
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    for *parts, (count, length) in zip(*heads, runs, strict=True):
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in parts)  # (count, N, length, D)
+        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention as two batched matrix products, (B, N, L, D) each; keeps the (L, L) weights for the backward pass."""
-    count, heads, _, dim = query.shape
-    q, k, v = (x.flatten(0, 1) for x in (query, key, value))  # (B N, L, D)
-    with torch.autocast(query.device.type, enabled=False):  # which would take the softmax to float32 and back
-        scores = torch.baddbmm(q.new_zeros(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=dim**-0.5)
-        return torch.bmm(scores.softmax(-1), v).unflatten(0, (count, heads))
 
 
 _attend_by_runs = cast("Callable[..., Tensor]", torch.compiler.disable(_by_runs))

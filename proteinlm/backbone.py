@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm import transfer
-from proteinlm.attention import Boundaries, attend, boundaries, rotate, rotation
+from proteinlm.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.config import ModelConfig
 
 LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
@@ -29,17 +29,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        return self.output(attend(*self.project(x, where), where).flatten(-2))  # (T, H)
+        return self.output(attend(self.project(x), where).flatten(-2))  # (T, H)
 
-    def project(self, x: Tensor, where: Boundaries) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, (T, N, D) each."""
-        joint = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))  # (T, N, 3, D)
-        if where.rotation is None:
-            query, key, value = joint.unbind(-2)
-            return query, key, value
-        turned, value = joint.split((2, 1), dim=-2)
-        query, key = rotate(turned, where.rotation).unbind(-2)
-        return query, key, value.squeeze(-2)
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of each head, (T, N, 3, D)."""
+        return self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))
 
 
 class FeedForward(nn.Module):

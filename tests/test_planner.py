@@ -17,7 +17,7 @@ from experiments.published import TABLE7
 from proteinlm import planner, pretraining, rehearsal
 from proteinlm.attention import boundaries
 from proteinlm.backbone import Block
-from proteinlm.config import SCORED, ModelConfig, RunConfig
+from proteinlm.config import ModelConfig, RunConfig, scored
 from proteinlm.errors import InputError
 from proteinlm.parallel.recompute import recompute
 from proteinlm.planner import HARDWARE, PFAM, Proteins, plan, tensors
@@ -66,8 +66,9 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("length", [SCORED, SCORED + 1])
-def test_what_a_block_saves(mixed: bool, dropout: float, length: int):
+@pytest.mark.parametrize("longer", [0, 1])
+def test_what_a_block_saves(mixed: bool, dropout: float, longer: int):
+    length = scored(mixed) + longer
     model = ModelConfig(128, 1, 4, dropout=dropout)
     block = Block(model)
     starts = torch.tensor([0, length], dtype=torch.int32)
@@ -77,8 +78,8 @@ def test_what_a_block_saves(mixed: bool, dropout: float, length: int):
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         measured = saved(lambda: block(x, where))
     copies = 2 * 12 * 128**2 if mixed else 0  # autocast's, of the matrices
-    scored = length if mixed and length <= SCORED else 0
-    assert planner.saved_by_block(model, 1, mixed, scored) * length + copies == pytest.approx(measured, rel=0.2)
+    weights_of = 0 if longer else length
+    assert planner.saved_by_block(model, 1, mixed, weights_of) * length + copies == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
@@ -92,10 +93,12 @@ def test_what_a_whole_model_saves(activations: str):
     micro_batch = next(data.schedule.steps(0, 1))[0]
     batch = data._masked("train", 0)[micro_batch]
     measured = saved(lambda: module(batch))
-    planned, _ = planner.kept(config, False)
+    lengths = batch.masked.packed.starts.diff()
+    weights_of = float((lengths[lengths <= scored(False)] ** 2).sum() / lengths.sum())
+    planned, _ = planner.kept(config, False, weights_of)
     planned *= len(batch.masked.packed.tokens) / config.train.micro_batch_tokens
     if activations == "recompute":  # a block's own are made in the backward pass, which has not begun
-        planned -= planner.saved_by_block(config.backbone, 1, False) * len(batch.masked.packed.tokens)
+        planned -= planner.saved_by_block(config.backbone, 1, False, weights_of) * len(batch.masked.packed.tokens)
     assert planned == pytest.approx(measured, rel=0.2)
 
 

@@ -69,6 +69,6 @@ class PostNormBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        query, key, value = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim)).unbind(-2)  # (T, N, D)
-        x = self.attention_norm(x + self.dropout(self.output(attend(query, key, value, where).flatten(-2))))
+        joint = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))  # (T, N, 3, D)
+        x = self.attention_norm(x + self.dropout(self.output(attend(joint, where).flatten(-2))))
         return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))

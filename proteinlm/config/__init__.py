@@ -18,13 +18,13 @@ from proteinlm.config.baselines import (
 )
 from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.config.model import (
-    SCORED,
     ForeignConfig,
     HuggingFaceConfig,
     ModelConfig,
     PretrainedConfig,
     ScaleConfig,
     StartConfig,
+    scored,
 )
 from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
 from proteinlm.config.tasks import (
@@ -39,7 +39,6 @@ from proteinlm.config.tasks import (
 from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
 
 __all__ = [
-    "SCORED",
     "AdapterConfig",
     "BaselineConfig",
     "CsvDataConfig",
@@ -78,6 +77,7 @@ __all__ = [
     "UniRepConfig",
     "digest",
     "register_schema",
+    "scored",
 ]
 
 

@@ -10,8 +10,12 @@ from omegaconf import MISSING
 from proteinlm.config.checks import at_least, one_of
 from proteinlm.errors import InputError
 
-SCORED = 768
-"""Tokens of the longest protein whose attention weights are all kept for the backward pass, in bf16 on CPUs."""
+
+def scored(bf16: bool) -> int:
+    """Tokens of the longest protein whose attention weights are all kept for the backward pass, on CPUs: up to there,
+    matrix products are faster than PyTorch's attention kernel.
+    """
+    return 768 if bf16 else 128
 
 
 @dataclass

@@ -20,6 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
+from proteinlm.attention import turned
 from proteinlm.backbone import Block
 from proteinlm.data.packing import lay_out
 from proteinlm.errors import InputError
@@ -93,7 +94,7 @@ def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     result = []
     for block in backbone.blocks:
         assert isinstance(block, Block)
-        query, key, _ = block.attention.project(block.attention_norm(x), where)  # (T, N, D) each
+        query, key, _ = turned(block.attention.project(block.attention_norm(x)), where.rotation)  # (T, N, D) each
         query, key = query.transpose(0, 1), key.transpose(0, 1)  # (N, T, D)
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)
         result.append(corrected(attention[:, 1:, 1:]))

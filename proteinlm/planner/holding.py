@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil, prod
 
 from proteinlm import transfer
-from proteinlm.config import SCORED, BaselineConfig, ModelConfig, RunConfig, StrategyConfig
+from proteinlm.config import BaselineConfig, ModelConfig, RunConfig, StrategyConfig, scored
 from proteinlm.parallel import plan as cuts
 from proteinlm.planner.machines import Hardware
 
@@ -50,7 +50,7 @@ def memory(config: RunConfig, hardware: Hardware) -> Memory:
     remembered = {name: count * _moments(config, name) for name, count in mine.items()}
     optimiser = _fullest(config) if strategy.name == "ddp_sharded" else sum(remembered.values())
     in_bf16 = mixed(config, hardware)
-    activations, working = kept(config, in_bf16, 0 if hardware.cuda or not in_bf16 else SCORED)
+    activations, working = kept(config, in_bf16, 0 if hardware.cuda else scored(in_bf16))
     return Memory(
         weights=FP32 * parameters,
         gradients=FP32 * parameters,
@@ -144,13 +144,13 @@ def _moments(config: RunConfig, name: str) -> int:
     return 1 if matrix and config.optim.matrices == "muon" else 2
 
 
-def kept(config: RunConfig, mixed: bool, scored: int = 0) -> tuple[float, float]:
-    """Bytes kept for the backward pass of a micro-batch, and bytes made and dropped on the way; `scored` as in
-    `saved_by_block`.
+def kept(config: RunConfig, mixed: bool, longest_scored: float = 0) -> tuple[float, float]:
+    """Bytes kept for the backward pass of a micro-batch, and bytes made and dropped on the way;
+    `longest_scored` as in `saved_by_block`.
     """
     model, strategy, tokens = config.backbone, config.strategy, config.train.micro_batch_tokens
     hidden, layers = model.hidden_size, model.num_layers
-    block = tokens * saved_by_block(model, strategy.tensor_size, mixed, scored)
+    block = tokens * saved_by_block(model, strategy.tensor_size, mixed, longest_scored)
     stream = FP32 * hidden * tokens  # the residual stream is never bf16
     narrow = BF16 if mixed else FP32
     ends = 2 * stream + tokens * hidden * (model.dropout > 0) + tokens * saved_by_head(model, mixed)
@@ -181,8 +181,9 @@ def saved_by_head(model: ModelConfig, mixed: bool) -> float:
     return 0.15 * (FP32 * 3 * model.hidden_size + narrow * 2 * model.hidden_size + 3 * FP32 * model.vocab_size)
 
 
-def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, scored: int = 0) -> float:
-    """Bytes per token that a block saves for its backward pass, with the attention weights of proteins of `scored` tokens.
+def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, longest_scored: float = 0) -> float:
+    """Bytes per token that a block saves for its backward pass, with the attention weights of proteins of
+    `longest_scored` tokens.
 
     Both LayerNorms and dropouts work on the fp32 residual stream, and save their inputs and masks; the products' inputs,
     the query, key and value, the attention's output and both sides of the GELU are in the precision of the products.
@@ -197,7 +198,7 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, scored: in
     divided = (3 + 1 + (2 if model.feed_forward == "gelu" else 4) * inner) * narrow
     if model.positions == "rotary":
         divided += 2 * narrow + (0 if narrow == FP32 else 2 * FP32)  # turned queries and keys
-    return hidden * (whole + divided / tensor_size) + BF16 * model.num_heads / tensor_size * scored
+    return hidden * (whole + divided / tensor_size) + narrow * model.num_heads / tensor_size * longest_scored
 
 
 def gigabytes(size: float) -> str:
