@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from proteinlm import transfer
-from proteinlm.backbone import LAYER_NORM_EPSILON, initialise
+from proteinlm.backbone import LAYER_NORM_EPSILON, initialise, positions
 from proteinlm.config import ModelConfig
 
 
@@ -143,6 +143,44 @@ class ProteinMean(ProteinMLP):
         return self.output(self.dropout(mean_over_residues(residues, starts)))
 
 
+class ProteinPositions(Head):
+    """Weights of their own at every position, for what differs there from the mean over proteins: logits (B, C). Of neither
+    seed.
+
+    For variants of one protein: what a mutation does depends on where it is, which the other heads must learn from what
+    surrounds it. A linear model of the mutations (their one-hot encoding) is what it comes to on states that say which
+    residue they are of. Positions that training has not seen add nothing.
+    """
+
+    mean: Tensor
+    seen: Tensor
+
+    def __init__(self, hidden_size: int, classes: int, dropout: float, positions: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.weight = nn.Parameter(torch.empty(positions, classes * hidden_size))
+        nn.init.normal_(self.weight, std=1e-3)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("mean", torch.zeros(positions, hidden_size))
+        self.register_buffer("seen", torch.zeros(positions))
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        place = positions(starts, len(hidden))  # (T,)
+        if self.training:
+            self.follow(hidden.detach(), place)
+        x = self.dropout((hidden - self.mean[place]) * self.seen[place].unsqueeze(-1))  # (T, H)
+        weight = F.embedding(place, self.weight).unflatten(-1, (-1, x.shape[-1]))  # (T, C, H)
+        return sum_of_proteins(torch.einsum("th,tch->tc", x, weight), starts) + self.bias
+
+    def follow(self, hidden: Tensor, place: Tensor) -> None:
+        """Move the means of the positions that a batch has a tenth of the way to the batch's; the first time, all of it."""
+        here = torch.zeros_like(self.seen).index_add(0, place, torch.ones_like(hidden[:, 0]))  # (positions,)
+        batch = torch.zeros_like(self.mean).index_add(0, place, hidden) / here.clamp(min=1).unsqueeze(-1)
+        share = torch.where(self.seen > 0, 0.1, 1.0) * (here > 0)
+        self.mean.lerp_(batch, share.unsqueeze(-1))
+        self.seen.copy_(torch.maximum(self.seen, here.clamp(max=1)))
+
+
 class ProteinLinear(Head):
     """One linear layer on [CLS]: logits (B, C)."""
 
@@ -196,10 +234,13 @@ def opening(hidden: Tensor, starts: Tensor) -> Tensor:
 
 def mean_over_residues(x: Tensor, starts: Tensor) -> Tensor:
     """Mean of x (T, W) over the residues of each protein, without [CLS], (B, W)."""
-    lengths = starts.diff().long()
-    protein = torch.repeat_interleave(lengths, output_size=len(x))  # (T,)
-    sums = x.new_zeros(len(lengths), x.shape[1]).index_add(0, protein, x) - opening(x, starts)
-    return sums / (lengths - 1).unsqueeze(-1)
+    return (sum_of_proteins(x, starts) - opening(x, starts)) / (starts.diff() - 1).unsqueeze(-1)
+
+
+def sum_of_proteins(x: Tensor, starts: Tensor) -> Tensor:
+    """Sum of x (T, W) over the tokens of each protein, (B, W)."""
+    protein = torch.repeat_interleave(starts.diff().long(), output_size=len(x))  # (T,)
+    return x.new_zeros(len(starts) - 1, x.shape[1]).index_add(0, protein, x)
 
 
 def convolve(convolution: nn.Conv1d, x: Tensor, starts: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from proteinlm.heads import (
     ProteinLinear,
     ProteinMean,
     ProteinMLP,
+    ProteinPositions,
     ProteinWeightNorm,
     ResidueConvolution,
     ResidueMLP,
@@ -70,6 +71,32 @@ def test_protein_heads_read_cls_alone(head):
     }[type(head)]
     reference = plain(torch.stack([part[0] for part in hidden.split(LENGTHS)]))
     assert_same([head(hidden, starts)], [reference], hidden, *head.parameters())
+
+
+def test_positions_weigh_what_differs_from_their_means():
+    hidden, starts = packed()
+    head = ProteinPositions(HIDDEN, 5, dropout=0.0, positions=30)
+    nn.init.normal_(head.weight)
+    nn.init.normal_(head.bias)
+    first = head.train()(hidden, starts)  # takes this batch's means
+    means = [torch.stack([part[i] for part in hidden.split(LENGTHS) if len(part) > i]).mean(dim=0) for i in range(17)]
+    torch.testing.assert_close(head.mean[:17], torch.stack(means), rtol=1e-5, atol=1e-6)
+    assert (head.mean[17:] == 0).all()
+    references = [
+        head.bias + sum(head.weight[i].view(5, HIDDEN) @ (x - means[i].detach()) for i, x in enumerate(part))
+        for part in hidden.split(LENGTHS)
+    ]
+    assert_same([first], [torch.stack(references)], hidden, *head.parameters())
+    again, _ = packed((9,))
+    head(again, torch.tensor([0, 9], dtype=torch.int32))
+    moved = torch.stack(means[:9]).lerp(again, 0.1)
+    torch.testing.assert_close(head.mean[:9], moved, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(head.mean[9:17], torch.stack(means[9:]), rtol=1e-5, atol=1e-6)
+    kept = head.mean.clone()
+    longer, beyond = packed((25,))
+    output = head.eval()(longer, beyond)
+    assert torch.equal(output, head(longer[:17], torch.tensor([0, 17], dtype=torch.int32)))  # it has seen 17
+    assert torch.equal(head.mean, kept)
 
 
 def test_the_mean_is_over_residues_alone():

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
+from proteinlm.heads import ProteinPositions
 from proteinlm.metrics import RecordMetric, Regression
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 
@@ -37,7 +38,8 @@ class ScalarRegression(LabelledTask, ABC):
 
     @classmethod
     def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
-        return protein_heads(model, 1)
+        variants = partial(ProteinPositions, model.hidden_size, 1, model.dropout, model.max_positions)
+        return {**protein_heads(model, 1), "positions": variants}
 
     def metric(self) -> RecordMetric:
         return Regression()
