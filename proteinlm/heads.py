@@ -159,7 +159,7 @@ class ProteinPositions(Head):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.empty(positions, classes * hidden_size))
-        nn.init.normal_(self.weight, std=1e-3)
+        nn.init.normal_(self.weight, std=0.02)
         self.bias = nn.Parameter(torch.zeros(classes))
         self.register_buffer("mean", torch.zeros(positions, hidden_size))
         self.register_buffer("seen", torch.zeros(positions))
@@ -169,6 +169,7 @@ class ProteinPositions(Head):
         if self.training:
             self.follow(hidden.detach(), place)
         x = self.dropout((hidden - self.mean[place]) * self.seen[place].unsqueeze(-1))  # (T, H)
+        x = x * x.shape[-1] ** -0.5  # a step of the optimiser moves all H weights of a mutated position at once
         weight = F.embedding(place, self.weight).unflatten(-1, (-1, x.shape[-1]))  # (T, C, H)
         return sum_of_proteins(torch.einsum("th,tch->tc", x, weight), starts) + self.bias
 

@@ -83,7 +83,8 @@ def test_positions_weigh_what_differs_from_their_means():
     torch.testing.assert_close(head.mean[:17], torch.stack(means), rtol=1e-5, atol=1e-6)
     assert (head.mean[17:] == 0).all()
     references = [
-        head.bias + sum(head.weight[i].view(5, HIDDEN) @ (x - means[i].detach()) for i, x in enumerate(part))
+        head.bias
+        + sum(head.weight[i].view(5, HIDDEN) @ (x - means[i].detach()) for i, x in enumerate(part)) / HIDDEN**0.5
         for part in hidden.split(LENGTHS)
     ]
     assert_same([first], [torch.stack(references)], hidden, *head.parameters())
