@@ -59,7 +59,7 @@ class MachineConfig:
     """``auto``, ``cpu`` or ``cuda``."""
     compile: bool = False
     """Let torch.compile fuse the blocks, in one graph for all sizes of batch: meant for GPUs. On CPUs it is no faster
-    in fp32, and by a tenth to a quarter in bf16, after a minute of compiling."""
+    in fp32, and by about a twentieth in bf16, after a minute of compiling."""
     nonfinite: str = "stop"
     """What a loss or gradient that is not finite does: ``stop`` the run, or ``skip`` the step, which the result counts."""
     deterministic: bool = False
