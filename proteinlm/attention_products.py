@@ -74,7 +74,7 @@ class _Attention(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # whose types forget the signature; without it a second derivative would be wrong in silence
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         tokens, number, dim = upstream.shape
         joint = upstream.new_empty(tokens, number, 3, dim)

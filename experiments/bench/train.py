@@ -64,8 +64,8 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
     arms: dict[str, Callable[[], object]] = {}
     products: dict[str, float] = {}
     ways = (FP32, BF16, COMPILED) if bf16 else (FP32,)
-    for precision in ways:
-        arms[f"{OURS}, {precision}"] = our_step(config, packed, precision != FP32, precision == COMPILED)
+    for way in ways:
+        arms[f"{OURS}, {way}"] = our_step(config, packed, way != FP32, way == COMPILED)
     for precision in (FP32, BF16) if bf16 else (FP32,):
         arms |= {f"{name}, {precision}": made(precision == BF16) for name, made in peers_arms.items()}
         arms[f"matrix product, {precision}"], products[precision] = matrix_product(
@@ -83,9 +83,9 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
     rates = {name: flops / statistics.median(seconds[f"matrix product, {name}"]) for name, flops in products.items()}
     figures += [Figure(f"matrix product of that width, {name}", rate / 1e9, "GFLOP/s") for name, rate in rates.items()]
     for way in ways:
-        own, (precision, *_) = seconds[f"{OURS}, {way}"], way.split(", ")
+        own = seconds[f"{OURS}, {way}"]
         achieved = flops / statistics.median(own)
-        share = achieved / rates[precision]
+        share = achieved / rates[FP32 if way == FP32 else BF16]
         figures += [
             Figure(f"{OURS}, {way}, {config.parameters:,} parameters", residues / statistics.median(own), RATE),
             Figure(f"training step, {way}", achieved / 1e9, "GFLOP/s"),

@@ -57,6 +57,15 @@ def tape_record(task: str, index: int) -> dict:
     return record | labels | angles | {"evolutionary": real(length, 30), "valid_mask": np.ones(length, np.float32)}
 
 
+def assert_equal_records(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert type(ours[name]) is type(value)
+        if isinstance(value, np.ndarray):
+            assert ours[name].dtype == value.dtype
+        np.testing.assert_array_equal(ours[name], value)
+
+
 def dumps_numpy_1(value: object, protocol: int = 3) -> bytes:
     """A pickle as numpy 1 wrote it; protocols below 4 have names as lines of text."""
     return pickle.dumps(value, protocol).replace(b"numpy._core.", b"numpy.core.")

@@ -9,7 +9,7 @@ import pytest
 
 from proteinlm.data import conversion
 from proteinlm.errors import InputError
-from tests.data.samples import built, sequences, tape_record, write_fasta, write_tape
+from tests.data.samples import assert_equal_records, built, sequences, tape_record, write_fasta, write_tape
 
 LABELLED = ("secondary_structure", "proteinnet", "remote_homology", "fluorescence", "stability")
 
@@ -72,12 +72,7 @@ def test_records_of_tape_come_back_field_by_field(root, monkeypatch, task, rows)
     for index, (ours, theirs) in enumerate(zip(built(root).records(task, "train"), records, strict=True)):
         theirs = {name: value.decode() if isinstance(value, bytes) else value for name, value in theirs.items()}
         assert ours.pop("id") == theirs.pop("id", str(index))
-        assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert type(ours[name]) is type(value)
-            if isinstance(value, np.ndarray):
-                assert ours[name].dtype == value.dtype
-            np.testing.assert_array_equal(ours[name], value)
+        assert_equal_records(ours, theirs)
 
 
 def test_pfam_is_the_pretraining_task(root):

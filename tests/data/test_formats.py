@@ -19,7 +19,16 @@ from proteinlm.data.formats.fasta import read_fasta
 from proteinlm.data.formats.proteinnet import read_proteinnet
 from proteinlm.data.formats.tape import read_json, read_lmdb
 from proteinlm.errors import InputError
-from tests.data.samples import SHARED, dumps_numpy_1, ignore, needs_shared, protein, tape_record, write_lmdb
+from tests.data.samples import (
+    SHARED,
+    assert_equal_records,
+    dumps_numpy_1,
+    ignore,
+    needs_shared,
+    protein,
+    tape_record,
+    write_lmdb,
+)
 
 OPEN = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 
@@ -197,15 +206,6 @@ BAD_JSON = {
 @pytest.mark.parametrize("message", BAD_JSON)
 def test_bad_json_is_one_line_with_the_record(tmp_path, message):
     assert_one_line(written(tmp_path / "a.json", BAD_JSON[message]), read_json, message)
-
-
-def assert_equal_records(ours: dict, theirs: dict) -> None:
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        assert type(ours[name]) is type(value)
-        if isinstance(value, np.ndarray):
-            assert ours[name].dtype == value.dtype
-        np.testing.assert_array_equal(ours[name], value)
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, dumps_numpy_1])
