@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proteinlm import transfer
+from proteinlm import kernel_shapes, transfer
 from proteinlm.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.config import ModelConfig
 
@@ -101,10 +101,10 @@ class Backbone(nn.Module):
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
-        x, where = self.embed(tokens, starts, longest)
+        x, where = self.embed(*kernel_shapes.fill(tokens, starts), longest)
         for block in self.blocks:
             x = block(x, where)
-        return self.norm(x)
+        return self.norm(x)[: len(tokens)]
 
     def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
         """What the first block is given: hidden states (T, H), and where the proteins are."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
-from proteinlm import transfer
+from proteinlm import kernel_shapes, transfer
 from proteinlm.backbone import LAYER_NORM_EPSILON, initialise, positions
 from proteinlm.config import ModelConfig
 
@@ -41,8 +41,9 @@ class LanguageModelHead(nn.Module):
     def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
         """Logits (K, V) of the hidden states (K, H) of K tokens; `embedding` (V, H) is the backbone's token table."""
         assert embedding is not None
-        x = self.norm(F.gelu(self.dense(hidden), approximate=self.approximate))  # (K, H)
-        return F.linear(x, embedding, self.bias)
+        x = F.pad(hidden, (0, 0, 0, kernel_shapes.missing(len(hidden), hidden.device)))
+        x = self.norm(F.gelu(self.dense(x), approximate=self.approximate))  # (K, H)
+        return F.linear(x, embedding, self.bias)[: len(hidden)]
 
 
 @final

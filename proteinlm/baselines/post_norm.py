@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from proteinlm import kernel_shapes
 from proteinlm.attention import Boundaries, attend, boundaries
 from proteinlm.backbone import LAYER_NORM_EPSILON, positions
 from proteinlm.config.baselines import PostNormConfig
@@ -44,13 +45,15 @@ class PostNorm(nn.Module):
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
+        real = len(tokens)
+        tokens, starts = kernel_shapes.fill(tokens, starts)
         x = self.token_embedding(tokens) + self.position_embedding(positions(starts, len(tokens)))
         x = self.dropout(self.norm(x))  # (T, H)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         where = boundaries(starts, longest, dtype)
         for block in self.blocks:
             x = block(x, where)
-        return x
+        return x[:real]
 
 
 class PostNormBlock(nn.Module):
