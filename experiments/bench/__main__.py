@@ -4,6 +4,8 @@ Prints a table and writes the same figures as ``runs/bench/<what>.json`` and ``.
 """
 
 import argparse
+import statistics
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument("--hidden-size", type=int, default=256)
         one.add_argument("--layers", type=int, default=8)
         one.add_argument("--heads", type=int, default=8)
-        one.add_argument("--proteins", type=int, default=32)
+        one.add_argument("--tokens", type=int, default=4352, help="at most, of a round: one micro-batch of ours")
         one.add_argument("--longest", type=int, default=1023, help="residues")
         one.add_argument("--data", type=Path, help="directory of real data; by default letters are random")
-        one.add_argument("--repeats", type=int, default=3)
+        one.add_argument("--repeats", type=int, default=5, help="rounds, after those that do not count")
         one.add_argument("--recipe", choices=("paper", "modern"), default="paper")
         one.add_argument("--threads", type=int, default=0)
     growth = kinds.add_parser("growth", help="cost over depth, width and the size of the corpus")
@@ -102,18 +104,17 @@ def compare(options: argparse.Namespace) -> None:
         feed_forward="gated" if modern else "gelu",
         dropout=0.0,
     )
-    sample = workload.proteins(options.proteins, options.longest, options.data)
+    samples = workload.samples(train.WARMING + options.repeats, options.tokens, options.longest, options.data)
+    residues = statistics.mean(map(len, chain(*samples)))
     title = (
         f"{options.what}: hidden {options.hidden_size}, {options.layers} layers, {options.heads} heads, "
-        f"{options.proteins} proteins of {sum(map(len, sample)):,} residues "
+        f"{options.repeats} micro-batches of {options.tokens} tokens, proteins of {residues:.0f} residues "
         f"({'random letters' if options.data is None else 'real'}), {described}; "
         f"{peers.version()}"
     )
     bf16 = machine.precision == "bf16-mixed"
-    if options.what == "train":
-        figures = train.train(config, sample, 4096, options.repeats, bf16)
-    else:
-        figures = embed.embed(config, sample, options.repeats, bf16)
+    measure = train.train if options.what == "train" else embed.embed
+    figures = measure(config, samples, bf16)
     report(title, figures, options.output, f"{options.what}-{options.hidden_size}x{options.layers}-{options.recipe}")
 
 

@@ -33,17 +33,21 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each arm, one after the other, `repeats` times after a round that does not count."""
+def interleaved(arms: Mapping[str, Callable[[], object]], repeats: int, warming: int = 1) -> dict[str, list[float]]:
+    """Seconds of each arm, one after the other, `repeats` times after `warming` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for repeat in range(repeats + 1):
+    rounds = warming + repeats
+    for number in range(rounds):
         began = time.perf_counter()
         for name, action in arms.items():
-            taken = timed(action)
-            if repeat:
-                seconds[name].append(taken)
-        print(f"round {repeat + 1} of {repeats + 1}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    return seconds
+            seconds[name].append(timed(action))
+        print(f"round {number + 1} of {rounds}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return {name: taken[warming:] for name, taken in seconds.items()}
+
+
+def rate(work: list[float], seconds: list[float]) -> float:
+    """What is done in a second, by the median over rounds."""
+    return statistics.median(done / taken for done, taken in zip(work, seconds, strict=True))
 
 
 def ratio(theirs: list[float], ours: list[float]) -> float:

@@ -150,8 +150,8 @@ def beside_peers() -> list[Figure]:
 
 def packed(budget: int, count: int) -> list[Masked]:
     """`count` micro-batches of at most `budget` tokens, on the GPU."""
-    sample = workload.proteins(count * budget // 60, LONGEST, None)
-    return [_moved(batch) for batch in workload.packed_steps(sample, budget)[:count]]
+    samples = workload.samples(count, budget, LONGEST, None)
+    return [_moved(batch) for sample in samples for batch in workload.packed_steps(sample, budget)]
 
 
 def times(step: Callable[[Any], None], batches: list[Any], warming: int = WARMING) -> list[float]:

@@ -36,7 +36,7 @@ def over_shapes(count: int, longest: int, repeats: int) -> list[Figure]:
     configs = {shape: ModelConfig(*shape, dropout=0.0) for shape in SHAPES}
     flops = {shape: workload.training_flops(config, packed) for shape, config in configs.items()}
     product, flops_of_product = matrix_product(BASE[0], 4096)
-    arms: dict[str, Callable[[], object]] = {name(shape): our_step(configs[shape], packed) for shape in SHAPES}
+    arms: dict[str, Callable[[], object]] = {name(shape): our_step(configs[shape], [packed]) for shape in SHAPES}
     seconds = interleaved({**arms, "product": product}, repeats)
     rate = flops_of_product / statistics.median(seconds["product"])
     figures = [Figure(f"matrix product of hidden {BASE[0]}, fp32", rate / 1e9, "GFLOP/s")]

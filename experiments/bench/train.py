@@ -1,11 +1,11 @@
-"""A training step of ours and of the peers on the same proteins: residues per second, and the share of the machine's
-matrix-product rate.
+"""A training step of ours and of the peers on the same proteins, new ones in each round as in training: residues per
+second, and the share of the machine's matrix-product rate.
 """
 
 import statistics
 from collections.abc import Callable
 from functools import partial
-from itertools import product
+from itertools import chain, cycle, product
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from experiments.bench import peers
-from experiments.bench.figures import Figure, interleaved, ratio
+from experiments.bench.figures import Figure, interleaved, rate, ratio
 from experiments.bench.workload import Padded, packed_steps, padded_batches, training_flops
 from proteinlm import optim
 from proteinlm.backbone import Backbone
@@ -24,6 +24,8 @@ from proteinlm.heads import LanguageModelHead
 
 BATCH = 8
 """Proteins that a peer computes at once: the Trainer's default."""
+WARMING = 4
+"""Rounds that do not count: in bfloat16 the first steps compile kernels for the shapes that they meet."""
 OURS = "proteinlm"
 MEGATRON = "MegatronBertForMaskedLM, padded"
 FP32, BF16, COMPILED = "fp32", "bf16", "bf16, compiled"
@@ -45,14 +47,18 @@ class Ours(nn.Module):
         return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 
-def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: int, bf16: bool) -> list[Figure]:
-    """One optimiser step over `sample`, ours in micro-batches of `budget` tokens, the peers' `BATCH` proteins at a time.
+def train(config: ModelConfig, samples: list[list[np.ndarray]], bf16: bool) -> list[Figure]:
+    """One optimiser step over each of `samples`, ours in one micro-batch, the peers' `BATCH` proteins at a time; the
+    first `WARMING` do not count.
 
     With `bf16`, in bfloat16 too, and ours also with ``train.compile=true``: beside the peers as users run them, in
     float32, and beside those in bfloat16.
     """
-    packed = packed_steps(sample, budget)
-    as_given, sorted_ = (padded_batches(sample, BATCH, by_length) for by_length in (False, True))
+    budget = max(sum(len(letters) + 1 for letters in sample) for sample in samples)
+    packed = [packed_steps(sample, budget) for sample in samples]
+    as_given, sorted_ = (
+        [padded_batches(sample, BATCH, by_length) for sample in samples] for by_length in (False, True)
+    )
     megatron, esm, plain = peers.megatron_bert(config), peers.esm(config), peers.PlainEncoder(config)
     peers_arms: dict[str, Callable[[bool], Callable[[], None]]] = {
         MEGATRON: partial(their_step, megatron, as_given),
@@ -71,29 +77,32 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
         arms[f"matrix product, {precision}"], products[precision] = matrix_product(
             config.hidden_size, budget, precision == BF16
         )
-    seconds = interleaved(arms, repeats)
-    flops = training_flops(config, packed)
-    residues = sum(map(len, sample))
+    seconds = interleaved(arms, len(samples) - WARMING, WARMING)
+    flops = [training_flops(config, batches) for batches in packed[WARMING:]]
+    residues = [float(sum(map(len, sample))) for sample in samples]
     figures = [
         Figure(
-            f"what a peer computes of each residue, {name}", sum(b.tokens.numel() for b in batches) / residues, "times"
+            f"what a peer computes of each residue, {name}",
+            sum(batch.tokens.numel() for batch in chain.from_iterable(steps)) / sum(residues),
+            "times",
         )
-        for name, batches in (("in the given order", as_given), ("sorted by length", sorted_))
+        for name, steps in (("in the given order", as_given), ("sorted by length", sorted_))
     ]
+    del residues[:WARMING]
     rates = {name: flops / statistics.median(seconds[f"matrix product, {name}"]) for name, flops in products.items()}
-    figures += [Figure(f"matrix product of that width, {name}", rate / 1e9, "GFLOP/s") for name, rate in rates.items()]
+    figures += [Figure(f"matrix product of that width, {name}", each / 1e9, "GFLOP/s") for name, each in rates.items()]
     for way in ways:
         own = seconds[f"{OURS}, {way}"]
-        achieved = flops / statistics.median(own)
+        achieved = rate(flops, own)
         share = achieved / rates[FP32 if way == FP32 else BF16]
         figures += [
-            Figure(f"{OURS}, {way}, {config.parameters:,} parameters", residues / statistics.median(own), RATE),
+            Figure(f"{OURS}, {way}, {config.parameters:,} parameters", rate(residues, own), RATE),
             Figure(f"training step, {way}", achieved / 1e9, "GFLOP/s"),
             Figure(f"training step / matrix product, {way}", share, "", "at least 0.5 from hidden 512"),
         ]
     for name, theirs in product(peers_arms, products):
         taken = seconds[f"{name}, {theirs}"]
-        figures.append(Figure(f"{name}, {theirs}", residues / statistics.median(taken), RATE))
+        figures.append(Figure(f"{name}, {theirs}", rate(residues, taken), RATE))
         for way in ways if theirs == FP32 else ways[1:]:
             wanted = WANTED[theirs] if name == MEGATRON and way != FP32 else ""
             if "sorted" in name and way.startswith(theirs):
@@ -105,17 +114,20 @@ def train(config: ModelConfig, sample: list[np.ndarray], budget: int, repeats: i
 
 
 def our_step(
-    config: ModelConfig, batches: list[Masked], bf16: bool = False, compiled: bool = False
+    config: ModelConfig, steps: list[list[Masked]], bf16: bool = False, compiled: bool = False
 ) -> Callable[[], None]:
+    """What takes one optimiser step over the micro-batches of the next of `steps`."""
     torch.manual_seed(0)
     model = Ours(config)
     if compiled:
         for block in model.backbone.blocks:
             block.compile(dynamic=True)
     optimizer, _ = optim.build(model, OptimConfig(), 1000, config)
-    targets = sum(len(batch.targets) for batch in batches)
+    upcoming = cycle(steps)
 
     def step() -> None:
+        batches = next(upcoming)
+        targets = sum(len(batch.targets) for batch in batches)
         optimizer.zero_grad()
         for batch in batches:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -127,11 +139,13 @@ def our_step(
     return step
 
 
-def their_step(model: nn.Module, batches: list[Padded], bf16: bool = False) -> Callable[[], None]:
+def their_step(model: nn.Module, steps: list[list[Padded]], bf16: bool = False) -> Callable[[], None]:
     model.train()
     optimizer = AdamW(model.parameters(), lr=1e-4, fused=True)
+    upcoming = cycle(steps)
 
     def step() -> None:
+        batches = next(upcoming)
         optimizer.zero_grad()
         for batch in batches:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):

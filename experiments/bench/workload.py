@@ -12,10 +12,20 @@ from proteinlm.config import FilesDataConfig, ModelConfig
 from proteinlm.data import sources
 from proteinlm.data.masking import Masked, mask
 from proteinlm.data.packing import cut, lay_out
+from proteinlm.errors import InputError
 
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
 IGNORED = -100
 """Label of a token that is no target, to transformers."""
+
+
+def samples(rounds: int, budget: int, longest: int, root: Path | None) -> list[list[np.ndarray]]:
+    """The proteins of `rounds` micro-batches of at most `budget` tokens, cut as in training from what `proteins` gives."""
+    if longest >= budget:
+        raise InputError(f"--tokens {budget}: must exceed --longest {longest}, which leaves no room for [CLS]")
+    drawn = proteins(rounds * budget // 16, longest, root)
+    pieces = cut(np.arange(len(drawn)), np.array([len(letters) + 1 for letters in drawn]), budget)
+    return [[drawn[place] for place in piece.tolist()] for piece in pieces[:rounds]]
 
 
 def proteins(count: int, longest: int, root: Path | None) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import bench_tracking
 from experiments.bench import embed, growth, train, workload
@@ -35,27 +36,47 @@ def test_peers_are_given_the_same_masked_residues(sample: list[np.ndarray], by_l
     assert real == sum(map(len, sample)) + len(sample)
 
 
-def test_arms_take_turns_and_the_first_round_does_not_count():
+def test_arms_take_turns_and_the_first_rounds_do_not_count():
     called: list[str] = []
     arms = {name: lambda name=name: called.append(name) for name in "ab"}
-    seconds = interleaved(arms, 3)
-    assert called == list("ab" * 4)
+    seconds = interleaved(arms, 3, warming=2)
+    assert called == list("ab" * 5)
     assert [len(taken) for taken in seconds.values()] == [3, 3]
     assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
 
 
-def test_every_arm_has_a_figure(sample: list[np.ndarray]):
-    named = [figure.what for figure in train.train(SHAPE, sample, 256, 1, bf16=True)]
+def test_every_arm_has_a_figure(sample: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
+    samples = [sample[:4], sample[4:]]
+    monkeypatch.setattr(train, "WARMING", 1)
+    monkeypatch.setattr(embed, "WARMING", 1)
+    named = [figure.what for figure in train.train(SHAPE, samples, bf16=True)]
     for arm in ("MegatronBertForMaskedLM, padded", "EsmForMaskedLM, padded, sorted by length"):
         assert f"{arm}, fp32" in named
         for mine, theirs in (("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")):
             assert f"proteinlm, {mine} / {arm}, {theirs}" in named
-    without = [figure.what for figure in train.train(SHAPE, sample, 256, 1, bf16=False)]
+    without = [figure.what for figure in train.train(SHAPE, samples, bf16=False)]
     assert without
     assert not any("bf16" in name for name in without)
-    figures = embed.embed(SHAPE, sample, 1, bf16=True)
+    figures = embed.embed(SHAPE, samples, bf16=True)
     assert len(figures) == 2 * (1 + 2 * 4)
     assert all(figure.value > 0 for figure in figures)
+
+
+def test_each_round_has_proteins_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[int]] = []
+    forward = train.Ours.forward
+
+    def remember(model: train.Ours, batch: train.Masked) -> torch.Tensor:
+        seen.append(batch.packed.tokens.tolist())
+        return forward(model, batch)
+
+    monkeypatch.setattr(train.Ours, "forward", remember)
+    steps = [workload.packed_steps(sample, 256) for sample in workload.samples(3, 256, 60, None)]
+    step = train.our_step(SHAPE, steps)
+    for _ in steps:
+        step()
+    assert seen == [batch.packed.tokens.tolist() for [batch] in steps]
+    assert len({tuple(tokens) for tokens in seen}) == 3
 
 
 def test_growth_is_held_against_its_base(monkeypatch: pytest.MonkeyPatch):
