@@ -188,7 +188,7 @@ def slurm_tasks() -> int:
 def follow_parent() -> None:
     """End this process when the one named by `PARENT` ends, even if it was killed; else name this one to descendants."""
     parent = None if in_slurm_job() else os.environ.get(PARENT)  # of another machine, and a job outlives it
-    if parent is None:
+    if not parent:
         os.environ[PARENT] = str(os.getpid())
         return
     if int(parent) == os.getpid():

@@ -154,6 +154,7 @@ class Report(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = self.lined = self.watched = time.monotonic()
+        self.validated = 0.0  # seconds, of which no speed of training is made
         self.first_step, self.residues = trainer.global_step, 0
         if trainer.is_global_zero and self.console.is_terminal:
             columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -175,7 +176,7 @@ class Report(L.Callback):
         loss = pl_module.loss_of_step()
         if not trainer.is_global_zero:
             return
-        rate = self.residues / (time.monotonic() - self.began)
+        rate = self.residues / (time.monotonic() - self.began - self.validated)
         figures = pl_module.figures(loss)
         shown = "  ".join(f"{name.removeprefix('train/')} {value:.3f}" for name, value in figures.items())
         self.last.update(figures)
@@ -185,7 +186,12 @@ class Report(L.Callback):
             self.tracker.log(figures | self.progress, step)
         self._show(step, f"{shown}  {rate:,.0f} res/s")
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validation_began = time.monotonic()
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.validated += time.monotonic() - self.validation_began
         if not trainer.is_global_zero:
             return
         scores = {name: float(value) for name, value in trainer.callback_metrics.items()}

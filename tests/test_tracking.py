@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ import wandb
 from proteinlm import background, finetuning, pretraining, results, tracking
 from proteinlm.background import Background
 from proteinlm.config import TrackingConfig
-from proteinlm.tracking import MetricsFile, Tracker
+from proteinlm.tasks.language_model import LanguageModel
+from proteinlm.tracking import HOURS, MetricsFile, Tracker
 from tests import wandb_files
 from tests.runs import ROOT, SMALL, composed
 from tests.tasks import toys
 
+SLOW = 0.2
+"""Seconds."""
 SHORT = (*SMALL, "tracking=wandb", "group=sweep", "train.tokens=8192")
 
 
@@ -48,6 +52,21 @@ def test_its_history_is_that_of_the_metrics_file(pretrained: Path):
         known = name if name.split("/")[0] in ("train", "valid", "progress") else f"test/{name}"
         assert told[int(step), known] == float(value)
     assert written.history[-1]["progress/tokens"] == results.load(pretrained / results.RESULT).tokens
+
+
+def test_the_speed_is_of_training_and_the_hours_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    end = LanguageModel.on_validation_epoch_end
+
+    def slowly(task: LanguageModel) -> None:
+        time.sleep(SLOW)
+        end(task)
+
+    monkeypatch.setattr(LanguageModel, "on_validation_epoch_end", slowly)
+    result = pretraining.run(composed(*SMALL, "train.validations=3", f"output={tmp_path}"))
+    rows = (line.split(",") for line in next(tmp_path.rglob("metrics.csv")).read_text().splitlines()[1:])
+    last = {name: float(value) for step, name, value in rows if int(step) == result.steps}
+    training = result.residues / last["progress/residues_per_second"]
+    assert last[HOURS] * 3600 - training >= 2 * SLOW  # the third validation follows the last step
 
 
 def test_of_fast_steps_one_a_second_is_told_and_every_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
