@@ -35,7 +35,8 @@ def test_a_step_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(TaskModule, "on_load_checkpoint", skipping)
     found = " ".join(faults(tmp_path, "pretrain", 3))
     assert "its last good checkpoint was of step" in found
-    assert "other records than an undisturbed run's" in found
+    lasting = ("other records than an undisturbed run's", "it does not get to its end")  # if the last step is left out
+    assert any(fault in found for fault in lasting)
 
 
 def test_a_start_from_a_damaged_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
