@@ -41,7 +41,7 @@ class LanguageModelHead(nn.Module):
     def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
         """Logits (K, V) of the hidden states (K, H) of K tokens; `embedding` (V, H) is the backbone's token table."""
         assert embedding is not None
-        x = F.pad(hidden, (0, 0, 0, kernel_shapes.missing(len(hidden), hidden.device)))
+        x = kernel_shapes.fill_rows(hidden)
         x = self.norm(F.gelu(self.dense(x), approximate=self.approximate))  # (K, H)
         return F.linear(x, embedding, self.bias)[: len(hidden)]
 

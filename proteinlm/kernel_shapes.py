@@ -4,7 +4,7 @@ oneDNN, which multiplies bfloat16 on CPUs, compiles a kernel for each new shape.
 long as dozens of small products, and packed proteins have a new shape in every batch. Here sizes are rounded up to ones
 that come again.
 
-T tokens of B proteins laid end to end.
+T tokens of B proteins laid end to end, K of them, H hidden size.
 """
 
 import torch
@@ -38,3 +38,9 @@ def fill(tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     if not more:
         return tokens, starts
     return F.pad(tokens, (0, more)), torch.cat((starts, starts[-1:] + more))
+
+
+def fill_rows(x: Tensor) -> Tensor:
+    """Append the `missing` rows, all 0, to x (K, H); x itself, not a copy, where there are none."""
+    more = missing(len(x), x.device)
+    return F.pad(x, (0, 0, 0, more)) if more else x
