@@ -19,15 +19,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.finetune import line
-from proteinlm import launch
 from proteinlm.config import FinetuneConfig, ModelConfig, register_schema
 from proteinlm.errors import InputError
-from proteinlm.intervals import Sample, bootstrap
-from proteinlm.results import Score
+from proteinlm.launch import entry
+from proteinlm.records.bootstrap import Sample, bootstrap
+from proteinlm.records.results import Score
 from proteinlm.vocabulary import AMINO_ACIDS
 
 if TYPE_CHECKING:
-    from proteinlm.data.labelled import LabelledProteins
+    from proteinlm.data.batches.labelled import LabelledProteins
 
 register_schema()
 LETTERS = len(AMINO_ACIDS) + 1  # the last for any other
@@ -36,8 +36,8 @@ COUNT = "mutation count"
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="finetune")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="finetune")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if config.task.name not in CONTROLS:
@@ -53,7 +53,7 @@ def main(composed: DictConfig) -> None:
 
 def score(config: FinetuneConfig, control: str = "") -> Iterator[tuple[str, dict[str, Sample]]]:
     """The samples behind the scores of each split, by one of the task's `CONTROLS`, the first by default."""
-    from proteinlm.splits import Splits
+    from proteinlm.training.finetuning_data import Splits
 
     if not isinstance(config.model, ModelConfig):
         raise InputError("controls have no model: name any shape, as in model=tiny, for its max_positions")
@@ -231,4 +231,4 @@ _UPDATES = {
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

@@ -10,19 +10,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.comparison import PRETRAIN, Row, collect_some
-from experiments.published import COLUMNS
 from experiments.report.numbers import published
-from proteinlm import launch
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import PRETRAIN, Row, collect_some
 from proteinlm.config import TrackingConfig, digest
 from proteinlm.errors import InputError
-from proteinlm.files import write_text
+from proteinlm.launch import entry
+from proteinlm.storage.atomic import write_text
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 TABLE = "table7"
-TOKENS, HOURS = "progress/tokens", "progress/hours"  # as `proteinlm.tracking` names them
+TOKENS, HOURS = "progress/tokens", "progress/hours"  # as `proteinlm.training.tracking` names them
 SPECIFICATION = "dashboard.json"
 
 
@@ -97,7 +97,7 @@ def workspace(entity: str, project: str, group: str) -> "Workspace":
 
 
 def score(key: str) -> str:
-    """What `proteinlm.tracking` calls the score of a column in a run's summary."""
+    """What `proteinlm.training.tracking` calls the score of a column in a run's summary."""
     column = next(column for column in COLUMNS if column.key == key)
     return f"test/{column.stage}/{column.split}/{column.metric}"
 
@@ -160,4 +160,4 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    launch.command(main)
+    entry.command(main)

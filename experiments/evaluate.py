@@ -4,29 +4,29 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.finetune import line
-from proteinlm import launch
 from proteinlm.config import EvaluateConfig, register_schema
+from proteinlm.launch import entry
 
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="evaluate")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="evaluate")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     log = config.directory.parent / f"{config.task.label}.log"
-    launch.job("experiments.evaluate", config.strategy, log, lambda: run(config))
+    entry.job("experiments.evaluate", config.strategy, log, lambda: run(config))
 
 
 def run(config: EvaluateConfig) -> None:
-    with launch.importing():
-        from proteinlm import finetuning
+    with entry.importing():
+        from proteinlm.training import finetuning
 
     scores = finetuning.evaluate(config)
-    if launch.reports():
+    if entry.reports():
         for score in scores:
             print(line(config.name, score))
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

@@ -3,28 +3,29 @@
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch, tracking
 from proteinlm.config import FinetuneConfig, register_schema
-from proteinlm.results import Score
+from proteinlm.launch import entry
+from proteinlm.records.results import Score
+from proteinlm.training import tracking
 
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="finetune")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="finetune")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     log = config.directory.parent / f"{config.task.label}.log"
-    launch.job("experiments.finetune", config.strategy, log, lambda: run(config))
+    entry.job("experiments.finetune", config.strategy, log, lambda: run(config))
 
 
 def run(config: FinetuneConfig) -> None:
-    with launch.importing():
+    with entry.importing():
         tracking.import_early(config.tracking)
-        from proteinlm import finetuning
+        from proteinlm.training import finetuning
 
     result = finetuning.run(config)
-    for score in result.scores if launch.reports() else ():
+    for score in result.scores if entry.reports() else ():
         print(line(result.row, score))
 
 
@@ -35,4 +36,4 @@ def line(row: str, score: Score) -> str:
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

@@ -18,11 +18,10 @@ from typing import Any, NoReturn
 import atheris  # pyright: ignore[reportMissingImports]
 
 with atheris.instrument_imports(include=["proteinlm.data"]):  # pyright: ignore[reportAttributeAccessIssue]
-    from proteinlm.data import unpickling
-    from proteinlm.data.formats import fasta, proteinnet, tape
+    from proteinlm.data.formats import fasta, proteinnet, safe_pickle, tape
 
 from proteinlm.errors import InputError
-from proteinlm.results import ROOT
+from proteinlm.records.results import ROOT
 
 CORPUS = ROOT / "tests/corpus"
 SECONDS, MEGABYTES = 1, 512
@@ -49,7 +48,7 @@ def targets(place: Path) -> dict[str, Callable[[bytes], Any]]:
         "fasta": of_file(fasta.read_fasta, place / "fuzzed.fasta"),
         "json": of_file(tape.read_json, place / "fuzzed.json"),
         "proteinnet": of_file(proteinnet.read_proteinnet, place / "fuzzed.txt"),
-        "pickle": lambda content: unpickling.loads(content, "fuzzed: record 0"),  # a value of an LMDB
+        "pickle": lambda content: safe_pickle.loads(content, "fuzzed: record 0"),  # a value of an LMDB
     }
 
 

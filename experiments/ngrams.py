@@ -13,18 +13,18 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch
 from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
+from proteinlm.launch import entry
 from proteinlm.vocabulary import IDS, TOKENS
 
 register_schema()
 LETTERS = len(TOKENS)
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="pretrain")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="pretrain")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if not isinstance(config.task, MaskedLanguageModelConfig):
@@ -36,7 +36,7 @@ def main(composed: DictConfig) -> None:
 def score(config: RunConfig) -> dict[str, dict[str, float]]:
     """Perplexity of each model on each split: frequencies; with what is shown; with one neighbour, and both, besides."""
     from proteinlm.data import sources
-    from proteinlm.data.masking import shown_as
+    from proteinlm.data.batches.masking import shown_as
 
     likelihood = shown_as()
     corpus = sources.corpus(config.data)
@@ -76,7 +76,7 @@ def masked_residues(
     sequences: Sequences,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """What is to be recovered (K,), and the tokens shown there, to its left and to its right, as validation has them."""
-    from proteinlm.data.loader import PINNED_SEED, MaskedProteins, validation_loader
+    from proteinlm.data.batches.language_model import PINNED_SEED, MaskedProteins, validation_loader
 
     assert isinstance(config.task, MaskedLanguageModelConfig)
     proteins = MaskedProteins(
@@ -102,4 +102,4 @@ def is_residue(tokens: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

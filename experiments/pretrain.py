@@ -5,38 +5,39 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch, tracking
 from proteinlm.config import RunConfig, register_schema
+from proteinlm.launch import entry
+from proteinlm.training import tracking
 
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="pretrain")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="pretrain")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if config.dry_run:
         rehearse(config)
         return
     log = Path(config.output) / config.group / config.name / "log.txt"
-    launch.job("experiments.pretrain", config.strategy, log, lambda: run(config))
+    entry.job("experiments.pretrain", config.strategy, log, lambda: run(config))
 
 
 def run(config: RunConfig) -> None:
-    with launch.importing():
+    with entry.importing():
         tracking.import_early(config.tracking)
-        from proteinlm import pretraining
+        from proteinlm.training import pretraining
 
     result = pretraining.run(config)
-    for score in result.scores if launch.reports() else ():
+    for score in result.scores if entry.reports() else ():
         print(f"{result.row}  {score.split} {score.metric} {score.value:.3f}  ({score.n:,} proteins)")
 
 
 def rehearse(config: RunConfig) -> None:
-    from proteinlm import rehearsal
+    from proteinlm.training import dry_run
 
-    rehearsal.run(config)
+    dry_run.run(config)
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

@@ -6,28 +6,30 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from proteinlm import launch, results, tracking
 from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig, register_schema
 from proteinlm.errors import InputError
+from proteinlm.launch import entry
+from proteinlm.records import results
+from proteinlm.training import tracking
 
 register_schema()
 
 
-@hydra.main(version_base="1.3", config_path=str(launch.CONF), config_name="row")
-@launch.reported
+@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="row")
+@entry.reported
 def main(composed: DictConfig) -> None:
     config: RowConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     if finished(config):
         return
     log = Path(config.output) / config.group / config.name / "log.txt"
-    launch.job("experiments.row", config.strategy, log, lambda: run(config))
+    entry.job("experiments.row", config.strategy, log, lambda: run(config))
 
 
 def run(config: RowConfig) -> None:
     """Every stage in order, in this process; a finished stage costs nothing, and one that fails does not stop the next."""
-    with launch.importing():
+    with entry.importing():
         tracking.import_early(config.tracking)
-        from proteinlm import finetuning, pretraining
+        from proteinlm.training import finetuning, pretraining
 
     pretraining.run(config.pretraining)
     failures = []
@@ -65,4 +67,4 @@ def stages(config: RowConfig) -> list[FinetuneConfig]:
 
 
 if __name__ == "__main__":
-    launch.entry(main)
+    entry.entry(main)

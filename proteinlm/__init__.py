@@ -8,13 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proteinlm.backbone import Backbone
     from proteinlm.config import ModelConfig
     from proteinlm.inference.model import load
+    from proteinlm.models.backbone import Backbone
 
 __all__ = ["Backbone", "ModelConfig", "load"]
 
-_HOMES = {"Backbone": "proteinlm.backbone", "ModelConfig": "proteinlm.config", "load": "proteinlm.inference.model"}
+_HOMES = {
+    "Backbone": "proteinlm.models.backbone",
+    "ModelConfig": "proteinlm.config",
+    "load": "proteinlm.inference.model",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,11 +2,12 @@
 
 import typer
 
-from proteinlm import launch, planning
-from proteinlm.data import commands as data
+from proteinlm.data import cli as data
 from proteinlm.errors import InputError
-from proteinlm.inference import commands as inference
-from proteinlm.interop import commands as interop
+from proteinlm.inference import cli as inference
+from proteinlm.interop import cli as interop
+from proteinlm.launch import entry
+from proteinlm.planner import cli
 
 app = typer.Typer(
     help="Protein language models: data, plans, embeddings. Training is started by `python -m experiments.pretrain`.",
@@ -20,7 +21,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(interop.import_app, name="import")
 app.command("export")(interop.export)
 inference.add_to(app)
-app.command()(planning.plan)
+app.command()(cli.plan)
 
 
 def main() -> None:
@@ -28,4 +29,4 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        launch.fail(str(error))
+        entry.fail(str(error))

@@ -11,10 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.published import TABLE7
+from experiments.table7.published import TABLE7
 from proteinlm.config import ModelConfig, OptimConfig, ScaleConfig, TrainConfig, register_schema
 from proteinlm.errors import InputError
-from tests.test_backbone import PARAMETERS
+from tests.models.test_backbone import PARAMETERS
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.bench.figures import report
-from proteinlm import launch
 from proteinlm.errors import InputError
+from proteinlm.launch import entry
 
 if TYPE_CHECKING:
-    from proteinlm.training import Machine
+    from proteinlm.training.trainer import Machine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
     gpu = kinds.add_parser("gpu", help="the ten full shapes on one NVIDIA GPU, beside transformers")
     gpu.add_argument("--seconds", type=float, default=450, help="start no shape later than this")
     gpu.add_argument("--hidden-size", type=int, action="append", default=[], help="only this width; may be repeated")
+    tracking = kinds.add_parser("tracking", help="what tracking costs a row of a sweep")
+    tracking.add_argument("--repeats", type=int, default=3)
+    tracking.add_argument(
+        "--backends", default="none,csv,wandb", help="what to compare; the first is what the others cost"
+    )
+    tracking.add_argument("overrides", nargs="*", help="Hydra overrides of the row")
     options = parser.parse_args(arguments)
     if options.what == "data":
         if options.fasta and not (options.fasta.is_file() and options.fasta.suffix == ".xz"):
@@ -65,6 +71,10 @@ def main(arguments: list[str] | None = None) -> int:
 
         figures = measure_gpu(options.seconds, tuple(options.hidden_size))
         report(gpu_title(), figures, options.output, "gpu")
+    elif options.what == "tracking":
+        from experiments.bench.tracking import compare as compare_tracking
+
+        compare_tracking(options.repeats, options.backends.split(","), options.overrides)
     else:
         compare(options)
     return 0
@@ -83,7 +93,7 @@ def settled(threads: int) -> "tuple[Machine, str]":
     import torch
 
     from proteinlm.config import MachineConfig, StrategyConfig
-    from proteinlm.training import settle
+    from proteinlm.training.trainer import settle
 
     machine = settle(MachineConfig(accelerator="cpu", threads=threads), StrategyConfig())
     return machine, f"{torch.get_num_threads()} threads, {machine.hardware}"
@@ -119,4 +129,4 @@ def compare(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    launch.command(main)
+    entry.command(main)

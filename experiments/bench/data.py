@@ -36,7 +36,8 @@ def data(fasta: Path | None, repeats: int) -> list[Figure]:
 
 def building(root: Path, source: Path, repeats: int) -> list[Figure]:
     """Time of a build beside that of decompressing its source, in turns."""
-    from proteinlm.data import building, store
+    from proteinlm.data import store
+    from proteinlm.data.store import building
 
     target = root.parent / "store"
     decompressing, converting = [], []
@@ -60,8 +61,8 @@ def building(root: Path, source: Path, repeats: int) -> list[Figure]:
 def loading(directory: Path, budget: int, repeats: int) -> list[Figure]:
     """Masked, packed micro-batches of `budget` tokens, from one worker."""
     from proteinlm.data import store
-    from proteinlm.data.loader import MaskedProteins, ShareOfSteps, training_loader
-    from proteinlm.data.packing import Schedule
+    from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, training_loader
+    from proteinlm.data.batches.schedule import Schedule
 
     sequences = store.open(directory).sequences("pretrain", "train")
     longest, steps = 2175, 5_000_000 // budget
@@ -90,7 +91,7 @@ def planning() -> list[Figure]:
     """An epoch of Pfam's size, in a process of its own so that its memory can be read off."""
     code = (
         "import resource, time, numpy as np\n"
-        "from proteinlm.data.packing import Schedule\n"
+        "from proteinlm.data.batches.schedule import Schedule\n"
         f"lengths = np.clip(np.random.default_rng(0).lognormal(4.95, 0.62, {PFAM_PROTEINS}), 11, 2175).astype(np.int32)\n"
         "begin = time.perf_counter()\n"
         "schedule = Schedule(lengths, longest=2175, budget=65_536, per_step=4, seed=0, mask_percent=15)\n"

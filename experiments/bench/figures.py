@@ -12,8 +12,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from proteinlm import results
-from proteinlm.files import write_text
+from proteinlm.records import results
+from proteinlm.storage.atomic import write_text
 
 
 class Figure(NamedTuple):

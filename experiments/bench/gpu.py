@@ -16,10 +16,10 @@ from torch import nn
 
 from experiments.bench import peers, train, workload
 from experiments.bench.figures import Figure
-from experiments.published import TABLE7
+from experiments.table7.published import TABLE7
 from proteinlm import optim, planner
 from proteinlm.config import ModelConfig, OptimConfig
-from proteinlm.data.masking import Masked
+from proteinlm.data.batches.masking import Masked
 from proteinlm.errors import InputError
 from proteinlm.parallel.recompute import recompute
 

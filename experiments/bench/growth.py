@@ -14,9 +14,9 @@ from experiments.bench import workload
 from experiments.bench.figures import Figure, interleaved, ratio
 from experiments.bench.train import matrix_product, our_step
 from proteinlm.config import ModelConfig
-from proteinlm.data.loader import MaskedProteins
-from proteinlm.data.packing import MicroBatch, Schedule
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.batches.language_model import MaskedProteins
+from proteinlm.data.batches.schedule import MicroBatch, Schedule
+from proteinlm.data.store.sequences import Sequences
 
 BASE = (512, 4, 8)
 SHAPES = ((512, 2, 8), BASE, (512, 8, 8), (768, 4, 12), (1024, 4, 16))

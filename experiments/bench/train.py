@@ -17,10 +17,10 @@ from experiments.bench import peers
 from experiments.bench.figures import Figure, interleaved, rate, ratio
 from experiments.bench.workload import Padded, packed_steps, padded_batches, training_flops
 from proteinlm import optim
-from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig, OptimConfig
-from proteinlm.data.masking import Masked
-from proteinlm.heads import LanguageModelHead
+from proteinlm.data.batches.masking import Masked
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 
 BATCH = 8
 """Proteins that a peer computes at once: the Trainer's default."""

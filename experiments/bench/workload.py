@@ -10,8 +10,8 @@ from torch import Tensor
 from proteinlm import vocabulary
 from proteinlm.config import FilesDataConfig, ModelConfig
 from proteinlm.data import sources
-from proteinlm.data.masking import Masked, mask
-from proteinlm.data.packing import cut, lay_out
+from proteinlm.data.batches.masking import Masked, mask
+from proteinlm.data.batches.schedule import cut, lay_out
 from proteinlm.errors import InputError
 
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.comparison import collect_some
 from experiments.figures import all as figures
 from experiments.figures import style
-from proteinlm import launch
+from experiments.table7.rows import collect_some
+from proteinlm.launch import entry
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,4 +30,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.command(main)
+    entry.command(main)

@@ -6,8 +6,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from experiments.comparison import Row
 from experiments.figures import contacts, curves, heat, records, scaling
+from experiments.table7.rows import Row
 
 Draw = Callable[[bool], Figure | None]
 """A figure, for a narrow column or not; None if the records do not have what it needs."""

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from experiments.figures import style
 from experiments.figures.records import Maps
-from proteinlm.contact_map import LONG, ContactMap
+from proteinlm.records.contact_map import LONG, ContactMap
 
 # colours of `style`, in shades of their own: a page that is dark changes those, and these maps stay white
 HIT: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "#0073b3", "mew": 1.1, "ms": 4.5}

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.comparison import PRETRAIN, Row
 from experiments.figures import style
 from experiments.figures.records import Curve, curve, smoothed
-from experiments.published import TABLE7
+from experiments.table7.published import TABLE7
+from experiments.table7.rows import PRETRAIN, Row
 
 PAPER_FIGURES = {"hidden-512-layer-32-head-8": "Fig. 9", "hidden-2048-layer-12-head-16": "Fig. 10"}
 DESCENT = 0.1

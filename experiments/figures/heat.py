@@ -5,9 +5,9 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from experiments.comparison import Row
 from experiments.figures import style
-from experiments.published import COLUMNS
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import Row
 
 SHADES = ListedColormap(colormaps["cividis"](np.linspace(0.12, 1, 256)))
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison import PRETRAIN, Row
-from experiments.published import TABLE7
-from proteinlm import contact_map
-from proteinlm.contact_map import ContactMap
+from experiments.table7.published import TABLE7
+from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.errors import InputError
+from proteinlm.records import contact_map
+from proteinlm.records.contact_map import ContactMap
 
 METRICS = "metrics.csv"
 

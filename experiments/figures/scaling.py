@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 from scipy import stats
 
-from experiments.comparison import PRETRAIN, Row, shape_of
 from experiments.figures import style
-from experiments.published import COLUMNS, TABLE7
+from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import PRETRAIN, Row, shape_of
 from proteinlm.config import ModelConfig
 from proteinlm.planner import PFAM
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from proteinlm.files import written_whole
+from proteinlm.storage.atomic import written_whole
 
 INK, FAINT, RULE = "#1d2129", "#5f6875", "#d3d8df"
 PAPER = "#fdfdfe"

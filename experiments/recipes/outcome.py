@@ -7,10 +7,10 @@ from statistics import mean
 
 import numpy as np
 
-from experiments.comparison import PRETRAIN, Row
 from experiments.figures.records import Curve, curve
 from experiments.recipes.runs import ARMS, Run
-from proteinlm.results import Result
+from experiments.table7.rows import PRETRAIN, Row
+from proteinlm.records.results import Result
 
 Shape = tuple[int, int, int]
 PAPER = "paper"

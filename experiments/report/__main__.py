@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from experiments.comparison import collect_some, problems
 from experiments.report import page
-from proteinlm import launch
-from proteinlm.files import write_text
+from experiments.table7.rows import collect_some, problems
+from proteinlm.launch import entry
+from proteinlm.storage.atomic import write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,4 +26,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    launch.command(main)
+    entry.command(main)

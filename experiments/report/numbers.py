@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from math import floor, log10
 
-from experiments.comparison import Row
-from experiments.published import COLUMNS, TABLE7
-from proteinlm.results import RESULT, Result, Score
+from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import Row
+from proteinlm.records.results import RESULT, Result, Score
 
-PUBLISHED = "experiments/published.py"
+PUBLISHED = "experiments/table7/published.py"
 PLACES = {column.key: place for place, column in enumerate(COLUMNS)}
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from experiments import reading, table7
-from experiments.comparison import Row
 from experiments.figures import all as figures
 from experiments.figures import style
 from experiments.figures.all import Drawing
-from experiments.published import COLUMNS
 from experiments.report import numbers, provenance, summary, tables
+from experiments.table7 import claims, table
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import Row
 
 HERE = Path(__file__).parent
 ENLARGED = 1.6
@@ -46,7 +46,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["short"] = style.short
-    findings = reading.of_rows(rows)
+    findings = claims.of_rows(rows)
     with style.styled():
         shown = {drawing.name: each for drawing in figures.of(rows) if (each := _shown(drawing))}
     return environment.get_template("page.html.j2").render(
@@ -57,7 +57,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         summary=summary.of(rows, findings),
         columns=COLUMNS,
         lines=tables.lines(rows),
-        caption=table7.caption(rows).replace("in brackets the", "below it the"),
+        caption=table.caption(rows).replace("in brackets the", "below it the"),
         findings=[(finding, pieces(finding.evidence)) for finding in findings],
         medium="" if any(row.name == tables.MEDIUM for row in rows) else tables.MEDIUM,
         small=[tables.first(rows), *tables.downstream(rows)],

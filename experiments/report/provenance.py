@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from experiments.comparison import PRETRAIN, Row
-from experiments.published import COLUMNS
 from experiments.report.numbers import Number, number, record, size
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.planner import PFAM
-from proteinlm.results import CONFIG, Result
+from proteinlm.records.results import CONFIG, Result
 
 TEST_PROTEINS = {
     "precision_at_l5": "40",
@@ -111,7 +111,7 @@ def scaled_down(rows: list[Row]) -> list[tuple[str, Number | str, Number | str]]
         found.append(("Tokens of pretraining", size(result.tokens, file, "tokens"), "not published"))
         found.append(("Passes over the corpus", number(result.epochs, file, "epochs", 2), "not published"))
         corpus = size(result.tokens / result.epochs, file, "tokens / epochs")
-        found.append(("Tokens of the corpus", corpus, size(PFAM.tokens, "proteinlm/planner/plans.py", "PFAM.tokens")))
+        found.append(("Tokens of the corpus", corpus, size(PFAM.tokens, "proteinlm/planner/plan.py", "PFAM.tokens")))
     for column in COLUMNS:
         score = row.cells[column.key].score
         if score and column.key in TEST_PROTEINS:

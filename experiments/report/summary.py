@@ -2,12 +2,12 @@
 
 from collections import Counter
 
-from experiments import reading
-from experiments.comparison import PRETRAIN, Row
 from experiments.figures import style
-from experiments.published import COLUMNS, TABLE7
-from experiments.reading import Finding
 from experiments.report import provenance
+from experiments.table7 import claims
+from experiments.table7.claims import Finding
+from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import PRETRAIN, Row
 
 
 def of(rows: list[Row], findings: list[Finding]) -> list[str]:
@@ -27,7 +27,7 @@ def of(rows: list[Row], findings: list[Finding]) -> list[str]:
         )
     if findings:
         verdicts = Counter(finding.verdict for finding in findings)
-        counts = [verdicts[each] or "none" for each in (reading.SUPPORTED, reading.CONTRADICTED, reading.UNDECIDED)]
+        counts = [verdicts[each] or "none" for each in (claims.SUPPORTED, claims.CONTRADICTED, claims.UNDECIDED)]
         sentences.append(
             "Of {} claims of the paper the table supports {}, contradicts {} and leaves {} open.".format(
                 len(findings), *counts

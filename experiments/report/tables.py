@@ -4,8 +4,6 @@ import json
 from dataclasses import dataclass
 from math import log
 
-from experiments.comparison import PRETRAIN, Row
-from experiments.published import COLUMNS, TABLE1, TABLE7, TABLE_COLUMNS, TABLES
 from experiments.report.numbers import (
     PLACES,
     PUBLISHED,
@@ -19,6 +17,8 @@ from experiments.report.numbers import (
     size,
     summed,
 )
+from experiments.table7.published import COLUMNS, TABLE1, TABLE7, TABLE_COLUMNS, TABLES
+from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.errors import InputError
 
 PLAN = "plan.json"

@@ -73,7 +73,7 @@ class CsvDataConfig(DataConfig):
     test: float = 0.1
     """Share of the proteins drawn for the test."""
     identity: float = 0.5
-    """Proteins above about this sequence identity stay in one split (`proteinlm.data.clusters`); 1: only equal ones."""
+    """Proteins above about this sequence identity stay in one split (`data.similarity.clusters`); 1: only equal ones."""
     seed: int = 0
     """Of the draw."""
 

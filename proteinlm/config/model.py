@@ -46,7 +46,7 @@ class PretrainedConfig(StartConfig):
 
 @dataclass
 class HuggingFaceConfig(PretrainedConfig):
-    """An encoder in a directory of Hugging Face: ESM, BERT, T5 or MegatronBert (`proteinlm.foreign`)."""
+    """An encoder in a directory of Hugging Face: ESM, BERT, T5 or MegatronBert (`proteinlm.models.huggingface`)."""
 
     @property
     def run(self) -> str:
@@ -74,7 +74,7 @@ class ModelConfig(StartConfig):
     head_activation: str = "gelu_tanh"
     """GELU of the language-model head: ``gelu_tanh``, or ``gelu`` (erf) as in ProteinLM's released weights."""
     base_hidden_size: int = 0
-    """Width that initial weights and learning rates are given for (`proteinlm.transfer`); 0: this one's."""
+    """Width that initial weights and learning rates are given for (`proteinlm.models.mup`); 0: this one's."""
     base_num_layers: int = 0
     """Depth that they are given for; 0: this one's."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proteinlm.config import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig, digest
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _store(config: FilesDataConfig) -> "Store":
 
 
 def _files(config: FilesDataConfig) -> Corpus:
-    from proteinlm.data import layout
+    from proteinlm.data.store import layout
 
     opened = _store(config)
     splits = {split: opened.sequences(layout.PRETRAIN, split) for split in SPLITS}

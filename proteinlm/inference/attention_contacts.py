@@ -20,13 +20,13 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from proteinlm.attention import turned
-from proteinlm.backbone import Block
-from proteinlm.data.packing import lay_out
+from proteinlm.data.batches.schedule import lay_out
 from proteinlm.errors import InputError
-from proteinlm.files import write_text
 from proteinlm.inference.model import Model
-from proteinlm.structured import read_json
+from proteinlm.models.attention import turned
+from proteinlm.models.backbone import Block
+from proteinlm.storage.atomic import write_text
+from proteinlm.storage.untrusted import read_json
 
 FILE = "attention_contacts.json"
 METHODS = ("regression", "best-heads")

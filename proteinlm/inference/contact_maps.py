@@ -14,15 +14,15 @@ import pyarrow as pa
 from torch import Tensor
 
 from proteinlm import checkpoint
-from proteinlm.data.packing import lay_out
+from proteinlm.data.batches.schedule import lay_out
 from proteinlm.errors import InputError
-from proteinlm.files import written_whole
-from proteinlm.inference import attention_contacts, fine_tuned
+from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.embeddings import write_npz_arrays
-from proteinlm.inference.fine_tuned import FineTuned
+from proteinlm.inference.jobs import Finished, Job, proteins_table
 from proteinlm.inference.model import Loaded, Machine, Model
-from proteinlm.inference.records import Window
-from proteinlm.inference.streaming import Finished, Job, proteins_table
+from proteinlm.inference.predict import FineTuned
+from proteinlm.inference.proteins import Window
+from proteinlm.storage.atomic import written_whole
 
 METHODS = ("auto", "head", *attention_contacts.METHODS)
 
@@ -50,7 +50,7 @@ def source_of(directory: Path, method: str, fit: str, machine: Machine) -> Sourc
     if method == "head":
         if fit:
             raise InputError("--fit is for maps of attention; --method head has its own weights")
-        tuned = fine_tuned.load(directory, "contact", machine)
+        tuned = predict.load(directory, "contact", machine)
         return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
     model = Model(checkpoint.load_weights(directory), machine)
     settled = attention_contacts.settle(model, directory, fit) if fit else None
@@ -82,7 +82,7 @@ def give(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> N
 
 def _is_contact_model(directory: Path) -> bool:
     try:
-        return fine_tuned.task_of(directory).name == "contact"
+        return predict.task_of(directory).name == "contact"
     except InputError:
         return False
 

@@ -9,8 +9,8 @@ from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts
 from proteinlm.inference.attention_contacts import Readout
 from proteinlm.inference.model import Model, check_length
-from proteinlm.intervals import Sample, bootstrap, paired_bootstrap
-from proteinlm.metrics import ContactPrecision
+from proteinlm.records.bootstrap import Sample, bootstrap, paired_bootstrap
+from proteinlm.tasks.metrics import ContactPrecision
 
 SCORE = "precision_at_l_separation_24"
 BASELINE = "separation"

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from proteinlm.errors import InputError
-from proteinlm.files import written_whole
+from proteinlm.inference.jobs import Finished, Job, proteins_table
 from proteinlm.inference.model import POOLINGS, Model, Pooling
-from proteinlm.inference.records import Window
-from proteinlm.inference.streaming import Finished, Job, proteins_table
+from proteinlm.inference.proteins import Window
+from proteinlm.storage.atomic import written_whole
 
 Writer = Callable[[Path, Finished], None]
 

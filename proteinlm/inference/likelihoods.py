@@ -17,14 +17,14 @@ import pyarrow as pa
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.data.packing import Packed
+from proteinlm.data.batches.schedule import Packed
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
-from proteinlm.files import written_whole
-from proteinlm.inference import rows
+from proteinlm.inference import tables
+from proteinlm.inference.jobs import BATCHES, Job, kept, proteins_table
 from proteinlm.inference.model import Model
-from proteinlm.inference.records import Protein, Window, read
-from proteinlm.inference.streaming import BATCHES, Job, kept, proteins_table
+from proteinlm.inference.proteins import Protein, Window, read
+from proteinlm.storage.atomic import written_whole
 
 SCORE = "score"
 WILDTYPE = ("", "WT", "wt", "_wt")  # names of the variant without mutations
@@ -65,7 +65,7 @@ def give_pseudo_perplexities(model: Model, source: Path, output: Path | None) ->
         return proteins_table(window, {"pseudo_perplexity": pa.array(values, pa.float64())})
 
     _ = model.head  # its absence should not wait for the first protein
-    rows.give(Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes), output)
+    tables.give(Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes), output)
 
 
 def _passes(protein: Protein) -> int:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proteinlm import architectures, checkpoint, pretrained, vocabulary
-from proteinlm.backbone import Backbone
+from proteinlm import checkpoint, pretrained, vocabulary
 from proteinlm.checkpoint import Weights
 from proteinlm.config import BaselineConfig
-from proteinlm.data.packing import Packed, cut, lay_out
+from proteinlm.data.batches.schedule import Packed, cut, lay_out
 from proteinlm.errors import InputError
-from proteinlm.heads import LanguageModelHead
+from proteinlm.models import registry
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 
 Pooling = Literal["mean", "cls", "residue"]
 """One vector of a protein, the mean over its residues or that of [CLS], or one of each residue."""
@@ -103,11 +104,11 @@ class Model(Loaded):
 
     def __init__(self, weights: Weights, machine: Machine) -> None:
         super().__init__(weights, machine)
-        self.backbone = architectures.build(weights.config)
+        self.backbone = registry.build(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one
-            modules["head"] = self._head = architectures.language_model_head(weights.config)
+            modules["head"] = self._head = registry.language_model_head(weights.config)
         checkpoint.restore(modules, weights)
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
@@ -138,7 +139,7 @@ class Model(Loaded):
         """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream."""
         with self.machine.autocast():
             hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
-            logits = self.head(hidden, architectures.token_table(self.backbone))
+            logits = self.head(hidden, registry.token_table(self.backbone))
         return logits.float().log_softmax(dim=-1)
 
     @overload

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.backbone import LAYER_NORM_EPSILON, Backbone
 from proteinlm.checkpoint import SHAPE, WEIGHTS, Weights
 from proteinlm.config import BaselineConfig, ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.files import write_text, written_whole
-from proteinlm.heads import LanguageModelHead
 from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
-from proteinlm.structured import read_json
+from proteinlm.models.backbone import LAYER_NORM_EPSILON, Backbone
+from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.storage.atomic import write_text, written_whole
+from proteinlm.storage.untrusted import read_json
 
 MODEL_TYPE = "megatron-bert"
 TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of the same function

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint
-from proteinlm.backbone import LAYER_NORM_EPSILON
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
+from proteinlm.models.backbone import LAYER_NORM_EPSILON
 
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"
 VERSION = 3.0  # 0 and 1.0 order the rows of query_key_value otherwise

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor, nn
 
-from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.heads import LanguageModelHead
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 
 
 class Found:

@@ -1,1 +1,1 @@
-"""How a model is spread over processes; the model does not know."""
+"""Dividing a model among processes, in PyTorch alone; the model does not know."""

@@ -4,7 +4,9 @@ Parameters, FLOPs, and the memory of weights, gradients and optimiser are exact;
 as the blocks save them for the backward pass; time rests on what others have measured and is a band. Imports no torch.
 """
 
-from proteinlm.planner.holding import (
+from proteinlm.planner.fit import check
+from proteinlm.planner.hardware import HARDWARE, Hardware, hardware, named, processor
+from proteinlm.planner.memory import (
     BF16,
     FP32,
     Memory,
@@ -17,9 +19,7 @@ from proteinlm.planner.holding import (
     saved_by_head,
     tensors,
 )
-from proteinlm.planner.machines import HARDWARE, Hardware, hardware, named, processor
-from proteinlm.planner.plans import PFAM, Plan, Proteins, describe, kernel, plan
-from proteinlm.planner.remedies import check
+from proteinlm.planner.plan import PFAM, Plan, Proteins, describe, kernel, plan
 
 __all__ = [
     "BF16",

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from proteinlm import architectures, optim
 from proteinlm import checkpoint as files
+from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
-from proteinlm.parallel.arrangement import SpreadModule, adamw
-from proteinlm.seeding import reseed
+from proteinlm.models import registry
+from proteinlm.models.seeding import reseed
+from proteinlm.optim.muon import MuonAdamW
+from proteinlm.parallel.module import SpreadModule
 
 
 class TaskModule(SpreadModule, ABC):
@@ -32,7 +34,7 @@ class TaskModule(SpreadModule, ABC):
 
     def __init__(self, model: ModelConfig, optim_config: OptimConfig, steps: int, micro_batches: int) -> None:
         super().__init__()
-        self.backbone = architectures.build(model)
+        self.backbone = registry.build(model)
         self.model_config, self.optim_config = model, optim_config
         self.steps, self.micro_batches = steps, micro_batches
         self.step_loss = torch.zeros(())  # of the current step, this process's share
@@ -71,7 +73,7 @@ class TaskModule(SpreadModule, ABC):
             self.optim_config,
             self.steps,
             self.model_config,
-            adamw(self.trainer.strategy),
+            self.make_optimizer or MuonAdamW,
             bf16=self.trainer.precision == "bf16-mixed",
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
-from proteinlm.data.labelled import LabelledBatch
-from proteinlm.heads import ResidueConvolution, ResidueMLP
-from proteinlm.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
+from proteinlm.data.batches.labelled import LabelledBatch
+from proteinlm.models.heads.base import ResidueConvolution, ResidueMLP
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
+from proteinlm.tasks.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
 
 
 class ProteinClassification(LabelledTask, ABC):

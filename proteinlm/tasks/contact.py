@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proteinlm import contact_map
 from proteinlm.config import LabelledTaskConfig, ModelConfig
-from proteinlm.contact_map import ContactMap
-from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
+from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.metrics import SEPARATIONS, ContactPrecision, RecordMetric
-from proteinlm.pair_heads import PairHead, PairLinear, PairMLP, PairResidualNetwork
+from proteinlm.models.heads.pair import PairHead, PairLinear, PairMLP, PairResidualNetwork
+from proteinlm.records import contact_map
+from proteinlm.records.contact_map import ContactMap
 from proteinlm.tasks.labelled import Heads, LabelledTask
+from proteinlm.tasks.metrics import SEPARATIONS, ContactPrecision, RecordMetric
 
 CONTACT_DISTANCE = 8.0  # Å
 SEPARATION = SEPARATIONS[0]

@@ -1,4 +1,4 @@
-"""A user's own labels: a class or a number of each protein, or a class of each residue (`proteinlm.data.own_labels`)."""
+"""A user's own labels: a class or a number of each protein, or a class of each residue (`proteinlm.data.csv_labels`)."""
 
 from functools import partial
 from typing import ClassVar, final
@@ -6,11 +6,11 @@ from typing import ClassVar, final
 import numpy as np
 
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig
-from proteinlm.data.labelled import Labels, Record
-from proteinlm.data.own_labels import UNKNOWN
+from proteinlm.data.batches.labelled import Labels, Record
+from proteinlm.data.csv_labels import UNKNOWN
 from proteinlm.errors import InputError
-from proteinlm.metrics import IGNORED
 from proteinlm.tasks.classification import ProteinClassification, ResidueClassification, labelled_residues
+from proteinlm.tasks.metrics import IGNORED
 from proteinlm.tasks.regression import ScalarRegression
 
 

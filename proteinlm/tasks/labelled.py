@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
-from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels
-from proteinlm.data.packing import Packed
+from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels
+from proteinlm.data.batches.schedule import Packed
 from proteinlm.errors import InputError
-from proteinlm.heads import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
-from proteinlm.intervals import Sample
-from proteinlm.metrics import RecordMetric
-from proteinlm.parallel.arrangement import data_processes
+from proteinlm.models.heads.base import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
+from proteinlm.parallel.module import data_processes
+from proteinlm.records.bootstrap import Sample
 from proteinlm.tasks.base import TaskModule
+from proteinlm.tasks.metrics import RecordMetric
 
 Heads = Mapping[str, Callable[[], Head]]
 """The choices of ``task.head``."""

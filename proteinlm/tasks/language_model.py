@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from proteinlm.config import RunConfig
-from proteinlm.data.loader import MaskedBatch
-from proteinlm.intervals import Sample
-from proteinlm.metrics import ResidueLoss
-from proteinlm.parallel import initial
+from proteinlm.data.batches.language_model import MaskedBatch
+from proteinlm.parallel import deferred_init
+from proteinlm.records.bootstrap import Sample
 from proteinlm.tasks.base import TaskModule
+from proteinlm.tasks.metrics import ResidueLoss
 
 
 class LanguageModel(TaskModule, ABC):
@@ -21,7 +21,7 @@ class LanguageModel(TaskModule, ABC):
     head: nn.Module
 
     def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        with initial.noted(config.strategy.sharded) as self.draws:
+        with deferred_init.noted(config.strategy.sharded) as self.draws:
             super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
             self.head = self.make_head(config)
         if self.draws:

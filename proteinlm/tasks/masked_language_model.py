@@ -5,9 +5,9 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proteinlm import architectures
 from proteinlm.config import RunConfig
-from proteinlm.data.loader import MaskedBatch
+from proteinlm.data.batches.language_model import MaskedBatch
+from proteinlm.models import registry
 from proteinlm.tasks.language_model import LanguageModel
 
 
@@ -16,11 +16,11 @@ class MaskedLanguageModel(LanguageModel):
     """Cross-entropy on the masked residues."""
 
     def make_head(self, config: RunConfig) -> nn.Module:
-        return architectures.language_model_head(config.backbone)
+        return registry.language_model_head(config.backbone)
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         tokens, starts, longest, _ = batch.masked.packed
         hidden = self.backbone(tokens, starts, longest)  # (T, H)
         masked = hidden.index_select(0, batch.masked.positions)  # (K, H)
-        logits = self.head(masked, architectures.token_table(self.backbone))  # (K, V)
+        logits = self.head(masked, registry.token_table(self.backbone))  # (K, V)
         return F.cross_entropy(logits.float(), batch.masked.targets, reduction="none")

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from proteinlm.baselines.lstm import LSTM
 from proteinlm.config import LSTMConfig, RunConfig
-from proteinlm.data.loader import MaskedBatch
-from proteinlm.heads import NextResidueHead
+from proteinlm.data.batches.language_model import MaskedBatch
+from proteinlm.models.baselines.lstm import LSTM
+from proteinlm.models.heads.base import NextResidueHead
 from proteinlm.tasks.language_model import LanguageModel
 
 

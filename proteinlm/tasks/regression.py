@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
-from proteinlm.data.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
+from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.heads import ProteinPositions
-from proteinlm.metrics import RecordMetric, Regression
+from proteinlm.models.heads.base import ProteinPositions
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
+from proteinlm.tasks.metrics import RecordMetric, Regression
 
 
 class ScalarRegression(LabelledTask, ABC):

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from proteinlm.config import LabelledTaskConfig
-from proteinlm.data.labelled import Labels, Record, numbers
+from proteinlm.data.batches.labelled import Labels, Record, numbers
 from proteinlm.errors import InputError
 from proteinlm.tasks.classification import ProteinClassification
 

@@ -6,10 +6,10 @@ from typing import ClassVar, final
 import numpy as np
 
 from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
-from proteinlm.data.labelled import Labels, Record, numbers
+from proteinlm.data.batches.labelled import Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.metrics import IGNORED
 from proteinlm.tasks.classification import ResidueClassification, labelled_residues
+from proteinlm.tasks.metrics import IGNORED
 
 
 @final

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from proteinlm import planner, planning, pretraining, results
+from proteinlm import planner
 from proteinlm.config import register_schema
-from proteinlm.files import owned
-from proteinlm.results import Result
-from proteinlm.slurm import states
+from proteinlm.launch.slurm import states
+from proteinlm.planner import cli
+from proteinlm.records import results
+from proteinlm.records.results import Result
+from proteinlm.storage.atomic import owned
+from proteinlm.training import pretraining
+from tests.parallel.test_strategies import losses
 from tests.runs import ROOT, SMALL, composed, equal, weights
-from tests.test_parallel import losses
 
 on_slurm = pytest.mark.skipif("PROTEINLM_TEST_CLUSTER" not in os.environ, reason="no Slurm here: make test-cluster")
 CLUSTER = (
@@ -178,7 +181,7 @@ def test_the_largest_row_on_16_nodes():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         launcher = compose("pretrain", ["launcher=slurm", *overrides], return_hydra_config=True).hydra.launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (16, 8, 8)
-    made = planner.check(planning.composed(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
+    made = planner.check(cli.composed(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
     assert made.config.strategy.replicas_made == 16
     assert made.config.strategy.shards == 8
 

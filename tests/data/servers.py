@@ -4,7 +4,7 @@ import hashlib
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from proteinlm.data.download import Effort
+from proteinlm.data.fetch.http import Effort
 
 QUICK = Effort(attempts=3, wait=0.01, timeout=0.3)
 

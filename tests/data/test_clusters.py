@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proteinlm.data.clusters import WORD, clusters, drawn
+from proteinlm.data.similarity.clusters import WORD, clusters, drawn
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.data import fetch, store
-from proteinlm.data.fetch import Archive
+from proteinlm.data import store
+from proteinlm.data.fetch import tape
+from proteinlm.data.fetch.tape import Archive
 from proteinlm.errors import InputError
 from tests.data.samples import tape_record, write_tape
 from tests.data.servers import QUICK, Server
@@ -39,7 +40,7 @@ def archive(content: bytes, largest: int = LARGEST, unpacked: int = LARGEST) -> 
 
 
 def get(server: Server, to: Path, what: Archive) -> bool:
-    return fetch.fetch(what, to, f"http://127.0.0.1:{server.server_port}/data/", QUICK)
+    return tape.fetch(what, to, f"http://127.0.0.1:{server.server_port}/data/", QUICK)
 
 
 def assert_fetched(to: Path) -> None:
@@ -220,7 +221,7 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, server, stability, damage):
 
 
 def test_what_is_published_is_where_it_is_published():
-    tasks = [archive.task for archive in fetch.TAPE]
+    tasks = [archive.task for archive in tape.TAPE]
     assert sorted(tasks) == [
         "fluorescence",
         "pfam",
@@ -229,7 +230,7 @@ def test_what_is_published_is_where_it_is_published():
         "secondary_structure",
         "stability",
     ]
-    assert fetch.ADDRESS == "https://s3.amazonaws.com/songlabdata/proteindata/data_pytorch"
+    assert tape.ADDRESS == "https://s3.amazonaws.com/songlabdata/proteindata/data_pytorch"
     with pytest.raises(InputError, match="protein is not one of"):
-        list(fetch.fetch_all(Path("nowhere"), ("protein",)))
-    assert pickle.loads(pickle.dumps(fetch.TAPE)) == fetch.TAPE
+        list(tape.fetch_all(Path("nowhere"), ("protein",)))
+    assert pickle.loads(pickle.dumps(tape.TAPE)) == tape.TAPE

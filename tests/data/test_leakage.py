@@ -8,9 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from proteinlm.cli import app
-from proteinlm.data import leakage, store
-from proteinlm.data.identity import align
-from proteinlm.data.relatives import Words
+from proteinlm.data import store
+from proteinlm.data.similarity import leakage
+from proteinlm.data.similarity.alignment import align
+from proteinlm.data.similarity.search import Words
 from proteinlm.errors import InputError
 from tests.data.samples import tape_record, write_tape
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.data.loader import MaskedBatch, MaskedProteins, ShareOfSteps, training_loader
-from proteinlm.data.masking import Masked, mask
-from proteinlm.data.packing import pack
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.batches.language_model import MaskedBatch, MaskedProteins, ShareOfSteps, training_loader
+from proteinlm.data.batches.masking import Masked, mask
+from proteinlm.data.batches.schedule import pack
+from proteinlm.data.store.sequences import Sequences
 from tests.data.test_packing import LONGEST, random_sequences, schedule
 
 

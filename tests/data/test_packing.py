@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from proteinlm import vocabulary
-from proteinlm.data import packing
-from proteinlm.data.loader import MaskedProteins, ShareOfSteps, validation_loader
-from proteinlm.data.packing import Schedule, cut, lay_out, pack
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.batches import schedule as packing
+from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
+from proteinlm.data.batches.schedule import Schedule, cut, lay_out, pack
+from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
 LONGEST = 60

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
 
-from proteinlm.data import building, conversion, layout, manifest, progress, store
+from proteinlm.data import progress, store
+from proteinlm.data.store import building, layout, manifest
+from proteinlm.data.store import convert as conversion
 from proteinlm.errors import InputError
 from tests.data.samples import SHARED, built, needs_shared, protein, sequences, tape_record, write_fasta, write_tape
 

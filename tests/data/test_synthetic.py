@@ -13,10 +13,10 @@ import pytest
 
 from proteinlm.config import SyntheticDataConfig
 from proteinlm.data import synthetic
-from proteinlm.data.folds import contacts
-from proteinlm.data.sequences import Sequences
+from proteinlm.data.store.sequences import Sequences
 from proteinlm.data.synthetic import SIZES, corpus, labelled
-from proteinlm.data.universe import COMPLEMENTS, energy, members, universe_of
+from proteinlm.data.synthetic.families import COMPLEMENTS, energy, members, universe_of
+from proteinlm.data.synthetic.folds import contacts
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.comparison import PRETRAIN, SCRATCH, STAGES, shape_of
-from experiments.published import COLUMNS, TABLE7
-from proteinlm import contact_map, predictions
-from proteinlm.contact_map import ContactMap
-from proteinlm.intervals import Predictions, Sample, Scores, bootstrap
-from proteinlm.results import CONFIG, STAMP, Result, Score
+from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
+from proteinlm.records import contact_map, predictions
+from proteinlm.records.bootstrap import Predictions, Sample, Scores, bootstrap
+from proteinlm.records.contact_map import ContactMap
+from proteinlm.records.results import CONFIG, STAMP, Result, Score
 
 CONTROL = f"{SCRATCH}hidden-1024-layer-12-head-16"
 PROTEINS, LENGTH, STEPS = 20, 40, 60

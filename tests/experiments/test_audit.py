@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import audit, table7, unrelated
-from experiments.comparison import Row
-from experiments.published import COLUMNS
-from proteinlm import finetuning, predictions, results
-from proteinlm.data import leakage
-from proteinlm.data.leakage import Closest
+from experiments.table7 import audit, table, without_relatives
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import Row
+from proteinlm.data.similarity import leakage
+from proteinlm.data.similarity.leakage import Closest
 from proteinlm.errors import InputError
-from proteinlm.intervals import bootstrap
+from proteinlm.records import predictions, results
+from proteinlm.records.bootstrap import bootstrap
+from proteinlm.training import finetuning
 from tests.experiments.sweeps import result_of
-from tests.experiments.test_comparison import row
+from tests.experiments.test_rows import row
 from tests.tasks import toys
 
 
@@ -75,7 +76,7 @@ def test_predictions_that_were_cut_are_named(copy: Path, capsys: pytest.CaptureF
     file.write_bytes(file.read_bytes()[:-200])
     (found,) = problems(copy)
     assert found.startswith(f"{file}: damaged: ")
-    assert table7.main([str(copy.parent), "--verify"]) == 1
+    assert table.main([str(copy.parent), "--verify"]) == 1
     assert f"{file}: damaged: " in capsys.readouterr().err
 
 
@@ -114,14 +115,14 @@ def scored_row(directory: Path, data: str) -> Row:
 def test_the_stratum_is_scored_on_the_proteins_that_are_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     made = scored_row(tmp_path, "d")
     identity = np.where(np.arange(50) < 30, 0.9, 0.2)
-    scores = unrelated.scores([made], relatives(tmp_path / "relatives.arrow", identity), 0.5)
+    scores = without_relatives.scores([made], relatives(tmp_path / "relatives.arrow", identity), 0.5)
     assert "there was no train to search" in capsys.readouterr().err
     score = scores["a"]["remote_homology"]
     assert score is not None
     assert (score.value, score.n) == (0.5, 20)
     sample = predictions.load(made.directory / "remote_homology")["test_fold_holdout", "accuracy"]
     assert (score.low, score.high) == bootstrap(sample.only(identity < 0.5))
-    assert json.loads(unrelated.as_json(scores, 0.5))["rows"]["a"]["remote_homology"] == asdict(score)
+    assert json.loads(without_relatives.as_json(scores, 0.5))["rows"]["a"]["remote_homology"] == asdict(score)
     assert {key for key, score in scores["a"].items() if score} == {"remote_homology"}
     assert len(scores["a"]) == len(COLUMNS)
 
@@ -129,4 +130,4 @@ def test_the_stratum_is_scored_on_the_proteins_that_are_left(tmp_path: Path, cap
 def test_relatives_of_other_proteins_are_refused(tmp_path: Path):
     made = scored_row(tmp_path, "other data")
     with pytest.raises(InputError, match="not those of the proteins that a was scored on"):
-        unrelated.scores([made], relatives(tmp_path / "relatives.arrow", np.zeros(50)), 0.5)
+        without_relatives.scores([made], relatives(tmp_path / "relatives.arrow", np.zeros(50)), 0.5)

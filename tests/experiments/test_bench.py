@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import bench_tracking
-from experiments.bench import embed, growth, train, workload
+from experiments.bench import embed, growth, tracking, train, workload
 from experiments.bench.figures import interleaved, ratio
 from proteinlm.config import ModelConfig
 
@@ -94,13 +93,13 @@ def test_the_cost_of_tracking_is_that_of_rows_that_ran_together(monkeypatch: pyt
     meeting = threading.Barrier(2, timeout=10)
     walls = {"none": iter((10.0, 20.0, 30.0)), "wandb": iter((11.0, 21.0, 36.0))}
 
-    def once(backend: str, overrides: list[str], output: str) -> bench_tracking.Took:
+    def once(backend: str, overrides: list[str], output: str) -> tracking.Took:
         assert overrides == ["seed=3"]
         meeting.wait()
-        return bench_tracking.Took(next(walls[backend]), 1.0)
+        return tracking.Took(next(walls[backend]), 1.0)
 
-    monkeypatch.setattr(bench_tracking, "_once", once)
-    monkeypatch.setattr(bench_tracking.launch, "physical_cores", lambda: 2)
-    took = bench_tracking.measured(3, ["none", "wandb"], ["seed=3"])
-    more = bench_tracking.share(took["wandb"], took["none"], lambda one: one.wall)
+    monkeypatch.setattr(tracking, "_once", once)
+    monkeypatch.setattr(tracking.entry, "physical_cores", lambda: 2)
+    took = tracking.measured(3, ["none", "wandb"], ["seed=3"])
+    more = tracking.share(took["wandb"], took["none"], lambda one: one.wall)
     assert more == pytest.approx(0.1)  # of 10, 5 and 20 %

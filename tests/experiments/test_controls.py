@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from experiments import controls
 from proteinlm.config import register_schema
-from proteinlm.data.labelled import LabelledProteins
+from proteinlm.data.batches.labelled import LabelledProteins
 from proteinlm.vocabulary import AMINO_ACIDS
 from tests.runs import ROOT
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from experiments import dashboard
-from experiments.comparison import collect
-from experiments.published import COLUMNS
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import collect
 from proteinlm.errors import InputError
-from tests import wandb_files
 from tests.experiments.sweeps import made_up
+from tests.training import wandb_files
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from experiments.comparison import Row, collect
 from experiments.figures import __main__ as figures
 from experiments.figures import all as every
 from experiments.figures import contacts, curves, heat, records, scaling, style
+from experiments.table7.rows import Row, collect
 from proteinlm.errors import InputError
 from tests.experiments.sweeps import CONTROL, STEPS, made_up
 from tests.runs import ROOT

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from experiments import ngrams
 from proteinlm.config import register_schema
 from proteinlm.data import sources
-from proteinlm.data.masking import mask, shown_as
-from proteinlm.data.packing import lay_out
+from proteinlm.data.batches.masking import mask, shown_as
+from proteinlm.data.batches.schedule import lay_out
 from proteinlm.vocabulary import AMINO_ACID_IDS
 from tests.runs import ROOT
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from experiments import published
-from experiments.comparison import collect
-from experiments.reading import of_rows
 from experiments.report import __main__ as report
 from experiments.report.page import pieces
+from experiments.table7 import published
+from experiments.table7.claims import of_rows
+from experiments.table7.rows import collect
 from proteinlm import planner
 from proteinlm.errors import InputError
 from tests.experiments.sweeps import made_up
@@ -76,13 +76,13 @@ def test_every_number_is_that_of_the_record_it_names(sweep: Path, page: str):
 
 def recorded(sweep: Path, file: str, field: str) -> float:
     """The number anew, from the file and the field that the page names."""
-    if file == "experiments/published.py":
+    if file == "experiments/table7/published.py":
         name, *places = re.findall(r"^\w+|\[[^]]+\]", field)
         value: Any = getattr(published, name)
         for place in places:
             value = value[ast.literal_eval(place[1:-1])]
         return value
-    if file == "proteinlm/planner/plans.py":
+    if file == "proteinlm/planner/plan.py":
         return getattr(planner.PFAM, field.removeprefix("PFAM."))
     if file == "the name of the row":
         return next(row for row in collect(sweep) if row.name == "hidden-3072-layer-24-head-16").full.parameters

@@ -14,11 +14,11 @@ import psutil
 import pytest
 
 from experiments import sweep as front
-from experiments import table7
-from experiments.published import BASELINES, COLUMNS, TABLE7
 from experiments.sweep import ROWS, chosen, largest_first, planned
-from proteinlm import predictions, results
-from proteinlm.files import owned
+from experiments.table7 import table as table7
+from experiments.table7.published import BASELINES, COLUMNS, TABLE7
+from proteinlm.records import predictions, results
+from proteinlm.storage.atomic import owned
 from tests.experiments.sweeps import made_up
 from tests.runs import ROOT
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from experiments import torture
+from experiments.torture import killed_runs
 from proteinlm import checkpoint
 from proteinlm.tasks.base import TaskModule
 
 
 def faults(output: Path, scenario: str, kills: int) -> list[str]:
-    torture.main(["--output", str(output), "--only", scenario, "--kills", str(kills), "--seconds", "60"])
+    killed_runs.main(["--output", str(output), "--only", scenario, "--kills", str(kills), "--seconds", "60"])
     episodes = json.loads((output / "torture.json").read_text())
     assert sum(sum(episode["kills"].values()) for episode in episodes) >= kills
     return [fault for episode in episodes for fault in episode["faults"]]

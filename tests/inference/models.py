@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from proteinlm import checkpoint
-from proteinlm.backbone import Backbone
 from proteinlm.config import ModelConfig
-from proteinlm.heads import LanguageModelHead
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 
 CONFIG = ModelConfig(32, 2, 4, max_positions=128)
 

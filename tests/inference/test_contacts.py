@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from proteinlm import checkpoint, finetuning, load, vocabulary
-from proteinlm.backbone import Backbone
+from proteinlm import checkpoint, load, vocabulary
 from proteinlm.config import ModelConfig
 from proteinlm.data import synthetic
 from proteinlm.inference import attention_contacts
 from proteinlm.inference.attention_contacts import Solved
+from proteinlm.models.backbone import Backbone
 from proteinlm.tasks import downstream
+from proteinlm.training import finetuning
 from tests.data.samples import protein
 from tests.inference.commands import assert_refused, run
 from tests.inference.models import CONFIG, saved

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.backbone import Backbone
-from proteinlm.heads import LanguageModelHead
 from proteinlm.inference import likelihoods
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 from tests.data.samples import protein
 from tests.inference.commands import assert_refused, run
 from tests.inference.models import CONFIG, saved

@@ -10,9 +10,9 @@ import torch
 
 import proteinlm
 from proteinlm import checkpoint, vocabulary
-from proteinlm.backbone import Backbone
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Machine
+from proteinlm.models.backbone import Backbone
 from tests.data.samples import protein
 from tests.inference.models import CONFIG, saved
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.backbone import Backbone
 from proteinlm.errors import InputError
-from proteinlm.heads import LanguageModelHead
 from proteinlm.interop import megatron
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
 from tests.interop import megatron_samples as samples
 
 

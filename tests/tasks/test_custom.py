@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proteinlm import finetuning
 from proteinlm.config import FinetuneConfig
+from proteinlm.training import finetuning
 from proteinlm.vocabulary import AMINO_ACIDS
 from tests.inference.commands import run
 from tests.tasks.toys import composed, home

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proteinlm import finetuning, predictions
-from proteinlm.intervals import Predictions
+from proteinlm.records import predictions
+from proteinlm.records.bootstrap import Predictions
+from proteinlm.training import finetuning
 from tests.runs import in_group
 from tests.tasks.toys import composed, home
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
-from proteinlm.data.labelled import LabelledBatches, LabelledProteins, read
-from proteinlm.data.packing import MicroBatch
+from proteinlm.data.batches.labelled import LabelledBatches, LabelledProteins, read
+from proteinlm.data.batches.schedule import MicroBatch
 from proteinlm.errors import InputError
 from proteinlm.tasks import TASKS, downstream
 from proteinlm.tasks.contact import contacts, places_of_residues, resolved

@@ -8,7 +8,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, final
 
-from proteinlm.data import unpickling
+from proteinlm.data.formats import safe_pickle
 from proteinlm.data.formats.compression import Watch, read_blocks
 from proteinlm.errors import InputError
 
@@ -44,7 +44,7 @@ def read_lmdb(path: Path, watch: Watch) -> Iterator[Record]:
                 value = transaction.get(str(index).encode())
                 if value is None:
                     raise InputError(f"{path}: record {index} is missing, of the {count} that num_examples says")
-                yield _record(unpickling.loads(bytes(value), f"{path}: record {index}"), f"{path}: record {index}")
+                yield _record(safe_pickle.loads(bytes(value), f"{path}: record {index}"), f"{path}: record {index}")
                 while raw.tell() < size * (index + 1) // count:  # the hash keeps pace with the records
                     watch(raw.read(_CHUNK))
             while chunk := raw.read(_CHUNK):
@@ -74,7 +74,7 @@ def _count(path: Path, transaction: "lmdb.Transaction") -> int:
     stored = transaction.get(b"num_examples")
     if stored is None:
         raise InputError(f"{path}: no num_examples: not one of TAPE's LMDBs")
-    count = unpickling.loads(bytes(stored), f"{path}: num_examples")
+    count = safe_pickle.loads(bytes(stored), f"{path}: num_examples")
     others = 1 + (transaction.get(b"keys") is not None)  # TAPE's first dumps list their keys
     records = transaction.stat()["entries"] - others
     if count != records:

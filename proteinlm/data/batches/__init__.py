@@ -1,0 +1,1 @@
+"""From stored proteins to packed batches: order, packing, masking, labels."""

@@ -1,0 +1,217 @@
+"""From record numbers to packed proteins: the order of an epoch, its micro-batches, and their tokens.
+
+Everything here is a pure function of (seed, epoch) and the lengths of the proteins, computed with numpy over whole epochs.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proteinlm import vocabulary
+from proteinlm.data.batches.randomness import Purpose, draws, key
+from proteinlm.data.store.sequences import Sequences
+from proteinlm.errors import InputError
+
+_BLOCK = 2**20  # numbers hashed at once
+
+
+class Packed(NamedTuple):
+    """Proteins laid end to end, each opened by [CLS] and never closed by [SEP], as ProteinLM does."""
+
+    tokens: Tensor
+    """(T,) int64."""
+    starts: Tensor
+    """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
+    longest: int
+    """Tokens of the longest protein."""
+    proteins: int
+
+
+class MicroBatch(NamedTuple):
+    """What one process computes at once."""
+
+    number: int
+    """Counts from the start of training, over all epochs and processes."""
+    epoch: int
+    records: np.ndarray
+    """(B,) record numbers, in order of length: neighbours of equal length share an attention call."""
+    step_targets: int
+    """Masked residues, or other targets, of the whole optimiser step that this belongs to."""
+
+
+class Totals(NamedTuple):
+    """What a run consumes."""
+
+    tokens: int
+    residues: int
+    squares: int
+    """Sum over the proteins of their squared lengths in tokens: the pairs that attention visits."""
+    targets: int
+    """Masked residues."""
+    cropped: int
+    """Proteins that gave a crop."""
+    epochs: float
+
+
+class Schedule:
+    """Every micro-batch of a run, in order: the only answer to "what comes next", for any number of processes.
+
+    An epoch visits each record once, in an order drawn from (seed, epoch), cut greedily into micro-batches of at most
+    `budget` tokens. An optimiser step is `per_step` consecutive micro-batches and may reach into the next epoch.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        longest: int,
+        budget: int,
+        per_step: int,
+        seed: int,
+        mask_percent: int = 0,
+        targets: np.ndarray | None = None,
+    ):
+        """Each record has `mask_percent` of its residues as targets, or as many as `targets` (N,) says."""
+        if not len(lengths):
+            raise InputError("data: no proteins to train on")
+        self._lengths, self.longest = lengths, longest
+        self.budget, self.per_step, self.seed = budget, per_step, seed
+        self.mask_percent, self._targets = mask_percent, targets
+        self._counts: dict[int, int] = {}  # micro-batches of the epochs that have been planned
+        self._latest: tuple[int, list[np.ndarray]] = (-1, [])
+        most = min(int(lengths.max()), longest)
+        if most + 1 > budget:
+            raise InputError(
+                f"train.micro_batch_tokens={budget} cannot hold the longest protein: {most} residues and [CLS]"
+            )
+
+    def epoch(self, number: int) -> list[np.ndarray]:
+        """The micro-batches of one epoch, as record numbers; the latest is remembered, since planning takes seconds."""
+        if self._latest[0] != number:
+            order = shuffled(len(self._lengths), key(Purpose.ORDER, self.seed, number)[0])
+            self._latest = number, cut(order, self.lengths(order) + 1, self.budget)
+            self._counts[number] = len(self._latest[1])
+        return self._latest[1]
+
+    def lengths(self, records: np.ndarray) -> np.ndarray:
+        """Residues that `records` (N,) give, (N,): a crop's where a protein is too long."""
+        return np.minimum(self._lengths[records], self.longest)
+
+    def steps(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of steps `first` to `last` (not included), a list for each step."""
+        step: list[tuple[int, int, np.ndarray]] = []
+        for index, epoch, records in self._from(first * self.per_step):
+            step.append((index, epoch, records[np.argsort(self.lengths(records), kind="stable")]))
+            if len(step) == self.per_step:
+                targets = sum(self._targets_in(r) for _, _, r in step)
+                yield [MicroBatch(*micro_batch, targets) for micro_batch in step]
+                step = []
+                first += 1
+                if first >= last:
+                    return
+
+    def totals(self, steps: int) -> Totals:
+        """What the first `steps` steps consume."""
+        left, epochs = steps * self.per_step, 0.0
+        tokens = residues = squares = targets = cropped = 0
+        for number in count():
+            micro_batches = self.epoch(number)
+            records = np.concatenate(micro_batches[:left])
+            lengths = self.lengths(records).astype(np.int64)
+            tokens += int((lengths + 1).sum())
+            residues += int(lengths.sum())
+            squares += int(((lengths + 1) ** 2).sum())
+            targets += self._targets_in(records)
+            cropped += int((self._lengths[records] > self.longest).sum())
+            epochs += min(left, len(micro_batches)) / len(micro_batches)
+            left -= len(micro_batches)
+            if left <= 0:
+                return Totals(tokens, residues, squares, targets, cropped, epochs)
+        raise AssertionError
+
+    def _targets_in(self, records: np.ndarray) -> int:
+        if self._targets is not None:
+            return int(self._targets[records].sum(dtype=np.int64))
+        return int(targets_of(self.lengths(records), self.mask_percent).sum())
+
+    def _from(self, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        begin = epoch = 0
+        while epoch in self._counts and begin + self._counts[epoch] <= index:  # nothing of it is left
+            begin += self._counts[epoch]
+            epoch += 1
+        while True:
+            micro_batches = self.epoch(epoch)
+            for offset in range(max(0, index - begin), len(micro_batches)):
+                yield begin + offset, epoch, micro_batches[offset]
+            begin += len(micro_batches)
+            epoch += 1
+
+
+def shuffled(count: int, stream: np.uint64) -> np.ndarray:
+    """The numbers 0 to `count` - 1, int32 while they fit, in the random order of a stream.
+
+    Random bits and the number itself share a word, so that sorting in place gives the order: at tens of millions that
+    takes a fraction of an argsort's time and memory.
+    """
+    bits = np.uint64(max(1, (count - 1).bit_length()))
+    words = np.empty(count, dtype=np.uint64)
+    for begin in range(0, count, _BLOCK):
+        numbers = np.arange(begin, min(begin + _BLOCK, count), dtype=np.uint64)
+        words[begin : begin + _BLOCK] = draws(stream, numbers) >> bits << bits | numbers
+    words.sort()
+    words &= (np.uint64(1) << bits) - np.uint64(1)
+    return words.astype(np.int32 if count < 2**31 else np.int64)
+
+
+def cut(order: np.ndarray, tokens: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cut `order` (N,) greedily into consecutive pieces of at most `budget` tokens; `tokens` (N,) in that order.
+
+    A record of more tokens is a piece by itself.
+    """
+    pieces, begin = [], 0
+    window = 2 + 2 * budget * len(tokens) // max(1, int(tokens.sum(dtype=np.int64)))  # usually holds a piece
+    while begin < len(order):
+        ends = np.cumsum(tokens[begin : begin + window], dtype=np.int64)
+        if ends[-1] <= budget and begin + window < len(order):
+            window *= 2
+            continue
+        taken = max(1, int(np.searchsorted(ends, budget, side="right")))
+        pieces.append(order[begin : begin + taken])
+        begin += taken
+    return pieces
+
+
+def targets_of(lengths: np.ndarray, mask_percent: int) -> np.ndarray:
+    """Residues to mask in proteins of `lengths` (N,): ``ceil(mask_percent / 100 * length)``, in integers."""
+    return (mask_percent * lengths.astype(np.int64) + 99) // 100
+
+
+def pack(sequences: Sequences, records: np.ndarray, *, longest: int, seed: int, epoch: int) -> Packed:
+    """Tokens of some records; a protein of more than `longest` residues gives a crop drawn from (seed, epoch, record)."""
+    parts = []
+    for record in records.tolist():
+        residues = sequences.letters(record)
+        if len(residues) > longest:
+            choices = np.uint64(len(residues) - longest + 1)
+            first = int(draws(key(Purpose.CROP, seed, epoch, record), np.zeros(1))[0] % choices)
+            residues = residues[first : first + longest]
+        parts.append(residues)
+    return lay_out(parts)
+
+
+def lay_out(proteins: list[np.ndarray]) -> Packed:
+    """Pack proteins given as ASCII letters (L,) uint8."""
+    lengths = np.array([len(protein) for protein in proteins], dtype=np.int64)
+    starts = np.zeros(len(proteins) + 1, dtype=np.int64)
+    np.cumsum(lengths + 1, out=starts[1:])
+    tokens = np.full(starts[-1], vocabulary.CLS, dtype=np.int64)
+    is_residue = np.ones(len(tokens), dtype=bool)
+    is_residue[starts[:-1]] = False
+    tokens[is_residue] = vocabulary.encode_bytes(np.concatenate(proteins))
+    return Packed(
+        torch.from_numpy(tokens), torch.from_numpy(starts.astype(np.int32)), int(lengths.max()) + 1, len(proteins)
+    )

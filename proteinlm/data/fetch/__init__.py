@@ -1,0 +1,1 @@
+"""Downloads of public data and weights, checked before they are used."""

@@ -1,0 +1,1 @@
+"""Which proteins are related: alignments, a search, clusters, and leakage between splits."""

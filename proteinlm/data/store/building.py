@@ -1,0 +1,223 @@
+"""Building a store beside its place and moving it there, and checking one against its manifest."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from proteinlm.data.formats.tape import lmdb_file
+from proteinlm.data.progress import Bar
+from proteinlm.data.store import layout, manifest, reader
+from proteinlm.data.store.layout import Source
+from proteinlm.data.store.manifest import Manifest, SourceFile, Split
+from proteinlm.data.store.reader import Store
+from proteinlm.errors import InputError
+
+_log = logging.getLogger(__name__)
+
+
+def ensure(root: Path, cache: Path) -> Store:
+    """The store of the data under `root`, built into `cache` on first use and whenever a source's size or time changed.
+
+    `root` is a directory as `layout.find` reads it, or a store. Any number of processes may call this at once: one
+    builds, the others wait.
+    """
+    if manifest.is_store(root):
+        return reader.open(root)
+    target = place(root, cache)
+    build(root, target)
+    return reader.open(target)
+
+
+def default_cache() -> Path:
+    """Where stores are kept if nobody says where: ``$PROTEINLM_CACHE``, or the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("PROTEINLM_CACHE") or Path(base) / "proteinlm")
+
+
+def place(root: Path, cache: Path) -> Path:
+    """The directory in `cache` for the store of `root`."""
+    absolute = root.resolve()
+    return cache.absolute() / f"{absolute.name or 'root'}-{hashlib.sha256(str(absolute).encode()).hexdigest()[:12]}"
+
+
+def build(root: Path, target: Path) -> None:
+    """Make `target` the store of the data under `root`; nothing is done if it already is.
+
+    It appears whole or not at all, whatever happens. Splits whose source did not change are taken over from what is
+    there. `InputError` for whatever is wrong with the data, a full disk, and a target that is something else than a
+    store.
+    """
+    sources = layout.find(root)
+    if _is_current(target, root, sources):
+        return
+    if target.exists() and not manifest.is_store(target) and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: exists and is not a store, so it is not replaced")
+    try:
+        with _alone(target):
+            if not _is_current(target, root, sources):  # nobody else built it in the meantime
+                _build(root, target, sources)
+    except OSError as error:
+        raise InputError(f"{error.filename or target}: {error.strerror or error}; {target} is as it was") from error
+
+
+def _build(root: Path, target: Path, sources: list[Source]) -> None:
+    partial, replaced = target.with_name(f".{target.name}.building"), target.with_name(f".{target.name}.replaced")
+    try:
+        _tidy(partial, replaced, target)  # after a process that was killed
+        tasks: dict[str, dict[str, Split]] = {}
+        before = _splits(target)
+        with Bar("reading proteins", sum(_file(source).stat().st_size for source in sources)) as bar:
+            for source in sources:
+                _log.info("%s -> %s", source.path, reader.file_of(target, source.task, source.split))
+                path = reader.file_of(partial, source.task, source.split)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                known = before.get((source.task, source.split))
+                split = _taken_over(source, root, known, target, path) or _converted(source, root, path, bar)
+                tasks.setdefault(source.task, {})[source.split] = split
+        manifest.write(Manifest(str(root.resolve()), tasks), partial)
+        if target.exists():
+            target.rename(replaced)
+        partial.rename(target)
+    finally:
+        _tidy(partial, replaced, target)
+
+
+def _tidy(partial: Path, replaced: Path, target: Path) -> None:
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _converted(source: Source, root: Path, path: Path, bar: Bar) -> Split:
+    from proteinlm.data.store.convert import convert
+
+    before = _seen(source, root)
+    done = convert(source, path, bar.advance)
+    if _seen(source, root) != before:
+        raise InputError(f"{source.path}: changed while it was read")
+    origin = SourceFile(*before, done.source_sha256)
+    return Split(origin, done.records, done.residues, done.size, done.sha256, done.columns)
+
+
+def _taken_over(source: Source, root: Path, known: Split | None, target: Path, path: Path) -> Split | None:
+    """The split of the store that is replaced, if its source is the same."""
+    old = reader.file_of(target, source.task, source.split)
+    if known is None or not _is_same(known, _seen(source, root), old):
+        return None
+    try:
+        os.link(old, path)
+    except OSError:
+        shutil.copyfile(old, path)
+    return known
+
+
+class _Seen(NamedTuple):
+    """What of a source can be compared without reading it."""
+
+    path: str
+    size: int
+    modified: int
+
+
+def _seen(source: Source, root: Path) -> _Seen:
+    status = _file(source).stat()
+    return _Seen(source.path.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+
+
+def _file(source: Source) -> Path:
+    return lmdb_file(source.path) if source.kind == "lmdb" else source.path
+
+
+def _is_same(split: Split, seen: _Seen, file: Path) -> bool:
+    known = _Seen(split.source.path, split.source.size, split.source.modified)
+    return known == seen and file.is_file() and file.stat().st_size == split.size
+
+
+def _is_current(target: Path, root: Path, sources: list[Source]) -> bool:
+    splits = _splits(target)
+    return splits.keys() == {(source.task, source.split) for source in sources} and all(
+        _is_same(
+            splits[source.task, source.split],
+            _seen(source, root),
+            reader.file_of(target, source.task, source.split),
+        )
+        for source in sources
+    )
+
+
+def _splits(target: Path) -> dict[tuple[str, str], Split]:
+    """The splits of the store at `target`, by task and name; none if there is no usable store."""
+    try:
+        tasks = manifest.read(target).tasks
+    except InputError:
+        return {}
+    return {(task, name): split for task, splits in tasks.items() for name, split in splits.items()}
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Wait until no other process builds `target`, and keep others from it; the lock ends with its process."""
+    path = target.with_name(f".{target.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _log.warning("waiting for another process that builds %s", target)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue  # the one before removed the file that was waited for
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+class Checked(NamedTuple):
+    """A split whose file is as the manifest says."""
+
+    task: str
+    split: str
+    records: int
+    source_is_there: bool
+    """Whether the source could be compared too; it may have been deleted."""
+
+
+def check(directory: Path) -> Iterator[Checked]:
+    """Compare every byte of a store, and of its sources where they still are, with the manifest.
+
+    `InputError` at the first difference, naming the file.
+    """
+    content = reader.open(directory)
+    splits = _splits(directory)
+    with Bar("checking", sum(split.size + split.source.size for split in splits.values())) as bar:
+        for (task, name), split in splits.items():
+            path = content.path(task, name)
+            _compare(path, split.sha256, bar)
+            rows = content.table(task, name).num_rows
+            if rows != split.records:
+                raise InputError(f"{path}: {rows} records, not the manifest's {split.records}")
+            source = Path(content.manifest.root) / split.source.path
+            source = lmdb_file(source) if source.is_dir() else source
+            if source.is_file():
+                _compare(source, split.source.sha256, bar)
+            yield Checked(task, name, rows, source.is_file())
+
+
+def _compare(path: Path, expected: str, bar: Bar) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            bar.advance(len(chunk))
+    if digest.hexdigest() != expected:
+        raise InputError(f"{path}: its bytes do not match the manifest: sha256 {digest.hexdigest()}, not {expected}")

@@ -1,0 +1,152 @@
+"""``proteinlm embed`` and what else a trained model is asked. Imports nothing heavy before a command runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proteinlm import pretrained
+
+Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
+_WEIGHTS = "Directory of weights: pretrained, fine-tuned, imported."
+ModelDirectory = Annotated[Path, typer.Option("--model", help=_WEIGHTS)]
+OptionalModel = Annotated[
+    Path, typer.Option("--model", help=_WEIGHTS, show_default="the model that comes with proteinlm")
+]
+Out = Annotated[Path, typer.Option("--out", help="File to write. Killed and started again, the command goes on.")]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", help="File to write, .csv, .jsonl or, of structures, .fasta. Default: CSV to standard output."
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="fp32, bf16-mixed; auto takes bfloat16 on a GPU that has it.")
+]
+BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens computed at once; 0: 4,096, on a GPU 32,768.")]
+
+
+def embed(
+    source: Fasta,
+    out: Out,
+    model: OptionalModel = pretrained.DIRECTORY,
+    pooling: Annotated[
+        str, typer.Option("--pooling", help="mean, cls, or residue: one vector of each residue.")
+    ] = "mean",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Embeddings of all proteins of a FASTA file, as .npz, .h5 or .arrow."""
+    from proteinlm.inference import embeddings
+    from proteinlm.inference.model import load
+
+    embeddings.writer(out)  # a mistake there should not wait for the model
+    embeddings.embed(load(model, device=device, precision=precision, batch_tokens=batch_tokens), source, out, pooling)
+
+
+def score(
+    wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
+    variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; plain or .gz.")],
+    out: Out,
+    model: OptionalModel = pretrained.DIRECTORY,
+    column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
+    first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
+    from proteinlm.inference import likelihoods
+    from proteinlm.inference.model import load
+
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    likelihoods.score_variants(loaded, wildtype, variants, out, column=column, first=first)
+
+
+def pppl(
+    source: Fasta,
+    model: OptionalModel = pretrained.DIRECTORY,
+    out: Lines = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Pseudo-perplexity of each protein: every residue hidden once, a pass for each."""
+    from proteinlm.inference import likelihoods, tables
+    from proteinlm.inference.model import load
+
+    if out:
+        tables.writer(out)
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    likelihoods.give_pseudo_perplexities(loaded, source, out)
+
+
+def contacts(
+    source: Fasta,
+    model: ModelDirectory,
+    out: Out,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            help="head: of a model fine-tuned for contacts. regression, best-heads: of attention maps. auto: what fits.",
+        ),
+    ] = "auto",
+    fit: Annotated[
+        str,
+        typer.Option("--fit", help="Settle by 20 chains of this data directory (or synthetic) how attention is read."),
+    ] = "",
+    pictures: Annotated[Path | None, typer.Option("--pictures", help="Directory for a picture of each map.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Contact maps of all proteins of a FASTA file: an .npz with a matrix for each."""
+    from proteinlm.inference import contact_maps
+    from proteinlm.inference.model import Machine
+
+    maps = contact_maps.source_of(model, method, fit, Machine.settled(device, precision, batch_tokens))
+    contact_maps.give(maps, source, out, pictures)
+
+
+def score_contacts(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Directory with ProteinNet in it, or synthetic.")],
+    model: ModelDirectory,
+    device: Device = "auto",
+) -> None:
+    """How good the contacts in a model's attention are: long-range precision on test chains, beside separation alone."""
+    from proteinlm.inference import contact_scores
+    from proteinlm.inference.model import load
+
+    for line in contact_scores.lines(load(model, device=device, precision="fp32"), model, data):
+        typer.echo(line)
+
+
+def predict(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="What the model was fine-tuned for, as secondary_structure or custom.")
+    ],
+    source: Fasta,
+    model: Annotated[Path, typer.Option("--model", help="A fine-tuning that ran with keep_weights=true.")],
+    out: Lines = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch_tokens: BatchTokens = 0,
+) -> None:
+    """Predictions of a fine-tuned model, a line for each protein."""
+    from proteinlm.inference import predict as fine_tuned
+    from proteinlm.inference import tables
+    from proteinlm.inference.model import Machine
+
+    if out:
+        tables.writer(out)
+    loaded = fine_tuned.load(model, task, Machine.settled(device, precision, batch_tokens))
+    fine_tuned.predict(loaded, source, out)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the commands known."""
+    for command in (embed, score, pppl, contacts, score_contacts, predict):
+        app.command()(command)

@@ -1,0 +1,130 @@
+"""``proteinlm predict``: what a fine-tuned model says of unlabelled proteins.
+
+A model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
+"""
+
+from pathlib import Path
+from typing import Any, final
+
+import pyarrow as pa
+import torch
+
+from proteinlm import checkpoint, tasks
+from proteinlm.checkpoint import WEIGHTS, Weights, best_of
+from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
+from proteinlm.data.batches.schedule import Packed
+from proteinlm.errors import InputError
+from proteinlm.inference import tables
+from proteinlm.inference.jobs import Job, proteins_table
+from proteinlm.inference.model import Loaded, Machine
+from proteinlm.inference.proteins import Window
+from proteinlm.records.results import CONFIG
+from proteinlm.storage.untrusted import read_json, read_yaml
+from proteinlm.tasks import task_file
+from proteinlm.tasks.regression import ScalarRegression
+
+STATES = {3: "HEC", 8: "GHIBESTC"}
+"""Secondary structure by class: TAPE's codes."""
+LABEL = "label"
+"""Column of what a model of a user's own labels says."""
+
+
+@final
+class FineTuned(Loaded):
+    """A backbone and the head of a task."""
+
+    def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Machine) -> None:
+        super().__init__(weights, machine)
+        self.task = task
+        self.module = tasks.module_of(task)(task, weights.config)
+        checkpoint.restore(self.module.parts(), weights)
+        self.module.eval().requires_grad_(False).to(machine.device)
+
+    @torch.inference_mode()
+    def output(self, packed: Packed) -> Any:
+        """What the task's head says of packed proteins."""
+        with self.machine.autocast():
+            return self.module(packed)
+
+    def table(self, window: Window) -> pa.Table:
+        """The predictions for a window of proteins, by the names of their columns."""
+        found: dict[int, dict[str, Any]] = {}
+        for places, packed in self.machine.batches([protein.letters for protein in window]):
+            found |= zip(places, self._said(self.output(packed), packed), strict=True)
+        ordered = [found[place] for place in range(len(window))]
+        return proteins_table(window, {name: [row[name] for row in ordered] for name in ordered[0]})
+
+    def _said(self, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The columns of each protein of a batch."""
+        if isinstance(self.task, SecondaryStructureConfig):
+            states = STATES[self.task.classes]
+            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            return [{tables.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
+        if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":
+            return self._named(self.task, output, packed)
+        if self.task.name == "remote_homology":
+            probability, fold = output.softmax(dim=-1).max(dim=-1)
+            pairs = zip(fold.tolist(), probability.tolist(), strict=True)
+            return [{"fold": fold, "probability": value} for fold, value in pairs]
+        assert isinstance(self.module, ScalarRegression)
+        values = self.module.scale.restored(output.squeeze(-1))
+        column = LABEL if isinstance(self.task, CustomTaskConfig) else self.task.name
+        return [{column: value} for value in values.tolist()]
+
+    def _named(self, task: CustomTaskConfig, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The columns of a user's own classes, of proteins or of their residues."""
+        names = task.classes
+        if task.kind == "residues":
+            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            return [{tables.LABELS: "".join(names[number] for number in part[1:].tolist())} for part in classes]
+        found: list[dict[str, Any]] = []
+        for chances in output.softmax(dim=-1).tolist():
+            likeliest = max(range(len(names)), key=chances.__getitem__)
+            each = {f"probability_{name}": chance for name, chance in zip(names, chances, strict=True)}
+            found.append({LABEL: names[likeliest], "probability": chances[likeliest], **each})
+        return found
+
+
+def load(path: Path, task: str, machine: Machine) -> FineTuned:
+    """The fine-tuned model in `path`; of several seeds, that of the best validation score.
+
+    `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
+    """
+    config = task_file.load(path) or task_of(path)
+    if task not in (config.name, config.label):
+        raise InputError(f"{path}: fine-tuned for {config.label}, not for {task}")
+    weights = _weights(path)
+    return FineTuned(task_file.load(weights) or config, checkpoint.load_weights(weights), machine)
+
+
+def predict(model: FineTuned, source: Path, output: Path | None) -> None:
+    """One line for each protein in `source`; see `rows.give`."""
+    if model.task.name == "contact":
+        raise InputError("contact maps are not lines of a table: use proteinlm contacts")
+    of_residues = isinstance(model.task, SecondaryStructureConfig) or getattr(model.task, "kind", "") == "residues"
+    if output is not None and output.suffix == ".fasta" and not of_residues:
+        raise InputError(tables.NO_FASTA)
+    tables.give(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
+
+
+def task_of(path: Path) -> LabelledTaskConfig:
+    """The task of the fine-tuning that `path` belongs to; `InputError` if it belongs to none."""
+    stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
+    if stage is None:
+        raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")
+    values = read_yaml(stage / CONFIG)
+    return task_file.read(stage / CONFIG, values.get("task") if isinstance(values, dict) else None)
+
+
+def _weights(path: Path) -> Path:
+    """The directory of the best weights below `path`."""
+    if (path / WEIGHTS).is_file():
+        return path
+    best: dict[Path, float] = {}
+    for record in sorted([*path.glob("selected.json"), *path.glob("seed-*/selected.json")]):
+        selected = read_json(record)
+        best[best_of(record.parent / "best", selected["step"])] = selected["score"]
+    best = {place: score for place, score in best.items() if (place / WEIGHTS).is_file()}
+    if not best:
+        raise InputError(f"{path}: no weights in it: fine-tune with keep_weights=true")
+    return max(best, key=lambda place: best[place])

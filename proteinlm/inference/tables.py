@@ -1,0 +1,78 @@
+"""Results of one line for each protein: to standard output as they come, or to a file, resumably."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from proteinlm.errors import InputError
+from proteinlm.inference.jobs import Finished, Job
+from proteinlm.storage.atomic import written_whole
+
+STRUCTURE = "structure"
+LABELS = "labels"
+"""Columns with one letter for each residue, which can be written as FASTA."""
+NO_FASTA = "--out: only secondary structure, or labels of residues, can be written as .fasta"
+Lines = Callable[[Iterable[pa.Table]], Iterator[str]]
+
+
+def give(job: Job, output: Path | None) -> None:
+    """Write what `job` computes to `output`, or as CSV to standard output."""
+    if output is None:
+        for line in csv_lines(job.tables()):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return
+    job.to_file(output, writer(output))
+
+
+def writer(output: Path) -> Callable[[Path, Finished], None]:
+    """What writes a file of this name; `InputError` if nothing does."""
+    writers: dict[str, Lines] = {".csv": csv_lines, ".jsonl": json_lines, ".fasta": fasta_lines}
+    if output.suffix not in writers:
+        raise InputError(f"{output}: its name ends in none of {', '.join(writers)}")
+    lines = writers[output.suffix]
+
+    def write(path: Path, finished: Finished) -> None:
+        with written_whole(path) as file:
+            file.writelines(line.encode() for line in lines(finished))
+
+    return write
+
+
+def csv_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
+    """A header line, and a line for each row."""
+    for number, table in enumerate(tables):
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        if not number:
+            rows.writerow(table.column_names)
+        rows.writerows([_plain(value) for value in row.values()] for row in table.to_pylist())
+        yield text.getvalue()
+
+
+def json_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
+    """An object for each row."""
+    for table in tables:
+        for row in table.to_pylist():
+            yield json.dumps({name: _plain(value) for name, value in row.items()}) + "\n"
+
+
+def fasta_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
+    """A record for each row, with the states where the residues were."""
+    for table in tables:
+        column = next((name for name in (STRUCTURE, LABELS) if name in table.column_names), None)
+        if column is None:
+            raise InputError(NO_FASTA)
+        for row in table.to_pylist():
+            yield f">{row['id']}\n{row[column]}\n"
+
+
+def _plain(value: Any) -> Any:
+    """Six digits of a number: more are rounding."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value

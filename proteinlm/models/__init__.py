@@ -1,0 +1,1 @@
+"""Backbones and heads in plain PyTorch: packed proteins in, states and scores out."""

@@ -1,0 +1,141 @@
+"""Self-attention over packed proteins: one function per kernel.
+
+T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
+"""
+
+from collections.abc import Callable
+from itertools import groupby
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from proteinlm.config import scored
+from proteinlm.models import attention_cpu
+
+
+class Boundaries(NamedTuple):
+    """Where the proteins of a batch begin and end, in the form that each kernel wants."""
+
+    starts: Tensor
+    """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
+    longest: int
+    """Tokens of the longest protein, or any number above."""
+    runs: "Runs | None"
+    """For the kernel that takes one length at a time; None where the fused one serves."""
+    rotation: Tensor | None = None
+    """What `rotate` turns queries and keys by, with rotary positions."""
+
+
+class Runs:
+    """Neighbours of equal length, as (proteins, tokens of each).
+
+    Opaque to torch.compile, which would otherwise make a graph for each list.
+    """
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.each = [(len(list(run)), length) for length, run in groupby(lengths) if length]
+
+
+def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
+    """Prepare `attend` for hidden states of `dtype` on the device of `starts`; done once for all layers."""
+    if _fused(starts.device, dtype):
+        return Boundaries(starts, longest, None)
+    return Boundaries(starts, longest, Runs(starts.diff().tolist()))
+
+
+def attend(joint: Tensor, where: Boundaries) -> Tensor:
+    """Scaled dot-product attention (T, N, D) within each protein.
+
+    `joint` (T, N, 3, D) holds queries, keys and values, of which the first two are yet to be turned by `where.rotation`.
+    """
+    if where.runs is not None:
+        return _attend_by_runs(joint, where.rotation, where.runs)
+    return _attend_fused(*turned(joint, where.rotation), where)
+
+
+def turned(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, (T, N, D) each, of `joint` (T, N, 3, D), the first two turned."""
+    if rotation is None:
+        query, key, value = joint.unbind(-2)
+        return query, key, value
+    both, value = joint.split((2, 1), dim=-2)
+    query, key = rotate(both, rotation).unbind(-2)
+    return query, key, value.squeeze(-2)
+
+
+def rotation(positions: Tensor, dim: int) -> Tensor:
+    """Cosine and sine of the angle by which each pair of a head's numbers is turned, (T, 1, 1, D / 2, 2) float32.
+
+    Pair i at position p turns by p / 10000^(2i/D) (RoFormer, arXiv 2104.09864, section 3.2.2).
+    """
+    frequencies = 10000 ** (-torch.arange(0, dim, 2, device=positions.device, dtype=torch.float32) / dim)
+    angles = positions.unsqueeze(-1) * frequencies  # (T, D / 2)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1)[:, None, None]
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn each pair of neighbouring numbers of x (T, N, 2, D), the queries and keys, by its angle."""
+    pairs = x.unflatten(-1, (-1, 2))  # (T, N, 2, D / 2, 2)
+    if x.dtype == torch.float32 and not torch.compiler.is_compiling():  # one pass where the real products take six
+        return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+    (a, b), (cosine, sine) = pairs.float().unbind(-1), rotation.unbind(-1)
+    return torch.stack((a * cosine - b * sine, a * sine + b * cosine), dim=-1).flatten(-2).to(x.dtype)
+
+
+def kernel(device: torch.device, dtype: torch.dtype) -> str:
+    """Name of the kernel that `attend` takes."""
+    return "varlen_attn" if _fused(device, dtype) else "scaled_dot_product_attention"
+
+
+def _fused(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
+    """Short proteins by products, others one call per run of equally long ones.
+
+    Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
+    """
+    longest = scored(bf16=joint.dtype == torch.bfloat16)
+    spans = [(short, list(span)) for short, span in groupby(runs.each, lambda run: run[1] <= longest)]
+    sizes = [sum(count * length for count, length in span) for _, span in spans]
+    parts = [joint] if len(spans) == 1 else joint.split(sizes)
+    rotations = [None] * len(spans) if rotation is None else rotation.split(sizes)
+    outputs = [
+        (attention_cpu.attend if short else _by_kernel)(part, turns, span)
+        for part, turns, (short, span) in zip(parts, rotations, spans, strict=True)
+    ]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _by_kernel(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
+    sizes = [count * length for count, length in runs]
+    heads = (x.split(sizes) for x in turned(joint, rotation))
+    outputs = []
+    for *parts, (count, length) in zip(*heads, runs, strict=True):
+        q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in parts)  # (count, N, length, D)
+        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)
+
+
+_attend_by_runs = cast("Callable[..., Tensor]", torch.compiler.disable(_by_runs))
+
+
+def _attend_fused(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) -> Tensor:
+    """Flash attention over variable lengths.
+
+    The kernel takes head dimensions that are multiples of 8 up to 256 and scales by the padded dimension's root:
+    the zeros change no product, and the query carries the quotient of the two roots.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    dim = query.shape[-1]
+    padding = -dim % 8
+    if padding:
+        query = query * ((dim + padding) / dim) ** 0.5
+        query, key, value = (F.pad(x, (0, padding)) for x in (query, key, value))
+    output = varlen_attn(query, key, value, where.starts, where.starts, where.longest, where.longest)
+    assert isinstance(output, Tensor)  # a tuple only if more is asked for
+    return output[..., :dim]

@@ -1,0 +1,134 @@
+"""The Transformer encoder of ProteinLM over packed proteins. Pure PyTorch.
+
+T tokens of all proteins laid end to end, B proteins, H hidden size, N heads, D head dimension.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proteinlm.config import ModelConfig
+from proteinlm.models import mup, shape_buckets
+from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
+
+LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
+
+
+class Attention(nn.Module):
+    """Bidirectional self-attention (paper section 3.2; Megatron's ``ParallelAttention``).
+
+    Query, key and value are one projection whose rows are ordered (head, 3, head dimension), as in Megatron's
+    checkpoints. The number of heads is read off its output, never stored: a tensor-parallel shard, whose projection
+    has fewer rows, runs this same code.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, x: Tensor, where: Boundaries) -> Tensor:
+        return self.output(attend(self.project(x), where).flatten(-2))  # (T, H)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Queries, keys and values of each head, (T, N, 3, D)."""
+        return self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))
+
+
+class FeedForward(nn.Module):
+    """Two layers with GELU between them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class GatedFeedForward(FeedForward):
+    """GELU of one projection gates another (GeGLU, arXiv 2002.05202). Two matrices, so that each can be cut alone."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm block: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.feed_forward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, where: Boundaries) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), where))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Backbone(nn.Module):
+    """Packed proteins in, one hidden state per token out.
+
+    A protein's hidden states depend on its own tokens alone, whatever it is packed with.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.positions == "learned":
+            self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.02), with 0.02 / sqrt(2 layers) on the projections into the residual stream; biases 0."""
+        initialise(self, self.config)
+
+    def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
+        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS].
+
+        `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
+        """
+        x, where = self.embed(*shape_buckets.fill(tokens, starts), longest)
+        for block in self.blocks:
+            x = block(x, where)
+        return self.norm(x)[: len(tokens)]
+
+    def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
+        """What the first block is given: hidden states (T, H), and where the proteins are."""
+        place = positions(starts, len(tokens))
+        x = self.token_embedding(tokens)  # (T, H)
+        if self.config.positions == "learned":
+            x = x + self.position_embedding(place)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        where = boundaries(starts, longest, dtype)
+        if self.config.positions == "rotary":
+            where = where._replace(rotation=rotation(place, self.config.head_dim))
+        return self.dropout(x), where
+
+
+def positions(starts: Tensor, tokens: int) -> Tensor:
+    """Position of each token in its protein, (T,) int32; computed without waiting for the device."""
+    index = torch.arange(tokens, device=starts.device, dtype=torch.int32)
+    return index - starts[torch.searchsorted(starts[1:], index, right=True)]
+
+
+def initialise(module: nn.Module, config: ModelConfig) -> None:
+    """Draw the weights of the Linear and Embedding layers in `module` with the deviations of `transfer`; biases 0."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Embedding):
+            nn.init.normal_(layer.weight, std=mup.initial_std(f"{name}.weight", config))
+        if isinstance(layer, nn.Linear) and layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -1,0 +1,66 @@
+"""UniRep's multiplicative LSTM over packed proteins.
+
+T tokens of packed proteins, H hidden size, E embedding size.
+"""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proteinlm.config.baselines import UniRepConfig
+from proteinlm.models.baselines.opening import with_means
+from proteinlm.models.baselines.steps import steps
+
+
+@final
+class UniRep(nn.Module):
+    """One layer of 1900 that reads forward (Alley et al. 2019; TAPE ``modeling_unirep.py``).
+
+    - Learnt by recovering masked residues from those before them, as all rows are; the paper predicted the next.
+    - [CLS] has the mean of the states, UniRep's own representation; TAPE's had the last state and cell, twice as wide.
+    """
+
+    def __init__(self, config: UniRepConfig) -> None:
+        super().__init__()
+        self.hidden_size, inputs = config.hidden_size, config.embedding_size
+        self.bias = nn.Parameter(torch.zeros(4 * config.hidden_size))
+        self.token_embedding = nn.Embedding(config.vocab_size, inputs)
+        self.input_factor = Normalised(inputs, config.hidden_size)
+        self.state_factor = Normalised(config.hidden_size, config.hidden_size)
+        self.input_gates = Normalised(inputs, 4 * config.hidden_size)
+        self.state_gates = Normalised(config.hidden_size, 4 * config.hidden_size)
+
+    def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
+        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
+        by_step = steps(starts)
+        sizes = by_step.sizes.tolist()
+        x = self.token_embedding(tokens.index_select(0, by_step.order))  # (T, E)
+        factors = F.linear(x, self.input_factor()).split(sizes)
+        gates = F.linear(x, self.input_gates(), self.bias).split(sizes)
+        from_state, from_product = self.state_factor(), self.state_gates()
+        hidden = cell = x.new_zeros(sizes[0], self.hidden_size)
+        outputs = []
+        for size, factor, gate in zip(sizes, factors, gates, strict=True):
+            product = factor * F.linear(hidden[:size], from_state)
+            entry, forget, exit_, update = (gate + F.linear(product, from_product)).chunk(4, dim=-1)
+            cell = forget.sigmoid() * cell[:size] + entry.sigmoid() * update.tanh()
+            hidden = exit_.sigmoid() * cell.tanh()
+            outputs.append(hidden)
+        return with_means(torch.cat(outputs).index_select(0, by_step.place), starts)
+
+
+@final
+class Normalised(nn.Module):
+    """A matrix as one gain for each row, times the row's direction."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        initial = nn.Linear(inputs, outputs, bias=False).weight.detach()
+        self.direction = nn.Parameter(initial.clone())
+        self.gain = nn.Parameter(initial.norm(dim=1))
+
+    def forward(self) -> Tensor:
+        """The matrix (outputs, inputs)."""
+        return self.direction * (self.gain / self.direction.norm(dim=1)).unsqueeze(1)

@@ -1,0 +1,59 @@
+"""Which backbone and which language-model head a shape stands for: the one place that knows all of them."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from proteinlm.config import (
+    BaselineConfig,
+    ForeignConfig,
+    LSTMConfig,
+    ModelConfig,
+    OneHotConfig,
+    PostNormConfig,
+    ProtVecConfig,
+    ResNetConfig,
+    UniRepConfig,
+)
+from proteinlm.models.backbone import Backbone, Block
+from proteinlm.models.baselines.lstm import LSTM
+from proteinlm.models.baselines.one_hot import OneHot
+from proteinlm.models.baselines.post_norm import PostNorm, PostNormBlock
+from proteinlm.models.baselines.protvec import ProtVec
+from proteinlm.models.baselines.resnet import ResNet, ResNetBlock
+from proteinlm.models.baselines.unirep import UniRep
+from proteinlm.models.heads.base import LanguageModelHead, UntiedLanguageModelHead
+from proteinlm.models.huggingface import ForeignBackbone
+
+BACKBONES: dict[type[ModelConfig], type[nn.Module]] = {
+    ModelConfig: Backbone,
+    ForeignConfig: ForeignBackbone,
+    OneHotConfig: OneHot,
+    LSTMConfig: LSTM,
+    ResNetConfig: ResNet,
+    PostNormConfig: PostNorm,
+    UniRepConfig: UniRep,
+    ProtVecConfig: ProtVec,
+}
+"""Packed proteins in, one hidden state per token out: ``backbone(tokens, starts, longest)``."""
+
+BLOCKS = (Block, PostNormBlock, ResNetBlock)
+"""What a backbone repeats: divided and recomputed one by one."""
+
+
+def build(config: ModelConfig) -> nn.Module:
+    """The backbone of a shape, with random weights."""
+    kind: Any = BACKBONES[type(config)]
+    return kind(config)
+
+
+def language_model_head(config: ModelConfig) -> LanguageModelHead:
+    """The language-model head of a shape, with random weights."""
+    untied = isinstance(config, BaselineConfig) and not config.TIED
+    return UntiedLanguageModelHead(config) if untied else LanguageModelHead(config)
+
+
+def token_table(backbone: nn.Module) -> Tensor | None:
+    """The backbone's token embedding (V, H or another width), which tied heads decode by; None if it has none."""
+    embedding = getattr(backbone, "token_embedding", None)
+    return None if embedding is None else embedding.weight

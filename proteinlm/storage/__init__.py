@@ -1,0 +1,1 @@
+"""Bytes on disk: written completely or not at all, sealed by checksums, read with bounds."""

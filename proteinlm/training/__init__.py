@@ -1,0 +1,1 @@
+"""Everything that knows Lightning's Trainer: the stages, their callbacks and strategies."""

@@ -1,0 +1,84 @@
+"""Rows are compared on the same test proteins, or not at all."""
+
+import json
+import shutil
+from dataclasses import replace
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.table7 import table
+from experiments.table7.published import COLUMNS
+from experiments.table7.rows import PRETRAIN, Cell, Row, collect, problems
+from proteinlm.records import predictions, results
+from proteinlm.records.bootstrap import Scores, paired_bootstrap
+from proteinlm.records.results import Score
+from tests.experiments.sweeps import made_up
+
+
+def row(directory: Path, name: str, records: range, share: float) -> Row:
+    """A row whose folds are known: right for a share of the `records`."""
+    right = (np.arange(len(records)) < share * len(records)).astype(float)
+    sample = Scores(np.array(records), right[None], np.ones(len(records)))
+    home = directory / name / "remote_homology"
+    home.mkdir(parents=True)
+    predictions.save(home, {("test_fold_holdout", "accuracy"): sample})
+    made = Row(name, directory / name, {})
+    made.cells = {column.key: Cell(None) for column in COLUMNS}
+    score = Score("remote_homology", "test_fold_holdout", "accuracy", share, None, None, len(records))
+    made.cells["remote_homology"] = Cell(score)
+    return made
+
+
+def test_the_difference_is_that_of_the_saved_predictions(tmp_path: Path):
+    first, second = (row(tmp_path, name, range(50), share) for name, share in (("a", 0.8), ("b", 0.5)))
+    found = first.minus(second, "remote_homology")
+    samples = [
+        predictions.load(each.directory / "remote_homology")["test_fold_holdout", "accuracy"]
+        for each in (first, second)
+    ]
+    assert found == paired_bootstrap(*samples)
+    assert found.value == pytest.approx(0.3)
+    assert found.low > 0
+
+
+def test_a_row_with_a_name_of_its_own_breaks_no_table(tmp_path: Path):
+    made_up(tmp_path)
+    ten = json.dumps(table.as_json(collect(tmp_path), []))
+    for result in results.load_all(tmp_path / "hidden-768-layer-12-head-6"):
+        mine = tmp_path / "mine" / result.stage
+        shutil.copytree(tmp_path / result.row / result.stage, mine)
+        replace(result, row="mine").save(mine)
+    rows = collect(tmp_path)
+    assert table.main([str(tmp_path)]) == 0
+    (own,) = (row for row in rows if row.name == "mine")
+    assert (own.full.hidden_size, own.full.num_layers) == (own.built.hidden_size, own.built.num_layers)
+    of_others = table.as_json([row for row in rows if row is not own], [])
+    assert json.dumps(of_others) == ten
+
+
+def test_parameters_are_those_that_were_counted_and_another_budget_is_told(tmp_path: Path):
+    made_up(tmp_path)
+    name = "hidden-1024-layer-12-head-16"
+    (result,) = (r for r in results.load_all(tmp_path / name) if r.stage == PRETRAIN)
+    replace(result, parameters=12_345, tokens=result.tokens + 1, steps=result.steps + 1).save(
+        tmp_path / name / PRETRAIN
+    )
+    rows = {row.name: row for row in collect(tmp_path)}
+    assert rows[name].parameters == rows[f"scratch-{name}"].parameters == 12_345
+    found = problems(list(rows.values()))
+    assert [problem.split(":")[0] for problem in found] == [
+        "rows differ in the steps of pretrain",
+        "rows differ in the tokens of pretrain",
+    ]
+
+
+def test_other_proteins_are_told_and_not_compared(tmp_path: Path):
+    first, second = row(tmp_path, "a", range(50), 0.8), row(tmp_path, "b", range(40), 0.5)
+    found = first.minus(second, "remote_homology")
+    assert found.value == pytest.approx(0.3)
+    assert isnan(found.low)
+    assert isnan(found.high)
+    assert "rows differ in the proteins scored for RH: 40, 50" in problems([first, second])

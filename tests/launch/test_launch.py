@@ -1,0 +1,75 @@
+"""A job gets the processes it asks for or is refused; each takes the threads it was given, or its share of the cores."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proteinlm.launch import entry
+from tests.runs import ROOT
+
+
+@pytest.fixture
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(1000, 1008)))  # no such CPUs: no siblings known
+    for name in ("OMP_NUM_THREADS", "SLURM_CPUS_PER_TASK"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes", "expected"),
+    [
+        ({}, 1, 8),
+        ({}, 2, 4),
+        ({}, 3, 2),
+        ({}, 16, 1),
+        ({"SLURM_CPUS_PER_TASK": "3"}, 2, 3),
+        ({"SLURM_CPUS_PER_TASK": "16"}, 2, 8),
+        ({"OMP_NUM_THREADS": "5"}, 2, 5),
+        ({"OMP_NUM_THREADS": "5", "SLURM_CPUS_PER_TASK": "3"}, 2, 5),
+        ({"OMP_NUM_THREADS": "4,2"}, 1, 4),
+        ({"OMP_NUM_THREADS": ""}, 2, 4),
+    ],
+)
+@pytest.mark.usefixtures("eight_cores")
+def test_threads(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processes: int, expected: int):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert entry.threads(processes) == expected
+
+
+@pytest.mark.usefixtures("eight_cores")
+def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
+    seen = {}
+
+    class Ended:
+        returncode = 0
+
+    def started(command: list[str], env: dict[str, str]) -> Ended:
+        seen.update(env)
+        return Ended()
+
+    monkeypatch.setattr(entry.subprocess, "run", started)
+    entry.in_fresh_group("experiments.pretrain", [], 4, None)
+    assert seen["OMP_NUM_THREADS"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["launcher=slurm"], "error: launcher=slurm submits the jobs of a multirun: add -m"),
+        (
+            ["strategy=hsdp", "strategy.nodes=2", "strategy.devices=2"],
+            "error: strategy.nodes=2, but this starts processes on one machine: ",
+        ),
+    ],
+)
+def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
+    command = [sys.executable, "-m", "experiments.pretrain", "model=tiny", f"output={tmp_path}", *words]
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # of a batch script on a cluster, which has started nobody else
+    ended = subprocess.run(command, cwd=ROOT, env=os.environ | script, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(line)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,333 @@
+"""Every head computes its plain, materialised form, one protein at a time: values, gradients and what is dropped."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from proteinlm.models.heads import pair
+from proteinlm.models.heads.base import (
+    Head,
+    ProteinLinear,
+    ProteinMean,
+    ProteinMLP,
+    ProteinPositions,
+    ProteinWeightNorm,
+    ResidueConvolution,
+    ResidueMLP,
+)
+from proteinlm.models.heads.pair import PairLinear, PairMLP, PairResidualNetwork
+
+HIDDEN = 24
+LENGTHS = (9, 2, 17, 6)  # tokens, [CLS] included
+
+
+def packed(lengths: tuple[int, ...] = LENGTHS, hidden_size: int = HIDDEN) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return torch.randn(sum(lengths), hidden_size, generator=generator, requires_grad=True), starts
+
+
+def gradients(outputs: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of a sum in which every output counts differently."""
+    total = sum((output * torch.arange(output.numel()).view_as(output).cos()).sum() for output in outputs)
+    return torch.autograd.grad(total, inputs)
+
+
+def assert_same(outputs: list[Tensor], references: list[Tensor], *inputs: Tensor) -> None:
+    for output, reference in zip(outputs, references, strict=True):
+        torch.testing.assert_close(output, reference, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(gradients(outputs, *inputs), gradients(references, *inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Pair heads take two or three rows at a time."""
+    monkeypatch.setitem(pair.CHUNK_ELEMENTS, "cpu", 3 * 16 * HIDDEN)
+
+
+def test_residue_mlp_is_its_layers():
+    hidden, starts = packed()
+    head = ResidueMLP(HIDDEN, 3, dropout=0.1).eval()
+    plain = nn.Sequential(head.dense, nn.Tanh(), head.output)
+    assert_same([head(hidden, starts)], [plain(hidden)], hidden, *head.parameters())
+
+
+@pytest.mark.parametrize(
+    "head", [ProteinMLP(HIDDEN, 5, 0.1), ProteinWeightNorm(HIDDEN, 5), ProteinLinear(HIDDEN, 5, 0.1)]
+)
+def test_protein_heads_read_cls_alone(head):
+    hidden, starts = packed()
+    head.eval()
+    plain = {
+        ProteinMLP: lambda cls: head.output(torch.tanh(head.dense(cls))),
+        ProteinWeightNorm: lambda cls: head.output(torch.relu(head.dense(torch.tanh(head.pooler[0](cls))))),
+        ProteinLinear: lambda cls: head.output(cls),
+    }[type(head)]
+    reference = plain(torch.stack([part[0] for part in hidden.split(LENGTHS)]))
+    assert_same([head(hidden, starts)], [reference], hidden, *head.parameters())
+
+
+def test_positions_weigh_what_differs_from_their_means():
+    hidden, starts = packed()
+    head = ProteinPositions(HIDDEN, 5, dropout=0.0, positions=30)
+    nn.init.normal_(head.weight)
+    nn.init.normal_(head.bias)
+    first = head.train()(hidden, starts)  # takes this batch's means
+    means = [torch.stack([part[i] for part in hidden.split(LENGTHS) if len(part) > i]).mean(dim=0) for i in range(17)]
+    torch.testing.assert_close(head.mean[:17], torch.stack(means), rtol=1e-5, atol=1e-6)
+    assert (head.mean[17:] == 0).all()
+    references = [
+        head.bias
+        + sum(head.weight[i].view(5, HIDDEN) @ (x - means[i].detach()) for i, x in enumerate(part)) / HIDDEN**0.5
+        for part in hidden.split(LENGTHS)
+    ]
+    assert_same([first], [torch.stack(references)], hidden, *head.parameters())
+    again, _ = packed((9,))
+    head(again, torch.tensor([0, 9], dtype=torch.int32))
+    moved = torch.stack(means[:9]).lerp(again, 0.1)
+    torch.testing.assert_close(head.mean[:9], moved, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(head.mean[9:17], torch.stack(means[9:]), rtol=1e-5, atol=1e-6)
+    kept = head.mean.clone()
+    longer, beyond = packed((25,))
+    output = head.eval()(longer, beyond)
+    assert torch.equal(output, head(longer[:17], torch.tensor([0, 17], dtype=torch.int32)))  # it has seen 17
+    assert torch.equal(head.mean, kept)
+
+
+def test_the_mean_is_over_residues_alone():
+    hidden, starts = packed()
+    head = ProteinMean(HIDDEN, 5, dropout=0.1).eval()
+    residues = [torch.tanh(head.dense(part[1:])).mean(dim=0) for part in hidden.split(LENGTHS)]
+    assert_same([head(hidden, starts)], [head.output(torch.stack(residues))], hidden, *head.parameters())
+
+
+def tape_convolution(head: ResidueConvolution) -> nn.Sequential:
+    """TAPE's ``SimpleConv`` with the weights of `head`, on (1, H, L)."""
+    layers = [nn.Conv1d(HIDDEN, 512, 5, padding=2), nn.Conv1d(512, 8, 3, padding=1)]
+    for layer, ours in zip(layers, (head.dense, head.output), strict=True):
+        layer.load_state_dict({"weight": ours.weight, "bias": ours.bias})
+    first, second = (weight_norm(layer, dim=None) for layer in layers)
+    return nn.Sequential(head.batch_norm, first, nn.ReLU(), second)
+
+
+def test_residue_convolution_runs_each_protein_alone():
+    hidden, starts = packed()
+    head = ResidueConvolution(HIDDEN, 8)
+    with torch.no_grad():
+        head.batch_norm.running_mean.normal_()
+    head.eval()
+    plain = tape_convolution(head)
+    reference = torch.cat([plain(part.T.unsqueeze(0)).squeeze(0).T for part in hidden.split(LENGTHS)])
+    assert_same([head(hidden, starts)], [reference], hidden, head.batch_norm.weight)
+
+
+def test_residue_convolution_normalises_over_all_tokens_in_training():
+    hidden, starts = packed((16,))
+    head = ResidueConvolution(HIDDEN, 8)
+    reference = tape_convolution(head)(hidden.T.unsqueeze(0)).squeeze(0).T
+    assert_same([head(hidden, starts)], [reference], hidden, head.batch_norm.weight)
+
+
+def test_weight_norm_trains_as_torchs_does():
+    hidden, _ = packed()
+    head = ProteinWeightNorm(HIDDEN, 5, pooler=False)
+    theirs = nn.Linear(HIDDEN, 512)
+    theirs.load_state_dict({"weight": head.dense.weight, "bias": head.dense.bias})
+    weight_norm(theirs, dim=None)
+    ours, reference = head.dense(hidden), theirs(hidden)
+    torch.testing.assert_close(ours, reference)
+    gain, direction = head.dense.parametrizations.weight.parameters()
+    their_gain, their_direction = theirs.parametrizations.weight.parameters()
+    for own, their in zip(
+        gradients([ours], gain, direction), gradients([reference], their_gain, their_direction), strict=True
+    ):
+        torch.testing.assert_close(own, their.view_as(own), rtol=1e-4, atol=1e-4)
+
+
+def parameters(head: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in head.parameters())
+
+
+def test_parameter_counts_are_the_published_ones():
+    """TAPE's by its models' totals less the backbone's 91,961,856; a second class costs the residual network 65."""
+    assert parameters(ResidueConvolution(768, 3)) == 93_934_597 - 91_961_856
+    assert parameters(ProteinWeightNorm(768, 1195, pooler=False)) == 92_968_621 - 91_961_856
+    assert parameters(ProteinWeightNorm(768, 1, pooler=False)) == 92_356_099 - 91_961_856
+    assert parameters(PairLinear(768)) + 2 * 768 + 1 == 91_964_930 - 91_961_856
+    assert parameters(PairResidualNetwork(1024)) + 64 + 1 == 2_350_786
+
+
+def symmetric(logits: Tensor) -> Tensor:
+    return (logits + logits.T) / 2
+
+
+def concatenated(residues: Tensor) -> Tensor:
+    """``[h_i ; h_j]``, (L, L, 2H)."""
+    length = len(residues)
+    return torch.cat([residues[:, None].expand(-1, length, -1), residues[None].expand(length, -1, -1)], dim=-1)
+
+
+def product_and_difference(residues: Tensor) -> Tensor:
+    return torch.cat([residues[:, None] * residues, residues[:, None] - residues], dim=-1)
+
+
+def plain_pair_mlp(head: PairMLP, residues: Tensor) -> Tensor:
+    return symmetric(head.output(head.dense(concatenated(residues)).tanh()).squeeze(-1))
+
+
+def plain_pair_linear(head: PairLinear, residues: Tensor) -> Tensor:
+    return symmetric(head.features.linear(product_and_difference(residues)).squeeze(-1))
+
+
+def plain_residual_network(head: PairResidualNetwork, residues: Tensor) -> Tensor:
+    x = head.features.linear(product_and_difference(residues)).permute(2, 0, 1).unsqueeze(0)
+    for block in head.blocks:
+        y = F.relu(block.norm_1(block.convolution_1(x)))
+        x = F.relu(block.norm_2(block.convolution_2(y)) + x)
+    return symmetric(head.output(x.squeeze(0).permute(1, 2, 0)).squeeze(-1))
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize(
+    ("head", "plain"),
+    [
+        (PairMLP(HIDDEN, dropout=0.1), plain_pair_mlp),
+        (PairLinear(HIDDEN), plain_pair_linear),
+        (PairResidualNetwork(HIDDEN, blocks=3, width=8), plain_residual_network),
+    ],
+)
+def test_pair_heads_are_their_materialised_forms(head, plain):
+    hidden, starts = packed()
+    head.eval()
+    logits = head(hidden, starts)
+    assert [tuple(part.shape) for part in logits] == [(length - 1, length - 1) for length in LENGTHS]
+    references = [plain(head, part[1:]) for part in hidden.split(LENGTHS)]
+    assert_same(logits, references, hidden, *head.parameters())
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_real_width_is_the_same_to_rounding():
+    hidden, starts = packed((61,), hidden_size=256)
+    head = PairMLP(256, dropout=0.0)
+    assert_same(head(hidden, starts), [plain_pair_mlp(head, hidden[1:])], hidden, *head.parameters())
+
+
+def drop_in_chunks(seed: int, shape: tuple[int, int, int], rows: int, dropout: float) -> Tensor:
+    """The dropout of a pair head: the factor of every element, drawn chunk by chunk."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return torch.cat([F.dropout(torch.ones(part, *shape[1:]), dropout) for part in chunk_sizes(shape[0], rows)])
+
+
+def chunk_sizes(length: int, rows: int) -> list[int]:
+    return [min(rows, length - start) for start in range(0, length, rows)]
+
+
+@pytest.mark.parametrize("head", [PairMLP(HIDDEN, dropout=0.3), PairLinear(HIDDEN, dropout=0.5)])
+def test_dropout_is_the_same_when_recomputed(head, monkeypatch):
+    hidden, starts = packed((17,))
+    width = HIDDEN if isinstance(head, PairMLP) else 2 * HIDDEN
+    monkeypatch.setitem(pair.CHUNK_ELEMENTS, "cpu", 3 * 16 * width)
+    torch.manual_seed(5)
+    logits = head(hidden, starts)
+    after = torch.rand(())
+    torch.manual_seed(5)
+    factor = drop_in_chunks(int(torch.randint(2**62, ())), (16, 16, width), rows=3, dropout=head_dropout(head))
+    assert torch.rand(()) == after  # the generator moved by the one draw of the seed
+    assert 0 < (factor == 0).float().mean() < 0.6
+    if isinstance(head, PairMLP):
+        dropped = head.output(head.dense(concatenated(hidden[1:])).tanh() * factor)
+    else:
+        dropped = head.features.linear(product_and_difference(hidden[1:]) * factor)
+    assert_same(logits, [symmetric(dropped.squeeze(-1))], hidden, *head.parameters())
+    assert not torch.equal(head(hidden, starts)[0], logits[0])
+
+
+def head_dropout(head: PairMLP | PairLinear) -> float:
+    return head.dropout if isinstance(head, PairMLP) else head.features.dropout
+
+
+def test_residual_network_moves_its_statistics_once():
+    hidden, starts = packed((9, 13))
+    ours, plain = (PairResidualNetwork(HIDDEN, dropout=0.0, blocks=2, width=8) for _ in range(2))
+    plain.load_state_dict(ours.state_dict())
+    references = [plain_residual_network(plain, part[1:]) for part in hidden.split((9, 13))]
+    expected = gradients(references, hidden, *plain.parameters())
+    for own, their in zip(gradients(ours(hidden, starts), hidden, *ours.parameters()), expected, strict=True):
+        torch.testing.assert_close(own, their, rtol=1e-4, atol=1e-4)
+    for own, their in zip(ours.blocks, plain.blocks, strict=True):
+        torch.testing.assert_close(own.norm_1.running_mean, their.norm_1.running_mean)
+        torch.testing.assert_close(own.norm_2.running_var, their.norm_2.running_var)
+        assert own.norm_1.momentum == 0.1
+
+
+def test_residual_network_trains_on_a_lone_residue():
+    hidden, starts = packed((2,))
+    assert PairResidualNetwork(HIDDEN, blocks=1, width=8)(hidden, starts)[0].shape == (1, 1)
+
+
+HEADS = [
+    ResidueMLP(HIDDEN, 3, 0.1),
+    ResidueConvolution(HIDDEN, 3),
+    ProteinMLP(HIDDEN, 3, 0.1),
+    ProteinLinear(HIDDEN, 3, 0.1),
+    ProteinWeightNorm(HIDDEN, 3),
+    PairMLP(HIDDEN, 0.1),
+    PairLinear(HIDDEN),
+    PairResidualNetwork(HIDDEN, blocks=2, width=8),
+]
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: type(head).__name__)
+def test_packing_and_mixed_precision_change_nothing(head: Head):
+    hidden, starts = packed()
+    head.eval()
+    together = head(hidden, starts)
+    alone = [head(part, torch.tensor([0, len(part)], dtype=torch.int32)) for part in hidden.split(LENGTHS)]
+    if isinstance(together, list):
+        for one, other in zip(together, (part for (part,) in alone), strict=True):
+            torch.testing.assert_close(one, other)
+    else:
+        torch.testing.assert_close(together, torch.cat(alone))
+    with torch.autocast("cpu", torch.bfloat16):
+        again = head(hidden, starts)
+    torch.testing.assert_close(again, together, rtol=0, atol=0)
+
+
+MEASURE = """
+import resource, sys, torch
+from proteinlm.models.heads.pair import PairMLP
+torch.set_num_threads(1)
+length, hidden_size = int(sys.argv[1]), int(sys.argv[2])
+head = PairMLP(hidden_size, dropout=0.1)
+def step(length):
+    hidden = torch.randn(length + 1, hidden_size, requires_grad=True)
+    (logits,) = head(hidden, torch.tensor([0, length + 1], dtype=torch.int32))
+    torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.zeros(length, length)).backward()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+step(8)
+before = peak()
+step(length)
+print(peak() - before)
+"""
+
+
+def peak_of_a_training_step(length: int, hidden_size: int) -> int:
+    """MiB that one step of `PairMLP` on one protein takes beyond the process and the weights."""
+    command = [sys.executable, "-c", MEASURE, str(length), str(hidden_size)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def test_memory_of_a_training_step_is_linear_in_length():
+    assert peak_of_a_training_step(400, 128) < 120  # the plain form holds 400 x 400 x 128 x 4 bytes, 78 MiB, six times
+
+
+@pytest.mark.slow
+def test_a_protein_of_1000_residues_trains_below_a_gigabyte():
+    assert peak_of_a_training_step(1000, 1024) < 1000

@@ -1,0 +1,94 @@
+"""Batches of ever new proteins are multiplied in shapes that come again, and what fills them up changes nothing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from proteinlm.config import ModelConfig
+from proteinlm.models import shape_buckets
+from proteinlm.models.backbone import Backbone
+from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.shape_buckets import LEAST, rounded
+
+LENGTHS = [5, 40, 41, 90]
+BATCHES = 6
+
+
+@pytest.mark.parametrize("steps", [8, 64])
+def test_sizes_are_few_and_near(steps: int):
+    sizes = range(1, 5000)
+    given = [rounded(size, steps) for size in sizes]
+    assert given == sorted(given)
+    assert all(0 <= filled - size < max(LEAST, size / steps) for size, filled in zip(sizes, given, strict=True))
+    assert all(rounded(filled, steps) == filled for filled in given)
+    assert len(set(given)) <= steps * 12
+    assert rounded(0, steps) == 0
+
+
+def learn(run: Callable[[Callable[[], Tensor]], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and gradients of a small model, with what `run` makes of the pass."""
+    torch.manual_seed(0)
+    config = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, dropout=0.0)
+    modules = torch.nn.ModuleList((Backbone(config), LanguageModelHead(config)))
+    backbone, head = modules
+    tokens = torch.randint(4, 24, (sum(LENGTHS),))
+    starts = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+    logits = run(lambda: head(backbone(tokens, starts, max(LENGTHS))[3::7], backbone.token_embedding.weight))
+    logits.float().square().sum().backward()
+    return logits, {name: p.grad for name, p in modules.named_parameters() if p.grad is not None}
+
+
+def in_bf16(forward: Callable[[], Tensor]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return forward()
+
+
+def test_filling_changes_neither_outputs_nor_gradients(monkeypatch: pytest.MonkeyPatch):
+    assert shape_buckets.missing(sum(LENGTHS), torch.device("cpu")) == 0  # in float32 no kernel is compiled for a shape
+    filled, gradients = learn(in_bf16)
+    monkeypatch.setattr(shape_buckets, "missing", lambda size, device: 0)
+    plain, expected = learn(in_bf16)
+    assert filled.shape == plain.shape
+    assert (filled - plain).norm() < 1e-2 * plain.norm()
+    assert gradients.keys() == expected.keys()
+    for name, gradient in gradients.items():
+        assert (gradient - expected[name]).norm() <= 2e-2 * expected[name].norm(), name
+
+
+def test_new_proteins_seldom_make_a_new_kernel():
+    """What oneDNN itself says that it had to compile."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU does not multiply bfloat16")
+    said = subprocess.run(
+        [sys.executable, "-c", f"from {__name__} import train; train()"],
+        env=os.environ | {"ONEDNN_VERBOSE": "profile_create"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    first, *_, last = said.split("batch\n")[1:]
+    assert first.count("create:cache_miss") > 50
+    assert last.count("create:cache_miss") < 0.2 * last.count("create:")
+
+
+def train() -> None:
+    """Forward and backward passes over `BATCHES` batches of random lengths."""
+    draw = torch.Generator().manual_seed(1)
+    config = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, dropout=0.0)
+    backbone, head = Backbone(config), LanguageModelHead(config)
+    for _ in range(BATCHES):
+        print("batch", flush=True)
+        lengths = torch.randint(20, 400, (16,), generator=draw).sort().values
+        starts = torch.cat((torch.zeros(1), lengths.cumsum(0))).int()
+        tokens = torch.randint(4, 24, (int(lengths.sum()),), generator=draw)
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = backbone(tokens, starts, int(lengths.max()))
+            loss = head(hidden[::7], backbone.token_embedding.weight).float().square().mean()
+        loss.backward()

@@ -1,0 +1,186 @@
+"""A plan is what a run then takes: parameters exactly, the bytes that it holds and saves nearly; and what cannot fit is
+refused with a change that would.
+"""
+
+import contextlib
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from experiments.table7.published import TABLE7
+from proteinlm import planner
+from proteinlm.config import ModelConfig, RunConfig, scored
+from proteinlm.errors import InputError
+from proteinlm.models.attention import boundaries
+from proteinlm.models.backbone import Block
+from proteinlm.parallel.recompute import recompute
+from proteinlm.planner import HARDWARE, PFAM, Proteins, plan, tensors
+from proteinlm.planner.cli import composed
+from proteinlm.tasks.masked_language_model import MaskedLanguageModel
+from proteinlm.training import dry_run, pretraining
+from tests.runs import ROOT, SMALL, in_group
+from tests.runs import composed as small
+
+H100 = HARDWARE["h100"]
+LARGEST = "experiment/table7=hidden-3072-layer-24-head-16"
+
+
+@pytest.mark.parametrize("row", TABLE7)
+def test_the_tensors_of_every_row(row: str):
+    config = composed([f"experiment/table7={row}"])
+    with torch.device("meta"):
+        module = MaskedLanguageModel(config, ())
+    assert [(name, tuple(p.shape)) for name, p in module.named_parameters()] == list(tensors(config.backbone).items())
+
+
+def test_attention_reaches_as_far_as_the_proteins_do():
+    config = small(*SMALL)
+    data = pretraining.PretrainingData(config)
+    proteins = Proteins.of(data.corpus.splits["train"].lengths(), config.model.max_positions)
+    one_epoch = sum(1 for step in data.schedule.steps(0, 100) for m in step if m.epoch == 0)
+    seen = data.schedule.totals(-(-one_epoch // config.train.micro_batches))
+    assert proteins.attended == pytest.approx(seen.squares / seen.tokens, rel=0.05)
+    assert Proteins.of(np.array([9, 99, 4999]), 1000) == Proteins(3, 1110, 10**2 + 100**2 + 1000**2, 1000)
+
+
+def saved(work: Callable[[], torch.Tensor]) -> int:
+    """Bytes that autograd keeps on this device for the backward pass of `work`, counting each memory once."""
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        if not isinstance(x if x._base is None else x._base, nn.Parameter):
+            alive.append(x)  # else its memory might be used, and counted, again
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        work()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("longer", [0, 1])
+def test_what_a_block_saves(mixed: bool, dropout: float, longer: int):
+    length = scored(mixed) + longer
+    model = ModelConfig(128, 1, 4, dropout=dropout)
+    block = Block(model)
+    starts = torch.tensor([0, length], dtype=torch.int32)
+    dtype = torch.bfloat16 if mixed else torch.float32
+    where = boundaries(starts, length, dtype)
+    x = torch.randn(length, 128, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        measured = saved(lambda: block(x, where))
+    copies = 2 * 12 * 128**2 if mixed else 0  # autocast's, of the matrices
+    weights_of = 0 if longer else length
+    assert planner.saved_by_block(model, 1, mixed, weights_of) * length + copies == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("activations", ["keep", "recompute"])
+def test_what_a_whole_model_saves(activations: str):
+    config = small(*SMALL, "model.num_layers=6", "model.hidden_size=64", f"strategy.activations={activations}")
+    module = MaskedLanguageModel(config, ())
+    if activations == "recompute":
+        for block in module.backbone.blocks:
+            recompute(block)
+    data = pretraining.PretrainingData(config)
+    micro_batch = next(data.schedule.steps(0, 1))[0]
+    batch = data._masked("train", 0)[micro_batch]
+    measured = saved(lambda: module(batch))
+    lengths = batch.masked.packed.starts.diff()
+    weights_of = float((lengths[lengths <= scored(False)] ** 2).sum() / lengths.sum())
+    planned, _ = planner.kept(config, False, weights_of)
+    planned *= len(batch.masked.packed.tokens) / config.train.micro_batch_tokens
+    if activations == "recompute":  # a block's own are made in the backward pass, which has not begun
+        planned -= planner.saved_by_block(config.backbone, 1, False, weights_of) * len(batch.masked.packed.tokens)
+    assert planned == pytest.approx(measured, rel=0.2)
+
+
+def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
+    cluster = ("strategy=fsdp", "strategy.devices=8", "strategy.nodes=8", "hardware=h100")
+    config = composed([LARGEST, "profile=paper", *cluster, "train.micro_batch_tokens=4352"])
+
+    def work() -> None:
+        made = plan(config, PFAM, H100)
+        assert made.parameters == 2_735_398_016
+        module = dry_run.divided(config)
+        assert all(p.is_meta for p in module.parameters())
+        held = sum(planner.held(config.backbone, config.strategy).values())
+        assert sum(p.to_local().numel() for p in module.parameters()) == held
+        assert made.memory.weights == 4 * held
+        config.strategy.name, config.strategy.tensor = "fsdp_tensor", 4
+        module = dry_run.divided(config)
+        held = sum(planner.held(config.backbone, config.strategy).values())
+        assert sum(p.to_local().numel() for p in module.parameters()) == held
+        config.strategy.name = "hsdp"
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            dry_run.run(config)
+        assert "backbone.blocks.0.attention.query_key_value.weight 9216 x 3072      1152 x 3072" in printed.getvalue()
+        assert "341,924,752 of 2,735,398,016 parameters, 1.4 GB of weights" in printed.getvalue()
+
+    in_group(1, work)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "remedy"),
+    [
+        ((), r"152.\d GB are needed .* H100 has 80.0 GB", "train.micro_batch_tokens=8192"),
+        (("model.num_heads=8", "train.micro_batch_tokens=4096"), "model.num_heads=8 gives no", "model.num_heads=12"),
+        (("train.max_epochs=0.01", "train.micro_batch_tokens=4096"), "are 0.0 epochs", "train.tokens="),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_what_would(overrides: tuple[str, ...], message: str, remedy: str):
+    overrides = ("profile=single_gpu", *overrides)
+    config = composed([LARGEST, *overrides])
+    with pytest.raises(InputError, match=rf"{message}.*: {remedy}\d* would fit \(force=true") as error:
+        planner.check(config, PFAM, H100)
+    config.force = True
+    planner.check(config, PFAM, H100)
+    suggested = str(error.value).rsplit(": ", 1)[1].split(" would fit")[0]
+    assert not planner.check(composed([LARGEST, *overrides, *suggested.split()]), PFAM, H100).config.force
+
+
+def test_a_launch_is_refused_before_it_owns_a_directory(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(planner, "processor", lambda processes: planner.Hardware("CPU", 1e6, cuda=False))
+    config = small(*SMALL, f"output={tmp_path}")
+    with pytest.raises(InputError, match=r"are needed in each process and CPU has 1.0 MB"):
+        pretraining.run(config)
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_sums_known_from_elsewhere():
+    def planned(*overrides: str) -> planner.Plan:
+        config: RunConfig = composed([LARGEST, "profile=paper", *overrides])
+        return plan(config, PFAM, H100)
+
+    # Cheng et al.'s optimum for the 3B row, by their figure: 173 billion tokens
+    assert planned().optimal_tokens[0] == pytest.approx(173e9, rel=0.01)
+    # 6 N + 12 L H s per token
+    known = 6 * 12 * 24 * 3072**2 + 12 * 24 * 3072 * PFAM.attended
+    assert planned().flops_per_token == pytest.approx(known, rel=0.005)
+    weights = 4 * 2_735_398_016
+    assert planned("strategy=ddp", "strategy.devices=8").received == pytest.approx(2 * weights * 7 / 8, rel=1e-3)
+    sharded = planned("strategy=fsdp", "strategy.devices=8")  # four micro-batches in each process
+    assert sharded.received == pytest.approx(4 * 3 * weights * 7 / 8, rel=1e-3)
+    assert sharded.memory.states == pytest.approx(16 / 4 * weights / 8, rel=1e-3)
+
+
+def test_the_command_line_needs_no_torch():
+    code = (
+        "import sys; from proteinlm.cli import app; sys.argv = ['proteinlm', 'plan', '--rows', '--pfam', '--on', 'h100',"
+        "'--price', '2', 'profile=paper', 'strategy=fsdp', 'strategy.devices=8']; app(standalone_mode=False);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert all(any(line.lstrip().startswith(row) for line in lines) for row in TABLE7)
+    assert "varlen_attn, 48 in tiles of 64" in ended.stdout
