@@ -11,7 +11,7 @@ from proteinlm import vocabulary
 from proteinlm.config import FilesDataConfig, ModelConfig
 from proteinlm.data import sources
 from proteinlm.data.batches.masking import Masked, mask
-from proteinlm.data.batches.schedule import cut, lay_out
+from proteinlm.data.batches.packing import cut, pack_letters
 from proteinlm.errors import InputError
 
 LETTERS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", dtype=np.uint8)
@@ -70,7 +70,7 @@ def packed_steps(sample: list[np.ndarray], budget: int) -> list[Masked]:
     batches = []
     for piece in cut(np.arange(len(sample)), lengths, budget):
         ordered = piece[np.argsort(lengths[piece], kind="stable")]
-        packed = lay_out([sample[place] for place in ordered.tolist()])
+        packed = pack_letters([sample[place] for place in ordered.tolist()])
         batches.append(mask(packed, ordered, percent=15, seed=0, epoch=0))
     return batches
 
@@ -84,7 +84,7 @@ def padded_batches(sample: list[np.ndarray], size: int, by_length: bool) -> list
     for begin in range(0, len(order), size):
         rows = []
         for place in order[begin : begin + size].tolist():
-            masked = mask(lay_out([sample[place]]), np.array([place]), percent=15, seed=0, epoch=0)
+            masked = mask(pack_letters([sample[place]]), np.array([place]), percent=15, seed=0, epoch=0)
             labels = torch.full_like(masked.packed.tokens, IGNORED)
             labels[masked.positions] = masked.targets
             rows.append((masked.packed.tokens, labels))

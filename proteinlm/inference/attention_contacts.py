@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from proteinlm.data.batches.schedule import lay_out
+from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
 from proteinlm.models.attention import turned
@@ -88,7 +88,7 @@ class Readout:
 @torch.inference_mode()
 def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     """Attention among the residues of one protein, symmetric and corrected, (N, L, L) float32 of each layer."""
-    packed = model.machine.moved(lay_out([letters]))
+    packed = model.machine.moved(pack_letters([letters]))
     backbone = model.own_backbone
     x, where = backbone.embed(packed.tokens, packed.starts, packed.longest)
     result = []

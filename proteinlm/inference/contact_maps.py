@@ -14,7 +14,7 @@ import pyarrow as pa
 from torch import Tensor
 
 from proteinlm import checkpoint
-from proteinlm.data.batches.schedule import lay_out
+from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.embeddings import write_npz_arrays
@@ -88,7 +88,7 @@ def _is_contact_model(directory: Path) -> bool:
 
 
 def _by_head(model: FineTuned, letters: np.ndarray) -> Tensor:
-    (logits,) = model.output(model.machine.moved(lay_out([letters])))
+    (logits,) = model.output(model.machine.moved(pack_letters([letters])))
     return logits.sigmoid()
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.data.batches.schedule import Packed
+from proteinlm.data.batches.packing import Packed
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from proteinlm import checkpoint, pretrained, vocabulary
 from proteinlm.checkpoint import Weights
 from proteinlm.config import BaselineConfig
-from proteinlm.data.batches.schedule import Packed, cut, lay_out
+from proteinlm.data.batches.packing import Packed, cut, pack_letters
 from proteinlm.errors import InputError
 from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
@@ -67,7 +67,7 @@ class Machine(NamedTuple):
         lengths = np.array([len(letters) for letters in proteins])
         order = np.argsort(lengths, kind="stable")
         for piece in cut(order, lengths[order] + 1, self.batch_tokens):
-            yield piece.tolist(), self.moved(lay_out([proteins[place] for place in piece.tolist()]))
+            yield piece.tolist(), self.moved(pack_letters([proteins[place] for place in piece.tolist()]))
 
     def moved(self, packed: Packed) -> Packed:
         return packed._replace(tokens=packed.tokens.to(self.device), starts=packed.starts.to(self.device))

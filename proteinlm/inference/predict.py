@@ -12,7 +12,7 @@ import torch
 from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights, best_of
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
-from proteinlm.data.batches.schedule import Packed
+from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import Job, proteins_table

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels
-from proteinlm.data.batches.schedule import Packed
+from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
 from proteinlm.models.heads.base import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
 from proteinlm.parallel.module import data_processes

@@ -9,7 +9,7 @@ import torch
 from proteinlm import vocabulary
 from proteinlm.data.batches.language_model import MaskedBatch, MaskedProteins, ShareOfSteps, training_loader
 from proteinlm.data.batches.masking import Masked, mask
-from proteinlm.data.batches.schedule import pack
+from proteinlm.data.batches.packing import pack
 from proteinlm.data.store.sequences import Sequences
 from tests.data.test_packing import LONGEST, random_sequences, schedule
 

@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from proteinlm import vocabulary
-from proteinlm.data.batches import schedule as packing
+from proteinlm.data.batches import schedule as schedule_module
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
-from proteinlm.data.batches.schedule import Schedule, cut, lay_out, pack
+from proteinlm.data.batches.packing import cut, pack, pack_letters
+from proteinlm.data.batches.schedule import Schedule
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -73,7 +74,7 @@ def test_starting_in_the_middle_gives_the_rest(sequences: Sequences):
 
 def test_an_epoch_that_is_over_is_not_planned_again(sequences: Sequences, monkeypatch: pytest.MonkeyPatch):
     planned: list[int] = []
-    monkeypatch.setattr(packing, "cut", lambda *given: planned.append(1) or cut(*given))
+    monkeypatch.setattr(schedule_module, "cut", lambda *given: planned.append(1) or cut(*given))
     plan = schedule(sequences, per_step=1)
     steps = 3 * len(plan.epoch(0))
     whole = [step[0].records.tolist() for step in plan.steps(0, steps)]
@@ -110,7 +111,7 @@ def test_a_long_protein_gives_a_crop_that_varies_by_epoch_alone(sequences: Seque
 
 
 def test_packed_tokens_are_the_proteins_each_after_cls():
-    packed = lay_out([np.frombuffer(protein, np.uint8) for protein in (b"ACD", b"mk", b"W")])
+    packed = pack_letters([np.frombuffer(protein, np.uint8) for protein in (b"ACD", b"mk", b"W")])
     assert vocabulary.decode(packed.tokens.numpy()) == "[CLS]ACD[CLS]MK[CLS]W"
     assert packed.starts.tolist() == [0, 4, 7, 9]
     assert (packed.longest, packed.proteins) == (4, 3)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from proteinlm.config import SyntheticDataConfig
-from proteinlm.data import synthetic
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.data.synthetic import SIZES, corpus, labelled
-from proteinlm.data.synthetic.families import COMPLEMENTS, energy, members, universe_of
-from proteinlm.data.synthetic.folds import contacts
+from proteinlm.data.synthetic.families import COMPLEMENTS, Universe, energy, members, universe_of
+from proteinlm.data.synthetic.folds import COMPLEMENTARY, contacts
+from proteinlm.data.synthetic.records import Record
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
 
@@ -42,7 +42,7 @@ def tables() -> dict[str, pa.Table]:
 
 
 @pytest.fixture(scope="module")
-def records() -> dict[str, dict[str, list[synthetic.Record]]]:
+def records() -> dict[str, dict[str, list[Record]]]:
     return {task: {split: labelled(CONFIG, task, split) for split in splits} for task, splits in SIZES.items()}
 
 
@@ -94,7 +94,7 @@ def test_members_resemble_their_family_most_then_their_superfamily(tables: dict[
 
 
 def test_one_pairing_rule_holds_at_the_contacts_of_families_never_seen(
-    records: dict[str, dict[str, list[synthetic.Record]]],
+    records: dict[str, dict[str, list[Record]]],
 ) -> None:
     rates = []
     for record in records["proteinnet"]["test"]:
@@ -112,16 +112,16 @@ def test_one_pairing_rule_holds_at_the_contacts_of_families_never_seen(
     assert at_contacts.mean() < 1.3 * elsewhere.mean()
 
 
-def test_partners_are_neighbours_in_space(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
+def test_partners_are_neighbours_in_space(records: dict[str, dict[str, list[Record]]]) -> None:
     for fold in universe_of(CONFIG).folds:
-        paired = np.flatnonzero((fold.dependence == synthetic.COMPLEMENTARY) & (fold.secondary == 4))
+        paired = np.flatnonzero((fold.dependence == COMPLEMENTARY) & (fold.secondary == 4))
         assert contacts(fold.coordinates)[paired, fold.parent[paired]].all()
         assert (fold.parent <= np.arange(len(fold.parent))).all()
         bonds = np.linalg.norm(np.diff(fold.coordinates, axis=0), axis=1)
         assert 3.7 < bonds.min() <= bonds.max() < 5.2
 
 
-def test_contacts_lie_near_and_far_along_the_chain(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
+def test_contacts_lie_near_and_far_along_the_chain(records: dict[str, dict[str, list[Record]]]) -> None:
     counts = []
     for record in records["proteinnet"]["test"]:
         _, contact, separation = pair_maps(record)
@@ -143,7 +143,7 @@ def test_energy_is_lower_for_natural_than_for_shuffled_proteins() -> None:
 
 @pytest.mark.parametrize("task", SIZES)
 def test_labelled_sets_have_the_promised_sizes_and_share_no_sequence(
-    task: str, records: dict[str, dict[str, list[synthetic.Record]]]
+    task: str, records: dict[str, dict[str, list[Record]]]
 ) -> None:
     assert {split: len(found) for split, found in records[task].items()} == SIZES[task]
     proteins = [record["primary"] for found in records[task].values() for record in found]
@@ -163,7 +163,7 @@ def test_labelled_sets_have_the_promised_sizes_and_share_no_sequence(
     }.items(),
 )
 def test_arrays_have_the_types_and_shapes_of_tape(
-    task: str, fields: dict[str, tuple[str, str]], records: dict[str, dict[str, list[synthetic.Record]]]
+    task: str, fields: dict[str, tuple[str, str]], records: dict[str, dict[str, list[Record]]]
 ) -> None:
     for record in (record for found in records[task].values() for record in found):
         shapes = {"L": (len(record["primary"]),), "L3": (len(record["primary"]), 3), "1": (1,)}
@@ -172,7 +172,7 @@ def test_arrays_have_the_types_and_shapes_of_tape(
             assert record[name].shape == shapes[shape]
 
 
-def test_secondary_structure_codes_agree(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
+def test_secondary_structure_codes_agree(records: dict[str, dict[str, list[Record]]]) -> None:
     ss3_of = dict(zip("GHIBESTC", [0, 0, 0, 1, 1, 2, 2, 2], strict=True))
     masked = 0.0
     for record in records["secondary_structure"]["train"]:
@@ -183,7 +183,7 @@ def test_secondary_structure_codes_agree(records: dict[str, dict[str, list[synth
 
 
 def test_structures_to_predict_are_of_families_unseen_in_train(
-    tables: dict[str, pa.Table], records: dict[str, dict[str, list[synthetic.Record]]]
+    tables: dict[str, pa.Table], records: dict[str, dict[str, list[Record]]]
 ) -> None:
     trained = lineages(tables["train"], "family")
     for task, splits in (("secondary_structure", ("cb513", "ts115", "casp12")), ("proteinnet", ("test",))):
@@ -195,7 +195,7 @@ def test_structures_to_predict_are_of_families_unseen_in_train(
 
 
 def test_remote_homology_holds_out_what_its_splits_are_called_after(
-    records: dict[str, dict[str, list[synthetic.Record]]],
+    records: dict[str, dict[str, list[Record]]],
 ) -> None:
     labels = {
         split: {level: {record[f"{level}_label"] for record in found} for level in ("fold", "superfamily", "family")}
@@ -212,7 +212,7 @@ def test_remote_homology_holds_out_what_its_splits_are_called_after(
 
 
 def test_fluorescence_extrapolates_from_few_mutations_to_many(
-    records: dict[str, dict[str, list[synthetic.Record]]],
+    records: dict[str, dict[str, list[Record]]],
 ) -> None:
     mutations = {
         split: np.array([record["num_mutations"] for record in found])
@@ -225,7 +225,7 @@ def test_fluorescence_extrapolates_from_few_mutations_to_many(
     assert min(dark, bright) > between
 
 
-def test_stability_is_tested_around_other_parents(records: dict[str, dict[str, list[synthetic.Record]]]) -> None:
+def test_stability_is_tested_around_other_parents(records: dict[str, dict[str, list[Record]]]) -> None:
     parents = {split: {record["parent"] for record in found} for split, found in records["stability"].items()}
     assert not parents["test"] & (parents["train"] | parents["valid"])
     assert min(map(len, parents.values())) > 3
@@ -242,7 +242,7 @@ def test_names_and_knobs_out_of_range_are_named() -> None:
         SyntheticDataConfig(folds=2)
 
 
-def digest(found: list[synthetic.Record]) -> str:
+def digest(found: list[Record]) -> str:
     plain = [{name: getattr(value, "tolist", lambda v=value: v)() for name, value in each.items()} for each in found]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
@@ -251,12 +251,12 @@ def lineages(table: pa.Table, level: str) -> set[str]:
     return of_level([{"id": name} for name in table["id"].to_pylist()], level)
 
 
-def of_level(found: list[synthetic.Record], level: str) -> set[str]:
+def of_level(found: list[Record], level: str) -> set[str]:
     place = ("fold", "superfamily", "family").index(level)
     return {record["id"].split("/")[place] for record in found}
 
 
-def identity(universe: synthetic.Universe, other: Callable[[int], int]) -> float:
+def identity(universe: Universe, other: Callable[[int], int]) -> float:
     """Mean share of equal residues between members of families and of the families that `other` names."""
     generator = np.random.default_rng(0)
     families = np.arange(0, len(universe.fold), 3)
@@ -266,7 +266,7 @@ def identity(universe: synthetic.Universe, other: Callable[[int], int]) -> float
     return float((first == second)[shared].mean())
 
 
-def pair_maps(record: synthetic.Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pair_maps(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which pairs (L, L) of resolved residues are complementary, which in contact, and how far apart along the chain."""
     kind = {
         letter: 2 * pair + side for pair, sides in enumerate(COMPLEMENTS) for side in (0, 1) for letter in sides[side]

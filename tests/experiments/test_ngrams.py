@@ -9,7 +9,7 @@ from experiments import ngrams
 from proteinlm.config import register_schema
 from proteinlm.data import sources
 from proteinlm.data.batches.masking import mask, shown_as
-from proteinlm.data.batches.schedule import lay_out
+from proteinlm.data.batches.packing import pack_letters
 from proteinlm.vocabulary import AMINO_ACID_IDS
 from tests.runs import ROOT
 
@@ -17,7 +17,7 @@ from tests.runs import ROOT
 def test_a_residue_is_shown_as_the_rule_says():
     assert shown_as()[AMINO_ACID_IDS].sum(axis=1) == pytest.approx(np.ones(20))
     alanine = np.frombuffer(b"A" * 100_000, np.uint8)
-    masked = mask(lay_out([alanine]), np.zeros(1, np.int64), percent=15, seed=0, epoch=0)
+    masked = mask(pack_letters([alanine]), np.zeros(1, np.int64), percent=15, seed=0, epoch=0)
     shown = np.bincount(masked.packed.tokens[masked.positions].numpy(), minlength=ngrams.LETTERS) / len(masked.targets)
     assert shown == pytest.approx(shown_as()[AMINO_ACID_IDS[0]], abs=0.01)
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from proteinlm import checkpoint, load
 from proteinlm.config import FinetuneConfig, ForeignConfig, register_schema
 from proteinlm.data import synthetic
-from proteinlm.data.batches.schedule import lay_out
+from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.interop import huggingface
 from proteinlm.models import huggingface as foreign
@@ -118,7 +118,7 @@ def test_states_are_those_of_each_protein_alone(encoders: Path, name: str):
     backbone = registry.build(weights.config).eval()
     checkpoint.restore({"backbone": backbone}, weights)
     for order in (range(len(SEQUENCES)), np.argsort([len(sequence) for sequence in SEQUENCES])):
-        packed = lay_out([np.frombuffer(SEQUENCES[place].encode(), np.uint8) for place in order])
+        packed = pack_letters([np.frombuffer(SEQUENCES[place].encode(), np.uint8) for place in order])
         with torch.inference_mode():
             hidden = backbone(packed.tokens, packed.starts, packed.longest)
         for place, states in zip(order, hidden.split(packed.starts.diff().tolist()), strict=True):

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from proteinlm import vocabulary
 from proteinlm.data.batches.language_model import Plans, loader, pieces_by_length
+from proteinlm.data.batches.packing import Packed, pack_letters
 from proteinlm.data.batches.randomness import Purpose, key
-from proteinlm.data.batches.schedule import MicroBatch, Packed, lay_out
+from proteinlm.data.batches.schedule import MicroBatch
 from proteinlm.errors import InputError
 
 Record = Mapping[str, Any]
@@ -91,8 +92,8 @@ class LabelledBatches(Dataset[LabelledBatch]):
 
     def __getitem__(self, plan: MicroBatch) -> LabelledBatch:
         number, epoch, places, step_targets = plan
-        packed = lay_out([self.proteins.letters[place] for place in places.tolist()])
-        targets = laid_out([self.proteins.targets[place] for place in places.tolist()])
+        packed = pack_letters([self.proteins.letters[place] for place in places.tolist()])
+        targets = pack_targets([self.proteins.targets[place] for place in places.tolist()])
         records = torch.from_numpy(self.proteins.records[places])
         dropout = int(key(Purpose.DROPOUT, self.seed, epoch, number)[0] >> np.uint64(1))
         residues = len(packed.tokens) - packed.proteins
@@ -145,8 +146,8 @@ def numbers(record: Record, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def laid_out(targets: list[np.ndarray]) -> Tensor:
-    """Targets of proteins (B,), or of tokens (T, ...) with -1 or NaN where a protein's [CLS] is."""
+def pack_targets(targets: list[np.ndarray]) -> Tensor:
+    """Join the targets of proteins to (B,), or those of residues to (T, ...) with -1 or NaN at each [CLS]."""
     if not targets[0].ndim:
         return torch.from_numpy(np.stack(targets))
     nothing = np.full_like(targets[0][:1], np.nan if targets[0].dtype.kind == "f" else -1)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from proteinlm.data.batches.masking import Masked, everything, mask
+from proteinlm.data.batches.masking import Masked, everything, mask, target_counts
+from proteinlm.data.batches.packing import cut, pack
 from proteinlm.data.batches.randomness import Purpose, key
-from proteinlm.data.batches.schedule import MicroBatch, Schedule, cut, pack, targets_of
+from proteinlm.data.batches.schedule import MicroBatch, Schedule
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -98,7 +99,7 @@ def validation_loader(
     if tokens:
         lengths = lengths[: max(1, int(np.searchsorted(np.cumsum(lengths + 1), tokens, side="right")))]
     plans = [
-        MicroBatch(index, 0, records, int(targets_of(lengths[records], proteins.mask_percent).sum()))
+        MicroBatch(index, 0, records, int(target_counts(lengths[records], proteins.mask_percent).sum()))
         for index, records in enumerate(pieces_by_length(lengths, budget, world))
     ]
     return loader(proteins, Plans(plans[rank::world]), workers, pin_memory)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from proteinlm import vocabulary
+from proteinlm.data.batches.packing import Packed
 from proteinlm.data.batches.randomness import Purpose, draws, key
-from proteinlm.data.batches.schedule import Packed, targets_of
 
 # The masking sort packs (protein, random bits, position) into one 64-bit word.
 _POSITION_BITS, _RANDOM_BITS = 16, 30
@@ -45,7 +45,7 @@ def mask(packed: Packed, records: np.ndarray, *, percent: int, seed: int, epoch:
         (random << np.uint64(_POSITION_BITS)) | position.astype(np.uint64)
     )
     words.sort()  # within each protein, its residues in random order
-    counts = targets_of(lengths, percent)
+    counts = target_counts(lengths, percent)
     chosen = np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
     word = np.sort(
         (words[chosen] >> np.uint64(_RANDOM_BITS + _POSITION_BITS) << np.uint64(_POSITION_BITS))
@@ -59,6 +59,11 @@ def mask(packed: Packed, records: np.ndarray, *, percent: int, seed: int, epoch:
     tokens = packed.tokens.clone()
     tokens[positions] = torch.from_numpy(_replacements(targets.numpy(), streams[protein], position))
     return Masked(packed._replace(tokens=tokens), positions, targets)
+
+
+def target_counts(lengths: np.ndarray, mask_percent: int) -> np.ndarray:
+    """Residues to mask in proteins of `lengths` (N,): ``ceil(mask_percent / 100 * length)``, in integers."""
+    return (mask_percent * lengths.astype(np.int64) + 99) // 100
 
 
 def everything(packed: Packed) -> Masked:

@@ -1,6 +1,6 @@
-"""From record numbers to packed proteins: the order of an epoch, its micro-batches, and their tokens.
+"""The order of the proteins in an epoch, and the micro-batches and optimiser steps that it is cut into.
 
-Everything here is a pure function of (seed, epoch) and the lengths of the proteins, computed with numpy over whole epochs.
+Everything here is a pure function of (seed, epoch) and the lengths of the proteins. Numpy computes whole epochs at once.
 """
 
 from collections.abc import Iterator
@@ -8,27 +8,13 @@ from itertools import count
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from proteinlm import vocabulary
+from proteinlm.data.batches.masking import target_counts
+from proteinlm.data.batches.packing import cut
 from proteinlm.data.batches.randomness import Purpose, draws, key
-from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
 _BLOCK = 2**20  # numbers hashed at once
-
-
-class Packed(NamedTuple):
-    """Proteins laid end to end, each opened by [CLS] and never closed by [SEP], as ProteinLM does."""
-
-    tokens: Tensor
-    """(T,) int64."""
-    starts: Tensor
-    """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
-    longest: int
-    """Tokens of the longest protein."""
-    proteins: int
 
 
 class MicroBatch(NamedTuple):
@@ -136,7 +122,7 @@ class Schedule:
     def _targets_in(self, records: np.ndarray) -> int:
         if self._targets is not None:
             return int(self._targets[records].sum(dtype=np.int64))
-        return int(targets_of(self.lengths(records), self.mask_percent).sum())
+        return int(target_counts(self.lengths(records), self.mask_percent).sum())
 
     def _from(self, index: int) -> Iterator[tuple[int, int, np.ndarray]]:
         begin = epoch = 0
@@ -165,53 +151,3 @@ def shuffled(count: int, stream: np.uint64) -> np.ndarray:
     words.sort()
     words &= (np.uint64(1) << bits) - np.uint64(1)
     return words.astype(np.int32 if count < 2**31 else np.int64)
-
-
-def cut(order: np.ndarray, tokens: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cut `order` (N,) greedily into consecutive pieces of at most `budget` tokens; `tokens` (N,) in that order.
-
-    A record of more tokens is a piece by itself.
-    """
-    pieces, begin = [], 0
-    window = 2 + 2 * budget * len(tokens) // max(1, int(tokens.sum(dtype=np.int64)))  # usually holds a piece
-    while begin < len(order):
-        ends = np.cumsum(tokens[begin : begin + window], dtype=np.int64)
-        if ends[-1] <= budget and begin + window < len(order):
-            window *= 2
-            continue
-        taken = max(1, int(np.searchsorted(ends, budget, side="right")))
-        pieces.append(order[begin : begin + taken])
-        begin += taken
-    return pieces
-
-
-def targets_of(lengths: np.ndarray, mask_percent: int) -> np.ndarray:
-    """Residues to mask in proteins of `lengths` (N,): ``ceil(mask_percent / 100 * length)``, in integers."""
-    return (mask_percent * lengths.astype(np.int64) + 99) // 100
-
-
-def pack(sequences: Sequences, records: np.ndarray, *, longest: int, seed: int, epoch: int) -> Packed:
-    """Tokens of some records; a protein of more than `longest` residues gives a crop drawn from (seed, epoch, record)."""
-    parts = []
-    for record in records.tolist():
-        residues = sequences.letters(record)
-        if len(residues) > longest:
-            choices = np.uint64(len(residues) - longest + 1)
-            first = int(draws(key(Purpose.CROP, seed, epoch, record), np.zeros(1))[0] % choices)
-            residues = residues[first : first + longest]
-        parts.append(residues)
-    return lay_out(parts)
-
-
-def lay_out(proteins: list[np.ndarray]) -> Packed:
-    """Pack proteins given as ASCII letters (L,) uint8."""
-    lengths = np.array([len(protein) for protein in proteins], dtype=np.int64)
-    starts = np.zeros(len(proteins) + 1, dtype=np.int64)
-    np.cumsum(lengths + 1, out=starts[1:])
-    tokens = np.full(starts[-1], vocabulary.CLS, dtype=np.int64)
-    is_residue = np.ones(len(tokens), dtype=bool)
-    is_residue[starts[:-1]] = False
-    tokens[is_residue] = vocabulary.encode_bytes(np.concatenate(proteins))
-    return Packed(
-        torch.from_numpy(tokens), torch.from_numpy(starts.astype(np.int32)), int(lengths.max()) + 1, len(proteins)
-    )

@@ -36,7 +36,7 @@ from proteinlm.data.synthetic.folds import (
     TURN,
     Fold,
     architecture,
-    laid_out,
+    build_fold,
 )
 from proteinlm.vocabulary import AMINO_ACIDS
 
@@ -184,7 +184,7 @@ def _built(seed: int, folds: int, superfamilies: int, families: int) -> Universe
     while len(drawn) < folds:
         plan = architecture(generator)
         if plan not in drawn:
-            drawn[plan] = laid_out(*plan)
+            drawn[plan] = build_fold(*plan)
     fold, superfamily, family = (axis.ravel() for axis in np.indices((folds, superfamilies, families)))
     role = np.where(family < families - 1, Role.TRAIN, Role.FAMILY)
     role = np.where(superfamily < superfamilies - 1, role, Role.SUPERFAMILY)

@@ -60,8 +60,8 @@ def architecture(generator: np.random.Generator) -> tuple[str, tuple[int, ...]]:
     return "".join(elements), tuple(first.argsort().argsort()[ladder].tolist())
 
 
-def laid_out(elements: str, ladders: tuple[int, ...]) -> Fold:
-    """Lay a chain out in space; ``ladders[s]`` is the place in the ring of strand s."""
+def build_fold(elements: str, ladders: tuple[int, ...]) -> Fold:
+    """Build a chain in space; ``ladders[s]`` is the place in the ring of strand s."""
     length = HEAD + sum(STRAND if kind == "E" else HELIX for kind in elements) + LOOP * (len(elements) - 1) + TAIL
     fold = Fold(
         elements,

@@ -13,7 +13,7 @@ from proteinlm import checkpoint, load, vocabulary
 from proteinlm.config import FinetuneConfig, NextResidueConfig, PretrainedConfig, RowConfig
 from proteinlm.data import synthetic
 from proteinlm.data.batches.masking import everything
-from proteinlm.data.batches.schedule import lay_out
+from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.interop import huggingface
 from proteinlm.tasks.next_residue import NextResidue
@@ -116,7 +116,7 @@ def test_losses_of_the_next_residue_see_one_side_each():
     sequences = [np.frombuffer(text, np.uint8) for text in (b"ACDEFGHIK", b"M", b"WYV")]
 
     def losses(order: list[int]) -> list[torch.Tensor]:
-        packed = lay_out([sequences[place] for place in order])
+        packed = pack_letters([sequences[place] for place in order])
         masked = everything(packed)
         assert masked.targets.tolist() == packed.tokens[packed.tokens > 5].tolist()
         batch = type("Batch", (), {"masked": masked})()
@@ -126,7 +126,9 @@ def test_losses_of_the_next_residue_see_one_side_each():
     together, others = losses([0, 1, 2]), losses([2, 0, 1])
     for one, other in zip(together, (others[1], others[2], others[0]), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
-    ahead, back = module.backbone.directions(lay_out([sequences[2]]).tokens, torch.tensor([0, 4], dtype=torch.int32))
+    ahead, back = module.backbone.directions(
+        pack_letters([sequences[2]]).tokens, torch.tensor([0, 4], dtype=torch.int32)
+    )
     known = torch.tensor([vocabulary.IDS[letter] for letter in "WYV"])
     ahead, back = ahead.detach(), back.detach()
     module.requires_grad_(False)
