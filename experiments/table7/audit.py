@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from math import exp, isnan
 from pathlib import Path
 
-from proteinlm.config import FinetuneConfig, StageConfig, digest
+from proteinlm.config import FinetuneConfig, StageConfig, digest, relevant
 from proteinlm.errors import InputError
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
@@ -65,13 +65,7 @@ def _config(place: Path, result: Result) -> Iterator[str]:
     assert isinstance(values, dict)
     inputs = values.pop("inputs", {})
     irrelevant = FinetuneConfig.IRRELEVANT if "seeds" in values else StageConfig.IRRELEVANT
-    for knob in irrelevant:
-        *path, last = knob.split(".")
-        inner = values
-        for key in path:
-            inner = inner.get(key, {})
-        inner.pop(last, None)
-    if digest(values) != result.config:
+    if digest(relevant(values, irrelevant)) != result.config:
         yield f"{results.CONFIG} is not the config {result.config} of {results.RESULT}"
     if inputs.get("data") != result.data or inputs.get("start", "scratch") != result.start:
         yield f"{results.CONFIG} names other data or another start than {results.RESULT}"

@@ -5,80 +5,46 @@ methods, computed in this one place. `register_schema` makes the dataclasses kno
 key or a wrong type; the ``__post_init__`` checks reject impossible values, naming the knob.
 """
 
-from proteinlm.config.adapters import AdapterConfig, LoraConfig
-from proteinlm.config.baselines import (
-    FAMILIES,
-    BaselineConfig,
-    LSTMConfig,
-    OneHotConfig,
-    PostNormConfig,
-    ProtVecConfig,
-    ResNetConfig,
-    UniRepConfig,
-)
-from proteinlm.config.data import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig
-from proteinlm.config.model import (
-    ForeignConfig,
-    HuggingFaceConfig,
-    ModelConfig,
-    PretrainedConfig,
-    ScaleConfig,
-    StartConfig,
-    scored,
-)
-from proteinlm.config.stages import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig, StageConfig, digest
-from proteinlm.config.tasks import (
-    CustomTaskConfig,
-    LabelledTaskConfig,
-    LanguageModelConfig,
-    MaskedLanguageModelConfig,
-    NextResidueConfig,
-    SecondaryStructureConfig,
-    TaskConfig,
-)
-from proteinlm.config.training import MachineConfig, OptimConfig, StrategyConfig, TrackingConfig, TrainConfig
-
-__all__ = [
-    "AdapterConfig",
-    "BaselineConfig",
-    "CsvDataConfig",
-    "CustomTaskConfig",
-    "DataConfig",
-    "EvaluateConfig",
-    "FilesDataConfig",
-    "FinetuneConfig",
-    "ForeignConfig",
-    "HuggingFaceConfig",
-    "LSTMConfig",
-    "LabelledTaskConfig",
-    "LanguageModelConfig",
-    "LoraConfig",
-    "MachineConfig",
-    "MaskedLanguageModelConfig",
-    "ModelConfig",
-    "NextResidueConfig",
-    "OneHotConfig",
-    "OptimConfig",
-    "PostNormConfig",
-    "PretrainedConfig",
-    "ProtVecConfig",
-    "ResNetConfig",
-    "RowConfig",
-    "RunConfig",
-    "ScaleConfig",
-    "SecondaryStructureConfig",
-    "StageConfig",
-    "StartConfig",
-    "StrategyConfig",
-    "SyntheticDataConfig",
-    "TaskConfig",
-    "TrackingConfig",
-    "TrainConfig",
-    "UniRepConfig",
-    "digest",
-    "register_schema",
-    "scored",
-]
+from proteinlm.config.adapters import AdapterConfig as AdapterConfig
+from proteinlm.config.adapters import LoraConfig as LoraConfig
+from proteinlm.config.baselines import FAMILIES as FAMILIES
+from proteinlm.config.baselines import BaselineConfig as BaselineConfig
+from proteinlm.config.baselines import LSTMConfig as LSTMConfig
+from proteinlm.config.baselines import OneHotConfig as OneHotConfig
+from proteinlm.config.baselines import PostNormConfig as PostNormConfig
+from proteinlm.config.baselines import ProtVecConfig as ProtVecConfig
+from proteinlm.config.baselines import ResNetConfig as ResNetConfig
+from proteinlm.config.baselines import UniRepConfig as UniRepConfig
+from proteinlm.config.data import CsvDataConfig as CsvDataConfig
+from proteinlm.config.data import DataConfig as DataConfig
+from proteinlm.config.data import FilesDataConfig as FilesDataConfig
+from proteinlm.config.data import SyntheticDataConfig as SyntheticDataConfig
+from proteinlm.config.model import ForeignConfig as ForeignConfig
+from proteinlm.config.model import HuggingFaceConfig as HuggingFaceConfig
+from proteinlm.config.model import ModelConfig as ModelConfig
+from proteinlm.config.model import PretrainedConfig as PretrainedConfig
+from proteinlm.config.model import ScaleConfig as ScaleConfig
+from proteinlm.config.model import StartConfig as StartConfig
+from proteinlm.config.model import scored as scored
+from proteinlm.config.stages import EvaluateConfig as EvaluateConfig
+from proteinlm.config.stages import FinetuneConfig as FinetuneConfig
+from proteinlm.config.stages import RowConfig as RowConfig
+from proteinlm.config.stages import RunConfig as RunConfig
+from proteinlm.config.stages import StageConfig as StageConfig
+from proteinlm.config.stages import digest as digest
+from proteinlm.config.stages import relevant as relevant
+from proteinlm.config.tasks import CustomTaskConfig as CustomTaskConfig
+from proteinlm.config.tasks import LabelledTaskConfig as LabelledTaskConfig
+from proteinlm.config.tasks import LanguageModelConfig as LanguageModelConfig
+from proteinlm.config.tasks import MaskedLanguageModelConfig as MaskedLanguageModelConfig
+from proteinlm.config.tasks import NextResidueConfig as NextResidueConfig
+from proteinlm.config.tasks import SecondaryStructureConfig as SecondaryStructureConfig
+from proteinlm.config.tasks import TaskConfig as TaskConfig
+from proteinlm.config.training import MachineConfig as MachineConfig
+from proteinlm.config.training import OptimConfig as OptimConfig
+from proteinlm.config.training import StrategyConfig as StrategyConfig
+from proteinlm.config.training import TrackingConfig as TrackingConfig
+from proteinlm.config.training import TrainConfig as TrainConfig
 
 
 def register_schema() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,14 +67,7 @@ class StageConfig:
 
     def digest(self) -> str:
         """Hash of every knob that can change the result."""
-        values = asdict(self)
-        for knob in self.IRRELEVANT:
-            *path, last = knob.split(".")
-            inner = values
-            for key in path:
-                inner = inner[key]
-            inner.pop(last, None)
-        return digest(values)
+        return digest(relevant(asdict(self), self.IRRELEVANT))
 
 
 @dataclass
@@ -200,6 +194,18 @@ class EvaluateConfig(FinetuneConfig):
 
     split: str = MISSING
     """``valid``, or a test split of the task: ``test``, ``cb513``, ``test_fold_holdout``, ..."""
+
+
+def relevant(values: Mapping[str, Any], irrelevant: Collection[str]) -> dict[str, Any]:
+    """A copy of a config's plain `values` without the `irrelevant` knobs, which are named like ``train.threads``."""
+    inner = {knob.partition(".")[::2] for knob in irrelevant}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if (name, "") in inner:
+            continue
+        below = [rest for section, rest in inner if section == name]
+        found[name] = relevant(value, below) if below and isinstance(value, Mapping) else value
+    return found
 
 
 def digest(values: Any) -> str:

@@ -18,24 +18,12 @@ from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
+from proteinlm.launch import entry
 from proteinlm.models.backbone import LAYER_NORM_EPSILON
 
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"
 VERSION = 3.0  # 0 and 1.0 order the rows of query_key_value otherwise
 
-PUBLISHED = {
-    (512, 32, 8),
-    (768, 12, 6),
-    (768, 16, 16),
-    (768, 16, 24),
-    (1024, 12, 16),
-    (1024, 12, 32),
-    (2048, 12, 16),
-    (2048, 24, 16),
-    (2048, 24, 8),
-    (3072, 24, 16),
-}
-"""Hidden size, layers and heads of the rows of the paper's Table 7."""
 RELEASED_200M = (1024, 16, 16)
 
 _BY_ROWS = ("word_embeddings.weight", "lm_head.bias", "query_key_value.weight", "query_key_value.bias")
@@ -91,7 +79,7 @@ def row(config: ModelConfig) -> str:
     """What the paper calls a model of this shape."""
     shape = (config.hidden_size, config.num_layers, config.num_heads)
     name = "hidden-{}-layer-{}-head-{}".format(*shape)
-    if shape in PUBLISHED:
+    if (entry.CONF / "experiment/table7" / f"{name}.yaml").is_file():
         return f"{name} (Table 7)"
     return f"{name} (the released 200M model)" if shape == RELEASED_200M else f"{name} (not in Table 7)"
 

@@ -4,45 +4,26 @@ Parameters, FLOPs, and the memory of weights, gradients and optimiser are exact;
 as the blocks save them for the backward pass; time rests on what others have measured and is a band. Imports no torch.
 """
 
-from proteinlm.planner.fit import check
-from proteinlm.planner.hardware import HARDWARE, Hardware, hardware, named, processor
-from proteinlm.planner.memory import (
-    BF16,
-    FP32,
-    Memory,
-    gigabytes,
-    held,
-    kept,
-    memory,
-    mixed,
-    saved_by_block,
-    saved_by_head,
-    tensors,
-)
-from proteinlm.planner.plan import PFAM, Plan, Proteins, describe, kernel, plan
-
-__all__ = [
-    "BF16",
-    "FP32",
-    "HARDWARE",
-    "PFAM",
-    "Hardware",
-    "Memory",
-    "Plan",
-    "Proteins",
-    "check",
-    "describe",
-    "gigabytes",
-    "hardware",
-    "held",
-    "kept",
-    "kernel",
-    "memory",
-    "mixed",
-    "named",
-    "plan",
-    "processor",
-    "saved_by_block",
-    "saved_by_head",
-    "tensors",
-]
+from proteinlm.planner.hardware import HARDWARE as HARDWARE
+from proteinlm.planner.hardware import Hardware as Hardware
+from proteinlm.planner.hardware import hardware as hardware
+from proteinlm.planner.hardware import named as named
+from proteinlm.planner.hardware import processor as processor
+from proteinlm.planner.memory import BF16 as BF16
+from proteinlm.planner.memory import FP32 as FP32
+from proteinlm.planner.memory import Memory as Memory
+from proteinlm.planner.memory import gigabytes as gigabytes
+from proteinlm.planner.memory import held as held
+from proteinlm.planner.memory import kept as kept
+from proteinlm.planner.memory import memory as memory
+from proteinlm.planner.memory import mixed as mixed
+from proteinlm.planner.memory import saved_by_block as saved_by_block
+from proteinlm.planner.memory import saved_by_head as saved_by_head
+from proteinlm.planner.memory import tensors as tensors
+from proteinlm.planner.plan import PFAM as PFAM
+from proteinlm.planner.plan import Plan as Plan
+from proteinlm.planner.plan import Proteins as Proteins
+from proteinlm.planner.plan import check as check
+from proteinlm.planner.plan import describe as describe
+from proteinlm.planner.plan import kernel as kernel
+from proteinlm.planner.plan import plan as plan

@@ -8,9 +8,7 @@ T tokens of a micro-batch, L residues of the longest protein, H hidden size.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
-from proteinlm import planner
 from proteinlm.config import (
     CustomTaskConfig,
     FinetuneConfig,
@@ -20,11 +18,14 @@ from proteinlm.config import (
     ModelConfig,
     RunConfig,
     SecondaryStructureConfig,
-    StrategyConfig,
     TrainConfig,
 )
-from proteinlm.errors import InputError
-from proteinlm.planner import FP32, Hardware, Memory, gigabytes
+from proteinlm.planner import fit
+from proteinlm.planner.fit import RECOMPUTE, Change
+from proteinlm.planner.hardware import Hardware
+from proteinlm.planner.memory import FP32, Memory, held, mixed, saved_by_head
+from proteinlm.planner.memory import memory as memory_of_pretraining
+from proteinlm.planner.plan import kernel
 
 PAIRS = 4
 """Numbers kept for each pair of residues of a map: logits, their mean with the transposed, distances and targets. What a
@@ -38,27 +39,26 @@ def check(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Ha
     """
     if isinstance(shape, ForeignConfig):  # its positions may be unbounded: then it has no table of them
         shape = replace(shape, max_positions=min(shape.max_positions, 2176))
-    if not config.force and (problem := _problem(config, shape, longest, hardware)):
-        remedy = next(
-            (named for named, tried in _changes(config, longest) if not _problem(tried, shape, longest, hardware)), None
-        )
-        hint = f"{remedy} would fit" if remedy else "no single knob would make it fit"
-        raise InputError(f"{config.task.label}: {problem}: {hint} (force=true tries all the same)")
+
+    def problem(tried: FinetuneConfig) -> str | None:
+        found = _problem(tried, shape, longest, hardware)
+        return found and f"{tried.task.label}: {found}"
+
+    fit.require(config, _changes(config, longest), problem)
     return memory(config, shape, longest, hardware)
 
 
 def memory(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Hardware) -> Memory:
     """Bytes of the process that has the most."""
     as_pretraining = _pretraining(config, shape)
-    whole = planner.memory(as_pretraining, hardware)
+    whole = memory_of_pretraining(as_pretraining, hardware)
     strategy = config.strategy
-    held = planner.held(shape, strategy)
-    backbone = sum(count for name, count in held.items() if not name.startswith("head."))
+    backbone = sum(count for name, count in held(shape, strategy).items() if not name.startswith("head."))
     hidden, tokens = shape.hidden_size, config.task.micro_batch_tokens
     head = _head(config, hidden)
     trained = head + _trained(config, shape, backbone)
     divided = strategy.processes if strategy.name == "ddp_sharded" else 1
-    saved = tokens * planner.saved_by_head(shape, planner.mixed(as_pretraining, hardware))
+    saved = tokens * saved_by_head(shape, mixed(as_pretraining, hardware))
     activations = whole.activations - saved  # of a head that is not there
     if config.task.freeze == "backbone":
         activations = 2.0 * FP32 * hidden * tokens  # nothing is kept for a backward pass that does not come
@@ -119,50 +119,23 @@ def _pretraining(config: FinetuneConfig, shape: ModelConfig) -> RunConfig:
 
 
 def _problem(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Hardware) -> str | None:
-    kernel = planner.kernel(shape, hardware.cuda and planner.mixed(_pretraining(config, shape), hardware))
-    if kernel.startswith("none"):
+    """Why the fine-tuning cannot start, or None."""
+    fused = hardware.cuda and mixed(_pretraining(config, shape), hardware)
+    if kernel(shape, fused).startswith("none"):
         return f"the model's {shape.num_heads} heads have no attention kernel, head dimension {shape.head_dim} is above 256"
-    needed = memory(config, shape, longest, hardware)
-    if needed.total > hardware.memory:
-        there = gigabytes(hardware.memory)
-        return f"{gigabytes(needed.total)} are needed in each process and {hardware.name} has {there} ({needed})"
-    return None
+    return memory(config, shape, longest, hardware).shortage(hardware)
 
 
-def _changes(config: FinetuneConfig, longest: int) -> Iterator[tuple[str, FinetuneConfig]]:
-    """What to try, from the smallest change to the largest: only the last two change what is learnt."""
-    smaller: list[dict[str, Any]] = []
-    tokens = config.task.micro_batch_tokens
-    while tokens % 2 == 0 and tokens // 2 > longest:
-        tokens //= 2
-        smaller.append({"task.micro_batch_tokens": tokens})
-    cheaper = [{"strategy.activations": choice} for choice in ("recompute", "recompute_offload")]
-    spread = []
+def _changes(config: FinetuneConfig, longest: int) -> Iterator[Change]:
+    """What to try, from the smallest change to the largest: only ``adapter`` and ``task.freeze`` change what is learnt."""
+    smaller = list(fit.smaller_micro_batches("task.micro_batch_tokens", config.task.micro_batch_tokens, longest + 1))
+    spread: list[Change] = []
     if config.strategy.processes > 1 and config.adapter.name == "none":
         spread = [{"strategy": "ddp_sharded"}, {"strategy": "fsdp"}]
-    lighter = [{"adapter": "lora"}] if config.adapter.name == "none" and config.task.freeze == "none" else []
-    probe = [{"task.freeze": "backbone"}] if config.adapter.name == "none" and config.task.freeze == "none" else []
-    single: list[dict[str, Any]] = [*smaller, *cheaper, *spread, *lighter]
-    pairs = [
-        one | two for one in (*cheaper, *spread, *lighter) for two in (*smaller, *cheaper) if one.keys() != two.keys()
-    ]
-    for change in (*single, *pairs, *probe, *({**probe[0], **two} for two in (smaller if probe else []))):
-        try:
-            yield " ".join(f"{knob}={value}" for knob, value in change.items()), _changed(config, change)
-        except InputError:
-            continue
-
-
-def _changed(config: FinetuneConfig, change: dict[str, Any]) -> FinetuneConfig:
-    sections: dict[str, Any] = {}
-    strategy: StrategyConfig = config.strategy
-    for knob, value in change.items():
-        section, _, name = knob.partition(".")
-        if section == "strategy":
-            strategy = replace(strategy, **{name or "name": value})
-            sections["strategy"] = strategy
-        elif section == "adapter":
-            sections["adapter"] = LoraConfig()
-        else:
-            sections[section] = replace(getattr(config, section), **{name: value})
-    return replace(config, **sections)
+    everything_is_trained = config.adapter.name == "none" and config.task.freeze == "none"
+    lighter: list[Change] = [{"adapter": "lora"}] if everything_is_trained else []
+    yield from (*smaller, *RECOMPUTE, *spread, *lighter)
+    for one in (*RECOMPUTE, *spread, *lighter):
+        yield from (one | two for two in (*smaller, *RECOMPUTE) if one.keys() != two.keys())
+    if everything_is_trained:
+        yield from ({"task.freeze": "backbone"} | other for other in ({}, *smaller))

@@ -3,11 +3,11 @@
 T tokens of a micro-batch, H hidden size, L layers, W processes, P parameters.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil, prod
 
 from proteinlm.config import BaselineConfig, ModelConfig, RunConfig, StrategyConfig, scored
+from proteinlm.config.baselines import Named, Shape, linear, norm
 from proteinlm.models import mup
 from proteinlm.parallel import plan as cuts
 from proteinlm.planner.hardware import Hardware
@@ -36,6 +36,13 @@ class Memory:
     @property
     def total(self) -> float:
         return self.states + self.activations + self.working + self.reserve
+
+    def shortage(self, hardware: Hardware) -> str | None:
+        """What is needed and what there is, or None if it fits."""
+        if self.total <= hardware.memory:
+            return None
+        there = gigabytes(hardware.memory)
+        return f"{gigabytes(self.total)} are needed in each process and {hardware.name} has {there} ({self})"
 
     def __str__(self) -> str:
         names = ("weights", "gradients", "optimiser", "activations", "working", "reserve")
@@ -66,37 +73,29 @@ def mixed(config: RunConfig, hardware: Hardware) -> bool:
     return config.train.precision == "bf16-mixed" or (config.train.precision == "auto" and hardware.cuda)
 
 
-def tensors(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+def tensors(model: ModelConfig) -> dict[str, Shape]:
     """Shapes of all parameters by name, in the order of the model, with its language-model head."""
     if isinstance(model, BaselineConfig):
         return model.tensors()
     hidden, inner = model.hidden_size, model.intermediate_size
 
-    def linear(name: str, inputs: int, outputs: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (outputs, inputs)
-        yield f"{name}.bias", (outputs,)
-
-    def norm(name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-        yield f"{name}.weight", (hidden,)
-        yield f"{name}.bias", (hidden,)
-
-    def everything() -> Iterator[tuple[str, tuple[int, ...]]]:
+    def everything() -> Named:
         yield "backbone.token_embedding.weight", (model.vocab_size, hidden)
         if model.positions == "learned":
             yield "backbone.position_embedding.weight", (model.max_positions, hidden)
         for block in (f"backbone.blocks.{index}" for index in range(model.num_layers)):
-            yield from norm(f"{block}.attention_norm")
+            yield from norm(f"{block}.attention_norm", hidden)
             yield from linear(f"{block}.attention.query_key_value", hidden, 3 * hidden)
             yield from linear(f"{block}.attention.output", hidden, hidden)
-            yield from norm(f"{block}.feed_forward_norm")
+            yield from norm(f"{block}.feed_forward_norm", hidden)
             yield from linear(f"{block}.feed_forward.up", hidden, inner)
             yield from linear(f"{block}.feed_forward.down", inner, hidden)
             if model.feed_forward == "gated":
                 yield from linear(f"{block}.feed_forward.gate", hidden, inner)
-        yield from norm("backbone.norm")
+        yield from norm("backbone.norm", hidden)
         yield "head.bias", (model.vocab_size,)
         yield from linear("head.dense", hidden, hidden)
-        yield from norm("head.norm")
+        yield from norm("head.norm", hidden)
 
     return dict(everything())
 

@@ -3,11 +3,14 @@
 Time rests on what others have measured (`UTILISATION`) and is a band.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from proteinlm.config import LanguageModelConfig, ModelConfig, RunConfig
+from proteinlm.planner import fit
+from proteinlm.planner.fit import RECOMPUTE, Change
 from proteinlm.planner.hardware import Hardware, Utilisation, utilised
 from proteinlm.planner.memory import BF16, FP32, Memory, gigabytes, held, memory, mixed
 
@@ -95,6 +98,47 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
         epochs=config.train.tokens / proteins.tokens,
         optimal_tokens=optimal_tokens(model) if model.num_heads else None,
     )
+
+
+def check(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
+    """The plan, or `InputError` with the smallest change that would fit; ``force=true`` lets everything pass."""
+    fit.require(config, _changes(config, proteins), lambda tried: _problem(plan(tried, proteins, hardware)))
+    return plan(config, proteins, hardware)
+
+
+def _problem(plan: Plan) -> str | None:
+    """Why the run cannot start, or None."""
+    config, model = plan.config, plan.config.backbone
+    if plan.kernel.startswith("none"):
+        return (
+            f"model.num_heads={model.num_heads} gives no attention kernel, head dimension {model.head_dim} is above 256"
+        )
+    if shortage := plan.memory.shortage(plan.hardware):
+        return shortage
+    if config.train.max_epochs and plan.epochs > config.train.max_epochs:
+        most = f"train.max_epochs={config.train.max_epochs:g}"
+        return f"train.tokens={config.train.tokens} are {plan.epochs:.1f} epochs, more than {most}"
+    return None
+
+
+def _changes(config: RunConfig, proteins: Proteins) -> Iterator[Change]:
+    """Less at once, more computation, other divisions, more processes; only then another model or budget."""
+    strategy, train = config.strategy, config.train
+    smaller = list(fit.smaller_micro_batches("train.micro_batch_tokens", train.micro_batch_tokens, proteins.longest))
+    yield from (*smaller, *RECOMPUTE)
+    divided: list[Change] = [{"strategy": "ddp_sharded"}, {"strategy": "fsdp"}] if strategy.processes > 1 else []
+    yield from divided
+    for division in divided:
+        yield from (division | other for other in (*smaller, *RECOMPUTE))
+    for processes in (2**power for power in range(1, 11)):
+        if processes > strategy.processes:
+            spread = {"strategy": "fsdp", "strategy.devices": min(8, processes), "strategy.nodes": -(-processes // 8)}
+            yield from (spread | other for other in ({}, *smaller, *RECOMPUTE))
+            yield from (spread | RECOMPUTE[0] | other for other in smaller)
+    for heads in range(config.model.num_heads + 1, config.model.hidden_size):
+        yield {"model.num_heads": heads}
+    if train.max_epochs:
+        yield {"train.tokens": int(train.max_epochs * proteins.tokens)}
 
 
 def kernel(model: ModelConfig, fused: bool) -> str:
