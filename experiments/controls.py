@@ -14,12 +14,10 @@ A fine-tuned model that does not beat these numbers has learnt nothing that they
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from experiments.finetune import line
-from proteinlm.config import FinetuneConfig, ModelConfig, register_schema
+from proteinlm.config import FinetuneConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records.bootstrap import Sample, bootstrap
@@ -29,17 +27,14 @@ from proteinlm.vocabulary import AMINO_ACIDS
 if TYPE_CHECKING:
     from proteinlm.data.batches.labelled import LabelledProteins
 
-register_schema()
 LETTERS = len(AMINO_ACIDS) + 1  # the last for any other
 WINDOW = 17  # residues
 COUNT = "mutation count"
 STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # of the penalty in ridge regression
 
 
-@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="finetune")
-@entry.reported
-def main(composed: DictConfig) -> None:
-    config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+@entry.hydra_main("finetune")
+def main(config: FinetuneConfig) -> None:
     if config.task.name not in CONTROLS:
         raise InputError(f"task={config.task.name} has no controls, only {', '.join(CONTROLS)}")
     for name in CONTROLS[config.task.name]:
@@ -231,4 +226,4 @@ _UPDATES = {
 
 
 if __name__ == "__main__":
-    entry.entry(main)
+    main()

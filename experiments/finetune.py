@@ -1,22 +1,14 @@
 """Fine-tune on one task: ``python -m experiments.finetune task=contact model.path=runs/single/tiny/pretrain/model``."""
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
-from proteinlm.config import FinetuneConfig, register_schema
-from proteinlm.launch import entry
+from proteinlm.config import FinetuneConfig
+from proteinlm.launch import entry, processes
 from proteinlm.records.results import Score
 from proteinlm.training import tracking
 
-register_schema()
 
-
-@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="finetune")
-@entry.reported
-def main(composed: DictConfig) -> None:
-    config: FinetuneConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    log = config.directory.parent / f"{config.task.label}.log"
-    entry.job("experiments.finetune", config.strategy, log, lambda: run(config))
+@entry.hydra_main("finetune")
+def main(config: FinetuneConfig) -> None:
+    entry.start("experiments.finetune", config, run)
 
 
 def run(config: FinetuneConfig) -> None:
@@ -25,7 +17,7 @@ def run(config: FinetuneConfig) -> None:
         from proteinlm.training import finetuning
 
     result = finetuning.run(config)
-    for score in result.scores if entry.reports() else ():
+    for score in result.scores if processes.is_rank_zero() else ():
         print(line(result.row, score))
 
 
@@ -36,4 +28,4 @@ def line(row: str, score: Score) -> str:
 
 
 if __name__ == "__main__":
-    entry.entry(main)
+    main()

@@ -9,24 +9,19 @@ validation and held-out splits with their pinned masks.
 import math
 from collections.abc import Iterator
 
-import hydra
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
-from proteinlm.config import MaskedLanguageModelConfig, RunConfig, register_schema
+from proteinlm.config import MaskedLanguageModelConfig, RunConfig
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.vocabulary import IDS, TOKENS
 
-register_schema()
 LETTERS = len(TOKENS)
 
 
-@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="pretrain")
-@entry.reported
-def main(composed: DictConfig) -> None:
-    config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+@entry.hydra_main("pretrain")
+def main(config: RunConfig) -> None:
     if not isinstance(config.task, MaskedLanguageModelConfig):
         raise InputError(f"task={config.task.name} hides no residues: counting is held against masked_language_model")
     for split, perplexities in score(config).items():
@@ -102,4 +97,4 @@ def is_residue(tokens: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    entry.entry(main)
+    main()

@@ -1,26 +1,16 @@
 """Pretrain one model: ``python -m experiments.pretrain model=tiny``."""
 
-from pathlib import Path
-
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
-from proteinlm.config import RunConfig, register_schema
-from proteinlm.launch import entry
+from proteinlm.config import RunConfig
+from proteinlm.launch import entry, processes
 from proteinlm.training import tracking
 
-register_schema()
 
-
-@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="pretrain")
-@entry.reported
-def main(composed: DictConfig) -> None:
-    config: RunConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+@entry.hydra_main("pretrain")
+def main(config: RunConfig) -> None:
     if config.dry_run:
         rehearse(config)
-        return
-    log = Path(config.output) / config.group / config.name / "log.txt"
-    entry.job("experiments.pretrain", config.strategy, log, lambda: run(config))
+    else:
+        entry.start("experiments.pretrain", config, run)
 
 
 def run(config: RunConfig) -> None:
@@ -29,7 +19,7 @@ def run(config: RunConfig) -> None:
         from proteinlm.training import pretraining
 
     result = pretraining.run(config)
-    for score in result.scores if entry.reports() else ():
+    for score in result.scores if processes.is_rank_zero() else ():
         print(f"{result.row}  {score.split} {score.metric} {score.value:.3f}  ({score.n:,} proteins)")
 
 
@@ -40,4 +30,4 @@ def rehearse(config: RunConfig) -> None:
 
 
 if __name__ == "__main__":
-    entry.entry(main)
+    main()

@@ -3,26 +3,17 @@
 import sys
 from pathlib import Path
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
-
-from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig, register_schema
+from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records import results
 from proteinlm.training import tracking
 
-register_schema()
 
-
-@hydra.main(version_base="1.3", config_path=str(entry.CONF), config_name="row")
-@entry.reported
-def main(composed: DictConfig) -> None:
-    config: RowConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
-    if finished(config):
-        return
-    log = Path(config.output) / config.group / config.name / "log.txt"
-    entry.job("experiments.row", config.strategy, log, lambda: run(config))
+@entry.hydra_main("row")
+def main(config: RowConfig) -> None:
+    if not finished(config):
+        entry.start("experiments.row", config, run)
 
 
 def run(config: RowConfig) -> None:
@@ -67,4 +58,4 @@ def stages(config: RowConfig) -> list[FinetuneConfig]:
 
 
 if __name__ == "__main__":
-    entry.entry(main)
+    main()

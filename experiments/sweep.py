@@ -25,7 +25,7 @@ from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
 from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import cores, entry, processes
 from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.storage.atomic import owned
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
         *overrides,
     ]
-    entry.composed("row", words)  # what is wrong in one row is wrong in all, and better said before they start
+    entry.compose("row", words)  # what is wrong in one row is wrong in all, and better said before they start
     with owned(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
@@ -66,9 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
             *chosen(options.rows),
             *words,
         ]
-        environment = {**os.environ, entry.PARENT: str(os.getpid())}
+        environment = {**os.environ, processes.PARENT: str(os.getpid())}
         if options.launcher == "local":
-            environment["OMP_NUM_THREADS"] = str(max(1, entry.physical_cores() // options.jobs))
+            environment["OMP_NUM_THREADS"] = str(max(1, cores.physical_cores() // options.jobs))
         with (directory / "sweep.log").open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -240,7 +240,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--launcher", default="local", help="local or slurm")
     parser.add_argument("--output", default="runs", help="where results go")
     parser.add_argument("--group", default="", help="name of the sweep; by default from profile and data")
-    parser.add_argument("--jobs", type=int, default=entry.physical_cores(), help="rows side by side; default: cores")
+    parser.add_argument("--jobs", type=int, default=cores.physical_cores(), help="rows side by side; default: cores")
     parser.add_argument(
         "--control",
         default="hidden-1024-layer-12-head-16",

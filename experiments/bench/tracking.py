@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import cores
 
 BACKENDS = ("none", "csv", "wandb")
 ROW = "hidden-2048-layer-12-head-16"
@@ -51,7 +51,7 @@ def compare(repeats: int, backends: list[str], overrides: list[str]) -> None:
 def measured(repeats: int, backends: list[str], overrides: list[str]) -> dict[str, list[Took]]:
     """Seconds by backend, each of `repeats` rounds with all backends at once, or as many as there are cores."""
     took: dict[str, list[Took]] = {backend: [] for backend in backends}
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(entry.physical_cores()) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores.physical_cores()) as pool:
         for number in range(repeats):
             outputs = {backend: f"{folder}/{number}/{backend}" for backend in backends[:: (-1) ** number]}
             running = {backend: pool.submit(_once, backend, overrides, outputs[backend]) for backend in outputs}

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.figures import style
 from experiments.recipes import drawing, outcome, runs
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import cores, entry
 from proteinlm.storage.atomic import owned, write_text
 
 
@@ -38,7 +38,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--shapes", type=_list(_shape), default="128x3x8", help="hidden size x layers x heads")
     parser.add_argument("--rates", type=_list(float), default="2e-3", help="learning rates")
     parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.add_argument("--jobs", type=int, default=entry.physical_cores(), help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=cores.physical_cores(), help="runs side by side")
     parser.add_argument("--output", default="runs/recipes", help="directory of the comparison")
     options, overrides = parser.parse_known_args(arguments)
     for name in ("seeds", "jobs"):

@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import cores, processes
 from proteinlm.records import results
 from proteinlm.records.results import Result
 
@@ -77,8 +77,8 @@ def done(directory: Path) -> dict[Run, Result]:
 
 def carry_out(runs: list[Run], directory: Path, overrides: list[str], jobs: int) -> None:
     """Pretrain all, `jobs` at a time; what is finished is skipped, what was interrupted goes on."""
-    threads = str(max(1, entry.physical_cores() // jobs))
-    environment = {entry.PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, **os.environ}
+    threads = str(max(1, cores.physical_cores() // jobs))
+    environment = {processes.PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, **os.environ}
 
     def pretrain(run: Run) -> None:
         command = [sys.executable, "-m", "experiments.pretrain", f"name={run.name}", *run.overrides, *overrides]

@@ -181,7 +181,7 @@ def work(stage: str, output: Path, processes: int, overrides: tuple[str, ...]) -
     """What one process of a run does."""
     given = PRETRAIN if stage == "pretrain" else FINETUNE
     spread = (*overrides, f"strategy.devices={processes}", f"output={output}")
-    config = entry.composed(stage, [*given, *spread])
+    config = entry.compose(stage, [*given, *spread])
     run: Callable[[Any], object] = pretraining.run if stage == "pretrain" else finetuning.run
     return lambda: run(config)
 

@@ -1,58 +1,127 @@
-"""From a composed config to a running group of processes, and from an error to one line.
+"""From a command line to a checked config, and from an error to one line.
 
-Lightning and wandb settle once per process how many ranks there are and which run they belong to, so a process trains
-one job: the process that sweeps only composes. Imports no torch.
+Lightning and wandb decide once per process how many ranks there are and which run they belong to. A process therefore
+trains one job, and the process that sweeps only composes configs. Imports no torch.
 """
 
 import functools
 import gc
 import os
-import select
 import shutil
-import signal
-import subprocess
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
+from proteinlm.config import FinetuneConfig, StageConfig, register_schema
 from proteinlm.errors import InputError
-
-if TYPE_CHECKING:
-    from proteinlm.config import StrategyConfig
+from proteinlm.launch import processes
 
 CONF = next(
     (place for place in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if place.is_dir()),
     Path(__file__).parents[2] / "conf",
 )
 """The configs: in the package where it was installed from a wheel, else beside it."""
-PARENT = "PROTEINLM_PARENT"
-"""Environment variable: the process at whose end its descendants end too."""
+Config = TypeVar("Config", bound=StageConfig)
 
 
-def entry(main: Callable[[], None]) -> None:
-    """Run a Hydra `main`; every error a user can cause is one line on stderr and exit code 2."""
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
+    """Make a command of a function that takes the checked config of ``conf/<name>.yaml``.
 
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself, in its own way
-    follow_parent()
-    if shutil.which("scontrol"):
-        from proteinlm.launch import slurm
+    The command composes the config from its words. An error that a user can cause ends it with one line on stderr and
+    exit code 2; in a sweep Hydra gets the error, so that it goes on with the other jobs.
+    """
 
-        slurm.adapt()
+    def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def task(composed: Any) -> None:
+            from omegaconf import OmegaConf
+
+            with _errors_reported():
+                main(OmegaConf.to_object(composed))
+
+        @functools.wraps(main)
+        def command() -> None:
+            import hydra
+            from hydra.errors import HydraException
+            from omegaconf.errors import OmegaConfBaseException
+
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself, in its own way
+            processes.follow_parent()
+            if shutil.which("scontrol"):
+                from proteinlm.launch import slurm
+
+                slurm.adapt()
+            register_schema()
+            try:
+                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+            except (InputError, HydraException, OmegaConfBaseException) as error:
+                fail(_in_one_line(error))
+
+        return command
+
+    return decorate
+
+
+@contextmanager
+def _errors_reported() -> Iterator[None]:
+    """End a single run with one line for a user's error; pass the error on in a sweep.
+
+    A job of several processes must end with the first that fails: Hydra would keep the error and let the others wait.
+    """
     try:
-        main()
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        fail(_in_one_line(error))
+        yield
+    except Exception as error:
+        if processes.in_slurm_job() and processes.slurm_tasks() > 1:
+            print(
+                f"error: {error}" if isinstance(error, InputError) else traceback.format_exc(),
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(2)  # SLURM_KILL_BAD_EXIT, of conf/launcher/slurm.yaml, ends the others
+        if isinstance(error, InputError) and not _hydra_is_sweeping():
+            fail(str(error))
+        raise
+
+
+def start(module: str, config: Config, run: Callable[[Config], None]) -> None:
+    """Run one job of `module`: in this process if possible, else in a new group of as many as there are devices.
+
+    A group that torchrun or Slurm has started is used as it is. A job of a local sweep writes its output to a log beside
+    its results.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    processes.follow_parent()  # a worker of the launcher comes here without having passed `hydra_main`
+    strategy, in_group, sweeping = config.strategy, processes.in_group(), _hydra_is_sweeping()
+    if not in_group:  # of a script or a shell on a cluster: nobody else was started with this process
+        for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+            os.environ.pop(name, None)
+    if not in_group and not sweeping and HydraConfig.get().runtime.choices.get("launcher") == "slurm":
+        raise InputError("launcher=slurm submits the jobs of a multirun: add -m")
+    if not in_group and strategy.nodes > 1:
+        raise InputError(
+            f"strategy.nodes={strategy.nodes}, but this starts processes on one machine: take -m launcher=slurm, or start "
+            "one process for each device with srun, or torchrun on each node"
+        )
+    if in_group or (strategy.devices == 1 and not sweeping):
+        run(config)
+        return
+    words = list(HydraConfig.get().overrides.task)
+    processes.run_group(module, words, strategy.devices, _log(config) if sweeping else None)
+
+
+def _log(config: StageConfig) -> Path:
+    if isinstance(config, FinetuneConfig):
+        return config.directory.parent / f"{config.task.label}.log"
+    return Path(config.output) / config.group / config.name / "log.txt"
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import much without searching it for garbage, now and ever after: a fifth less time until a stage begins."""
+    """Import many modules without garbage collection, and never search them later: a stage begins a fifth sooner."""
     gc.disable()
     try:
         yield
@@ -61,36 +130,11 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
-def hydra_is_sweeping() -> bool:
+def _hydra_is_sweeping() -> bool:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     return HydraConfig.get().mode is RunMode.MULTIRUN
-
-
-def reported(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a user's error end a single run in one line; in a sweep Hydra must see it, to go on with the other jobs.
-
-    A job of several processes must end with the first that fails: Hydra would keep the error and let the others wait.
-    """
-
-    @functools.wraps(main)
-    def wrapper(composed: Any) -> None:
-        try:
-            main(composed)
-        except Exception as error:
-            if in_slurm_job() and slurm_tasks() > 1:
-                print(
-                    f"error: {error}" if isinstance(error, InputError) else traceback.format_exc(),
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(2)  # SLURM_KILL_BAD_EXIT, of conf/launcher/slurm.yaml, ends the others
-            if isinstance(error, InputError) and not hydra_is_sweeping():
-                fail(str(error))
-            raise
-
-    return wrapper
 
 
 def command(main: Callable[[], int]) -> None:
@@ -101,14 +145,12 @@ def command(main: Callable[[], int]) -> None:
         fail(str(error))
 
 
-def composed(name: str, words: list[str]) -> Any:
-    """A config as its Hydra command would have it, checked; `InputError` if it cannot be."""
+def compose(name: str, words: list[str]) -> Any:
+    """Compose and check the config that the Hydra command `name` gets of `words`; raises `InputError`."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-
-    from proteinlm.config import register_schema
 
     register_schema()
     try:
@@ -121,117 +163,15 @@ def composed(name: str, words: list[str]) -> Any:
 
 
 def fail(message: str) -> None:
+    """Print one line on stderr and end with exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def job(module: str, strategy: "StrategyConfig", log: Path | None, run: Callable[[], None]) -> None:
-    """Run one job of `module`: in this process if it may, else in a fresh group of as many as `strategy` has devices.
-
-    A group already under way (torchrun, Slurm) is used as it is. A job of a local sweep writes its output to `log`.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    follow_parent()  # a worker of the launcher comes here without having passed `entry`
-    in_group = "LOCAL_RANK" in os.environ or in_slurm_job() or slurm_tasks() > 1
-    if not in_group:  # of a script or a shell on a cluster: nobody else was started with this process
-        for name in ("SLURM_PROCID", "SLURM_NTASKS"):
-            os.environ.pop(name, None)
-    sweeping = hydra_is_sweeping()
-    if not in_group and not sweeping and HydraConfig.get().runtime.choices.get("launcher") == "slurm":
-        raise InputError("launcher=slurm submits the jobs of a multirun: add -m")
-    if not in_group and strategy.nodes > 1:
-        raise InputError(
-            f"strategy.nodes={strategy.nodes}, but this starts processes on one machine: take -m launcher=slurm, or start "
-            "one process for each device with srun, or torchrun on each node"
-        )
-    if in_group or (strategy.devices == 1 and not sweeping):
-        run()
-        return
-    in_fresh_group(module, list(HydraConfig.get().overrides.task), strategy.devices, log if sweeping else None)
-
-
-def in_fresh_group(module: str, overrides: list[str], processes: int, log: Path | None) -> None:
-    """Start `processes` processes of `module` on this machine and wait for them."""
-    command = [sys.executable, "-m", module, *overrides]
-    if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        command = [sys.executable, *torchrun, module, *overrides]
-    # torchrun gives each of several processes one thread, unless it is told
-    environment = {PARENT: str(os.getpid()), "OMP_NUM_THREADS": str(threads(processes)), **os.environ}
-    if log is None:
-        code = subprocess.run(command, env=environment).returncode
-    else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            code = subprocess.run(command, env=environment, stdout=output, stderr=output).returncode
-    if code:
-        raise InputError(f"{module} {' '.join(overrides)}: exit code {code}" + (f", see {log}" if log else ""))
-
-
-def reports() -> bool:
-    """Whether this process is the first of its group, which alone writes results; known before the group has met."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
-
-
-def in_slurm_job() -> bool:
-    """Whether this process belongs to a job that submitit started on Slurm."""
-    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
-
-
-def slurm_tasks() -> int:
-    """Processes that ``srun`` started together with this one; in a batch script, 1."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", 1))
-
-
-@functools.cache
-def follow_parent() -> None:
-    """End this process when the one named by `PARENT` ends, even if it was killed; else name this one to descendants."""
-    parent = None if in_slurm_job() else os.environ.get(PARENT)  # of another machine, and a job outlives it
-    if not parent:
-        os.environ[PARENT] = str(os.getpid())
-        return
-    if int(parent) == os.getpid():
-        return
-    try:
-        descriptor = os.pidfd_open(int(parent))
-    except ProcessLookupError:
-        raise SystemExit(1) from None
-
-    def wait() -> None:
-        select.select([descriptor], [], [])  # readable once the process has ended
-        if os.getpgrp() == os.getpid():  # of a sweep: takes along the launcher's workers, idle ones too
-            os.killpg(0, signal.SIGKILL)
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def physical_cores() -> int:
-    """Cores that this process may use, not counting hardware threads of the same core twice."""
-    cores = set()
-    for cpu in os.sched_getaffinity(0):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
-    return len(cores)
-
-
-def threads(processes: int) -> int:
-    """CPU threads for each of `processes` on this machine: what OMP_NUM_THREADS says, else what there is to compute on.
-
-    Slurm gives each task SLURM_CPUS_PER_TASK CPUs, and may or may not bind it to them: they are one task's, and not to be
-    divided again. Anyone else's processes share the cores that this one may run on.
-    """
-    if said := os.environ.get("OMP_NUM_THREADS", ""):
-        return max(1, int(said.split(",")[0]))
-    if given := os.environ.get("SLURM_CPUS_PER_TASK", ""):
-        return max(1, min(int(given), physical_cores()))
-    return max(1, physical_cores() // processes)
-
-
 def _in_one_line(error: Exception) -> str:
-    """The first line of Hydra's message says what, later ones where; its advice on overrides is left out, and of a choice
-    that there is not, where it looked.
+    """The first line of Hydra's message says what is wrong and later ones say where; its advice is left out.
+
+    Of an unknown option of a group, the known ones are listed, and the directories that were searched are left out.
     """
     from hydra.errors import MissingConfigException
 

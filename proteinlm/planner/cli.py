@@ -54,7 +54,7 @@ def composed(overrides: list[str]) -> "RunConfig":
 
     named = any(choice.startswith(("name=", "experiment/")) for choice in overrides)
     model = next((choice.removeprefix("model=") for choice in overrides if choice.startswith("model=")), "tiny")
-    config = entry.composed("pretrain", overrides if named else [f"name={model}", *overrides])
+    config = entry.compose("pretrain", overrides if named else [f"name={model}", *overrides])
     assert isinstance(config, RunConfig)
     return config
 

@@ -24,7 +24,7 @@ from proteinlm.checkpoint import Weights, best_of, discard_all_but
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
 from proteinlm.config.baselines import family_of
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import processes
 from proteinlm.models import lora
 from proteinlm.models.lora import Adapter
 from proteinlm.planner import finetuning
@@ -47,7 +47,7 @@ Samples = dict[tuple[str, str], Sample]
 
 def run(config: FinetuneConfig) -> Result:
     """Fine-tune, or go on where an earlier attempt stopped, or return the result that is already there."""
-    directory, reports = config.directory, entry.reports()
+    directory, reports = config.directory, processes.is_rank_zero()
     with owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
         start = Start.of(config)
         config.strategy.check(start.shape)
@@ -123,7 +123,7 @@ class Finetuning:
 
     def __init__(self, config: FinetuneConfig, start: Start, splits: Splits, machine: Machine) -> None:
         self.config, self.start, self.splits, self.machine = config, start, splits, machine
-        self.directory, self.reports = config.directory, entry.reports()
+        self.directory, self.reports = config.directory, processes.is_rank_zero()
         self.seeds = range(config.seed, config.seed + config.seeds)
         self.trackers: dict[int, Tracker] = {}
 

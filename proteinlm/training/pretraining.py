@@ -27,7 +27,7 @@ from proteinlm.data.batches.language_model import (
 )
 from proteinlm.data.batches.schedule import Schedule
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import processes
 from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
@@ -65,7 +65,7 @@ def run(config: RunConfig) -> Result:
     if config.dry_run:
         raise InputError("dry_run=true is for `python -m experiments.pretrain` alone")
     directory = directory_of(config)
-    reports = entry.reports()
+    reports = processes.is_rank_zero()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         finished = directory / results.RESULT

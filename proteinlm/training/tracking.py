@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proteinlm.config import StageConfig, TrackingConfig, digest
-from proteinlm.launch import entry
+from proteinlm.launch import processes
 from proteinlm.storage.atomic import write_text
 from proteinlm.training import background
 from proteinlm.training.background import Background
@@ -39,7 +39,7 @@ def import_early(config: TrackingConfig) -> None:
     """Import wandb, if this process will tell it something, before torch: it looks through all modules that there are, again
     and again.
     """
-    if config.backend == "wandb" and entry.reports():
+    if config.backend == "wandb" and processes.is_rank_zero():
         with suppress(Exception):  # of which `WandbRun` tells
             import_module("wandb.sdk.launch")  # the larger part, which wandb.init imports
 

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from proteinlm import planner
 from proteinlm.config import MachineConfig, StageConfig, StrategyConfig
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
+from proteinlm.launch import cores, processes
 from proteinlm.parallel.module import data_processes
 from proteinlm.storage.atomic import write_text
 from proteinlm.training import strategies
@@ -58,14 +58,14 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
     if train.accelerator == "cuda" and not torch.cuda.is_available():
         raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
     cuda = train.accelerator != "cpu" and torch.cuda.is_available()
-    threads = train.threads or entry.threads(strategy.devices)
+    threads = train.threads or cores.threads(strategy.devices)
     torch.set_num_threads(threads)
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition
     torch.use_deterministic_algorithms(train.deterministic)
     fast_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else _cpu_multiplies_bf16()
     precision = train.precision if train.precision != "auto" else ("bf16-mixed" if fast_bf16 else "fp32")
-    hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {entry.physical_cores()} cores"
+    hardware = torch.cuda.get_device_name() if cuda else f"{_cpu_name()}, {cores.physical_cores()} cores"
     return Machine("cuda" if cuda else "cpu", precision, threads, hardware, train.compile)
 
 
@@ -105,7 +105,7 @@ def build_trainer(
 ) -> L.Trainer:
     """A Trainer whose epochs are the stretches between two validations."""
     plugins: list[Any] = [WholeCheckpoints()]
-    if entry.in_slurm_job():
+    if processes.in_slurm_job():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its own answer to signals would save amid a step
         callbacks = [*callbacks, *(Preemption(one) for one in callbacks if isinstance(one, Checkpoints))]
     return L.Trainer(

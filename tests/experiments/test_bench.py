@@ -99,7 +99,7 @@ def test_the_cost_of_tracking_is_that_of_rows_that_ran_together(monkeypatch: pyt
         return tracking.Took(next(walls[backend]), 1.0)
 
     monkeypatch.setattr(tracking, "_once", once)
-    monkeypatch.setattr(tracking.entry, "physical_cores", lambda: 2)
+    monkeypatch.setattr(tracking.cores, "physical_cores", lambda: 2)
     took = tracking.measured(3, ["none", "wandb"], ["seed=3"])
     more = tracking.share(took["wandb"], took["none"], lambda one: one.wall)
     assert more == pytest.approx(0.1)  # of 10, 5 and 20 %

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from proteinlm.launch import entry
+from proteinlm.launch import cores, processes
 from tests.runs import ROOT
 
 
@@ -37,7 +37,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], processes: int, expected: int):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert entry.threads(processes) == expected
+    assert cores.threads(processes) == expected
 
 
 @pytest.mark.usefixtures("eight_cores")
@@ -51,8 +51,8 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
         seen.update(env)
         return Ended()
 
-    monkeypatch.setattr(entry.subprocess, "run", started)
-    entry.in_fresh_group("experiments.pretrain", [], 4, None)
+    monkeypatch.setattr(processes.subprocess, "run", started)
+    processes.run_group("experiments.pretrain", [], 4, None)
     assert seen["OMP_NUM_THREADS"] == "2"
 
 
