@@ -13,6 +13,9 @@ TOKENS = ("[PAD]", "[MASK]", "[CLS]", "[SEP]", "[UNK]", "[unused1]", *"ABCDEFGHI
 RESIDUES = "".join(TOKENS[6:])  # 25 letters: every capital but J
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"  # the 20 standard ones
 
+UNKNOWN_LETTER = "?"
+"""Stands for [UNK] in stored letters (`proteinlm.data.formats.letters`); no file may hold it as a residue."""
+
 IDS = {token: index for index, token in enumerate(TOKENS)}
 AMINO_ACID_IDS = np.array([IDS[letter] for letter in AMINO_ACIDS], dtype=np.uint8)
 
@@ -20,11 +23,13 @@ _INVALID = 255
 _ID_OF_BYTE = np.full(256, _INVALID, dtype=np.uint8)  # ASCII code, either case -> token id
 for _letter in RESIDUES:
     _ID_OF_BYTE[[ord(_letter), ord(_letter.lower())]] = IDS[_letter]
+_ID_OF_STORED = _ID_OF_BYTE.copy()
+_ID_OF_STORED[ord(UNKNOWN_LETTER)] = UNK
 
 
 def encode_bytes(residues: np.ndarray) -> np.ndarray:
-    """Token ids (N,) uint8 of ASCII letters (N,) uint8 already known to be valid; see `first_invalid`."""
-    return _ID_OF_BYTE[residues]
+    """Token ids (N,) uint8 of ASCII letters (N,) uint8 that are valid (`first_invalid`) or `UNKNOWN_LETTER`."""
+    return _ID_OF_STORED[residues]
 
 
 def first_invalid(residues: np.ndarray) -> int | None:

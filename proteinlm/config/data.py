@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from proteinlm.config.checks import at_least
+from proteinlm.config.checks import at_least, one_of
 from proteinlm.errors import InputError
+
+LETTERS = ("strict", "clean", "unknown")
+"""Choices for characters that are no residues (`proteinlm.data.formats.letters`)."""
 
 
 @dataclass
@@ -51,6 +54,12 @@ class FilesDataConfig(DataConfig):
     """Holds TAPE's directories, or ``pretrain/pretrain_{train,valid,holdout}.fasta[.gz|.xz]``, all three, or both."""
     cache: str = ""
     """Where the store is built on first use; by default ``$PROTEINLM_CACHE``, or ``~/.cache/proteinlm``."""
+    letters: str = "strict"
+    """``strict`` refuses characters that are no residues. ``clean`` drops gaps, insert states of an alignment, and a stop at
+    the end. ``unknown`` drops the same and takes all others as [UNK]."""
+
+    def __post_init__(self) -> None:
+        one_of("data.letters", self.letters, LETTERS)
 
 
 @dataclass
@@ -68,6 +77,8 @@ class CsvDataConfig(DataConfig):
     """Column that says ``train``, ``valid`` or ``test``. Without it, clusters of similar sequences are drawn."""
     id: str = "id"
     """Column of names, for messages; it may be absent."""
+    letters: str = "strict"
+    """As in `FilesDataConfig`."""
     valid: float = 0.1
     """Share of the proteins drawn for validation, where there is no split column."""
     test: float = 0.1
@@ -81,6 +92,7 @@ class CsvDataConfig(DataConfig):
         if not self.csv:
             raise InputError("data.csv is empty: name the file with your sequences and labels")
         at_least(0, "data.seed", self.seed)
+        one_of("data.letters", self.letters, LETTERS)
         if self.valid <= 0 or self.test < 0 or self.valid + self.test >= 1:
             raise InputError(f"data.valid={self.valid} and data.test={self.test} leave none to train on")
         if not 0.2 <= self.identity <= 1:

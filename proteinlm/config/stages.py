@@ -41,7 +41,7 @@ class StageConfig:
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
         {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
-        | {f"data.{knob}" for knob in ("root", "cache", "csv")}
+        | {f"data.{knob}" for knob in ("root", "cache", "csv", "letters")}
         | {
             f"train.{knob}"
             for knob in (

@@ -24,6 +24,14 @@ StoreOrRoot = Annotated[Path, typer.Argument(help="A store, or the directory tha
 To = Annotated[Path | None, typer.Option("--to", help="Where the store goes. Default: the cache that training uses.")]
 Directory = Annotated[Path, typer.Option("--to", help="Where the data go, one directory for each task.")]
 Only = Annotated[list[str] | None, typer.Option("--only", help="Fetch this task; may be repeated. Default: all.")]
+LettersOption = Annotated[
+    str,
+    typer.Option(
+        "--letters",
+        help="Characters that are no residues. strict: refuse; clean: drop gaps and stops at the end; "
+        "unknown: also take others as [UNK].",
+    ),
+]
 Mirror = Annotated[str, typer.Option("--from", help="Address of a mirror. Default: where TAPE's authors keep them.")]
 
 
@@ -32,14 +40,17 @@ Mirror200M = Annotated[str, typer.Option("--from", help="Address of a copy. Defa
 
 
 @app.command()
-def build(root: Root, to: To = None) -> None:
+def build(root: Root, to: To = None, letters: LettersOption = "strict") -> None:
     """Convert everything under ROOT into a store; what is already converted is kept."""
+    from proteinlm.config.checks import one_of
+    from proteinlm.config.data import LETTERS
     from proteinlm.data import store
     from proteinlm.data.store import building
 
     with _errors(), _stoppable():
-        target = to or building.place(root, store.default_cache())
-        building.build(root, target)
+        one_of("--letters", letters, LETTERS)
+        target = to or building.place(root, store.default_cache(), letters)
+        building.build(root, target, letters)
         _print(store.open(target))
 
 

@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from proteinlm import vocabulary
 from proteinlm.config import CsvDataConfig, CustomTaskConfig, DataConfig
 from proteinlm.config.tasks import KINDS
 from proteinlm.data.formats.compression import read_blocks
+from proteinlm.data.formats.letters import Letters
 from proteinlm.data.similarity import clusters
 from proteinlm.data.sources import Labelled
 from proteinlm.errors import InputError
@@ -43,7 +43,8 @@ def opened(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, Custom
     if not isinstance(config, CsvDataConfig):
         raise InputError(f"task=custom learns from data.csv=FILE, not from data={config.name}")
     path = Path(config.csv).expanduser()
-    rows = read(path, config)
+    letters = Letters(config.letters)
+    rows = read(path, config, letters)
     kind = kind_of(path, rows, task)
     settled = CustomTaskConfig(**{**vars(task), "kind": kind, "classes": classes(path, rows, kind, task)})
     splits, how = _split(path, rows, config)
@@ -56,11 +57,11 @@ def opened(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, Custom
         sizes={split: len(mine) for split, mine in splits.items()},
         records=records.__getitem__,
         fingerprint=content.hexdigest()[:12],
-        remarks=(_what(settled, task), *how, *_untaught(splits, settled)),
+        remarks=(_what(settled, task), *filter(None, [letters.summary()]), *how, *_untaught(splits, settled)),
     ), settled
 
 
-def read(path: Path, config: CsvDataConfig) -> list[Row]:
+def read(path: Path, config: CsvDataConfig, letters: Letters) -> list[Row]:
     """The rows of a file, their sequences in capitals; `InputError` with the line of the first that cannot be used."""
     try:
         text = b"".join(read_blocks(path, lambda raw: None)).decode("utf-8-sig")
@@ -79,7 +80,7 @@ def read(path: Path, config: CsvDataConfig) -> list[Row]:
                 raise InputError(f"no column {column!r} among {', '.join(header)}: name it by data.{knob}=")
         for cells in lines:
             if cells:
-                rows.append(_row(lines.line_num, header, cells, config))
+                rows.append(_row(lines.line_num, header, cells, config, letters))
     except (InputError, csv.Error) as error:
         where = f", line {lines.line_num}" if lines.line_num else ""
         raise InputError(f"{path}{where}: {error}") from None
@@ -88,14 +89,14 @@ def read(path: Path, config: CsvDataConfig) -> list[Row]:
     return rows
 
 
-def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig) -> Row:
+def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig, letters: Letters) -> Row:
     if len(cells) != len(header):
         raise InputError(f"{len(cells)} cells, not {len(header)} as in the first line")
     values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-    sequence, label = values[config.sequence].upper(), values[config.label]
+    sequence, label = values[config.sequence], values[config.label]
     if not sequence:
         raise InputError(f"no {config.sequence}")
-    vocabulary.encode(sequence)
+    sequence = letters.clean(sequence)
     if not label:
         raise InputError(f"no {config.label}")
     split = values.get(config.split)

@@ -73,7 +73,7 @@ def _store(config: FilesDataConfig) -> "Store":
     from proteinlm.data import store
 
     cache = Path(config.cache).expanduser() if config.cache else store.default_cache()
-    return store.ensure(Path(config.root).expanduser(), cache)
+    return store.ensure(Path(config.root).expanduser(), cache, config.letters)
 
 
 def _files(config: FilesDataConfig) -> Corpus:

@@ -122,7 +122,7 @@ def _letters(record: Record, longest: int) -> np.ndarray:
     primary = record.get("primary")
     if not isinstance(primary, str) or not primary:
         raise InputError("no primary sequence")
-    vocabulary.encode(primary)
+    vocabulary.encode(primary.replace(vocabulary.UNKNOWN_LETTER, "X"))  # whoever read it has decided about [UNK]
     if len(primary) > longest:
         raise InputError(
             f"primary has {len(primary)} residues, more than the {longest} that the model has positions for: "

@@ -7,21 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proteinlm import vocabulary
 from proteinlm.data.formats.compression import Watch, read_blocks
+from proteinlm.data.formats.letters import BLANK, OTHER, RESIDUE, UNKNOWN, Letters, is_alignment
 from proteinlm.errors import InputError
 
 BLOCK = 1 << 20
 MAX_RECORD = 64 << 20
 """Bytes of one record. The longest protein known has 45,354 residues; what is longer than this is no FASTA file."""
-
-_RESIDUE, _BLANK, _OTHER = range(3)
-_KINDS = bytearray([_OTHER]) * 256
-for _letter in vocabulary.RESIDUES.encode():
-    _KINDS[_letter] = _KINDS[_letter | 0x20] = _RESIDUE
-for _letter in b" \t\r\n":
-    _KINDS[_letter] = _BLANK
-_UPPER = 0xDF  # clears the bit in which ASCII letters differ by case
 
 
 class Proteins(NamedTuple):
@@ -32,25 +24,28 @@ class Proteins(NamedTuple):
     header_lengths: np.ndarray
     """(N,) int64."""
     letters: np.ndarray
-    """(R,) uint8: capital ASCII letters."""
+    """(R,) uint8: capital ASCII letters, `vocabulary.UNKNOWN_LETTER` among them where ``letters`` is ``unknown``."""
     lengths: np.ndarray
     """(N,) int64: residues of each protein, at least one."""
 
 
-def read_fasta(path: Path, watch: Watch) -> Iterator[Proteins]:
+def read_fasta(path: Path, watch: Watch, letters: Letters | None = None) -> Iterator[Proteins]:
     """The proteins of a FASTA file, plain, .gz or .xz.
 
-    Sequences may run over several lines, hold blanks, end lines with CRLF and be in lower case. `InputError` for a file
-    without records, a sequence without header, a header without sequence, and a letter outside the vocabulary's 25; the
-    records before it are given first.
+    Sequences may run over several lines, hold blanks, end lines with CRLF and be in lower case. `letters` decides about
+    characters that are no residues, and counts what it drops; by default it is strict. `InputError` for a file without
+    records, a sequence without header, a header without sequence, and a letter that `letters` refuses; the records before
+    it are given first.
     """
+    letters = letters or Letters()
+    table = letters.kinds(is_alignment(path))
     records, lines = 0, 0
     for block in _whole_records(path, watch):
         pieces = [block]
         while pieces:
             piece = pieces.pop(0)
             try:
-                proteins, line_count = _parse(piece, path, records, lines)
+                proteins, line_count = _parse(piece, path, records, lines, letters, table)
             except InputError:
                 parts = _one_by_one(piece)
                 if len(parts) == 1:
@@ -89,29 +84,36 @@ def _one_by_one(block: bytes) -> list[bytes]:
     return [*(part + b"\n" for part in parts[:-1]), parts[-1]]
 
 
-def _parse(block: bytes, path: Path, record: int, line: int) -> tuple[Proteins | None, int]:
+def _parse(
+    block: bytes, path: Path, record: int, line: int, letters: Letters, table: bytes
+) -> tuple[Proteins | None, int]:
     """The proteins of a block and its number of lines; `record` and `line` are what came before it."""
     text = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(text == ord("\n")) + 1
     starts = np.concatenate(([0], ends[:-1]))
     is_header = text[starts] == ord(">")
     in_header = np.repeat(is_header, ends - starts)
-    kinds = np.frombuffer(bytearray(block.translate(_KINDS)), np.uint8)
-    kinds[in_header] = _BLANK
-    is_residue = kinds == _RESIDUE
+    kinds = np.frombuffer(bytearray(block.translate(table)), np.uint8)
+    kinds[in_header] = BLANK
     headers = starts[is_header]
     named = _Block(text, path, record, line, starts, headers)
     before = headers[0] if len(headers) else len(text)
-    if (kinds[:before] != _BLANK).any():
-        raise InputError(f"{path}: line {named.line_of(int((kinds != _BLANK).argmax()))}: a sequence without header")
+    if (kinds[:before] != BLANK).any():
+        raise InputError(f"{path}: line {named.line_of(int((kinds != BLANK).argmax()))}: a sequence without header")
     if not len(headers):
         return None, len(ends)
-    if (kinds == _OTHER).any():
-        raise InputError(named.wrong_letter(int((kinds == _OTHER).argmax()), is_residue))
+    letters.decide(kinds, headers)
+    is_residue, is_other = kinds == RESIDUE, kinds == OTHER
+    if is_other.any():
+        if letters.choice != UNKNOWN:
+            place = int(is_other.argmax())
+            before_it = int(is_residue[headers[np.searchsorted(headers, place, side="right") - 1] : place].sum())
+            raise InputError(f"{named.record_at(place)}: {letters.refusal(chr(text[place]), before_it)}")
+        is_residue |= is_other
     lengths = np.add.reduceat(is_residue, headers, dtype=np.int64)
     if not lengths.all():
         raise InputError(f"{named.record_at(int(headers[lengths.argmin()]))}: a header without sequence")
-    proteins = Proteins(text[in_header], (ends - starts)[is_header], text[is_residue] & _UPPER, lengths)
+    proteins = Proteins(text[in_header], (ends - starts)[is_header], letters.take(text, kinds), lengths)
     return proteins, len(ends)
 
 
@@ -133,11 +135,3 @@ class _Block(NamedTuple):
         line = self.text[self.headers[index] + 1 :][:200].tobytes().splitlines()[0]
         identifier = line.decode(errors="replace").split(" ")[0].rstrip("\r")
         return f"{self.path}: record {self.record + index} ({identifier}), line {self.line_of(position)}"
-
-    def wrong_letter(self, position: int, is_residue: np.ndarray) -> str:
-        header = self.headers[np.searchsorted(self.headers, position, side="right") - 1]
-        residue = int(is_residue[header:position].sum()) + 1
-        letter = bytes([self.text[position]]).decode("latin-1")
-        return (
-            f"{self.record_at(position)}: letter {letter!r} at position {residue} is not one of {vocabulary.RESIDUES}"
-        )

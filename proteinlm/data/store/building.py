@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from proteinlm.data.formats.letters import STRICT, Letters
 from proteinlm.data.formats.tape import lmdb_file
 from proteinlm.data.progress import Bar
 from proteinlm.data.store import layout, manifest, reader
@@ -21,16 +22,20 @@ from proteinlm.errors import InputError
 _log = logging.getLogger(__name__)
 
 
-def ensure(root: Path, cache: Path) -> Store:
+def ensure(root: Path, cache: Path, letters: str = STRICT) -> Store:
     """The store of the data under `root`, built into `cache` on first use and whenever a source's size or time changed.
 
     `root` is a directory as `layout.find` reads it, or a store. Any number of processes may call this at once: one
-    builds, the others wait.
+    builds, the others wait. Each choice of `letters` has a store of its own. `InputError` if `root` is a store that was
+    built with another choice, unless that was strict: it then holds nothing to be cleaned.
     """
     if manifest.is_store(root):
-        return reader.open(root)
-    target = place(root, cache)
-    build(root, target)
+        store = reader.open(root)
+        if store.manifest.letters not in (STRICT, letters):
+            raise InputError(f"{root}: a store built with letters={store.manifest.letters}, not {letters}")
+        return store
+    target = place(root, cache, letters)
+    build(root, target, letters)
     return reader.open(target)
 
 
@@ -40,47 +45,50 @@ def default_cache() -> Path:
     return Path(os.environ.get("PROTEINLM_CACHE") or Path(base) / "proteinlm")
 
 
-def place(root: Path, cache: Path) -> Path:
+def place(root: Path, cache: Path, letters: str = STRICT) -> Path:
     """The directory in `cache` for the store of `root`."""
     absolute = root.resolve()
-    return cache.absolute() / f"{absolute.name or 'root'}-{hashlib.sha256(str(absolute).encode()).hexdigest()[:12]}"
+    name = f"{absolute.name or 'root'}-{hashlib.sha256(str(absolute).encode()).hexdigest()[:12]}"
+    return cache.absolute() / (name if letters == STRICT else f"{name}-{letters}")
 
 
-def build(root: Path, target: Path) -> None:
+def build(root: Path, target: Path, letters: str = STRICT) -> None:
     """Make `target` the store of the data under `root`; nothing is done if it already is.
+
+    `letters` says what is done with characters that are no residues; what is dropped is logged in a line for each file.
 
     It appears whole or not at all, whatever happens. Splits whose source did not change are taken over from what is
     there. `InputError` for whatever is wrong with the data, a full disk, and a target that is something else than a
     store.
     """
     sources = layout.find(root)
-    if _is_current(target, root, sources):
+    if _is_current(target, root, sources, letters):
         return
     if target.exists() and not manifest.is_store(target) and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists and is not a store, so it is not replaced")
     try:
         with _alone(target):
-            if not _is_current(target, root, sources):  # nobody else built it in the meantime
-                _build(root, target, sources)
+            if not _is_current(target, root, sources, letters):  # nobody else built it in the meantime
+                _build(root, target, sources, letters)
     except OSError as error:
         raise InputError(f"{error.filename or target}: {error.strerror or error}; {target} is as it was") from error
 
 
-def _build(root: Path, target: Path, sources: list[Source]) -> None:
+def _build(root: Path, target: Path, sources: list[Source], letters: str) -> None:
     partial, replaced = target.with_name(f".{target.name}.building"), target.with_name(f".{target.name}.replaced")
     try:
         _tidy(partial, replaced, target)  # after a process that was killed
         tasks: dict[str, dict[str, Split]] = {}
-        before = _splits(target)
+        before = _splits(target, letters)
         with Bar("reading proteins", sum(_file(source).stat().st_size for source in sources)) as bar:
             for source in sources:
                 _log.info("%s -> %s", source.path, reader.file_of(target, source.task, source.split))
                 path = reader.file_of(partial, source.task, source.split)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 known = before.get((source.task, source.split))
-                split = _taken_over(source, root, known, target, path) or _converted(source, root, path, bar)
+                split = _taken_over(source, root, known, target, path) or _converted(source, root, path, bar, letters)
                 tasks.setdefault(source.task, {})[source.split] = split
-        manifest.write(Manifest(str(root.resolve()), tasks), partial)
+        manifest.write(Manifest(str(root.resolve()), tasks, letters), partial)
         if target.exists():
             target.rename(replaced)
         partial.rename(target)
@@ -95,13 +103,16 @@ def _tidy(partial: Path, replaced: Path, target: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _converted(source: Source, root: Path, path: Path, bar: Bar) -> Split:
+def _converted(source: Source, root: Path, path: Path, bar: Bar, choice: str) -> Split:
     from proteinlm.data.store.convert import convert
 
     before = _seen(source, root)
-    done = convert(source, path, bar.advance)
+    letters = Letters(choice)
+    done = convert(source, path, bar.advance, letters)
     if _seen(source, root) != before:
         raise InputError(f"{source.path}: changed while it was read")
+    if summary := letters.summary():
+        _log.warning("%s: %s", source.path, summary)
     origin = SourceFile(*before, done.source_sha256)
     return Split(origin, done.records, done.residues, done.size, done.sha256, done.columns)
 
@@ -140,8 +151,8 @@ def _is_same(split: Split, seen: _Seen, file: Path) -> bool:
     return known == seen and file.is_file() and file.stat().st_size == split.size
 
 
-def _is_current(target: Path, root: Path, sources: list[Source]) -> bool:
-    splits = _splits(target)
+def _is_current(target: Path, root: Path, sources: list[Source], letters: str) -> bool:
+    splits = _splits(target, letters)
     return splits.keys() == {(source.task, source.split) for source in sources} and all(
         _is_same(
             splits[source.task, source.split],
@@ -152,13 +163,15 @@ def _is_current(target: Path, root: Path, sources: list[Source]) -> bool:
     )
 
 
-def _splits(target: Path) -> dict[tuple[str, str], Split]:
-    """The splits of the store at `target`, by task and name; none if there is no usable store."""
+def _splits(target: Path, letters: str = "") -> dict[tuple[str, str], Split]:
+    """The splits of the store at `target`, by task and name; none if there is no usable store, or of other `letters`."""
     try:
-        tasks = manifest.read(target).tasks
+        content = manifest.read(target)
     except InputError:
         return {}
-    return {(task, name): split for task, splits in tasks.items() for name, split in splits.items()}
+    if letters and content.letters != letters:
+        return {}
+    return {(task, name): split for task, splits in content.tasks.items() for name, split in splits.items()}
 
 
 @contextmanager

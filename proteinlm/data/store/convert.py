@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from proteinlm.data.formats.compression import Watch
 from proteinlm.data.formats.fasta import read_fasta
+from proteinlm.data.formats.letters import Letters
 from proteinlm.data.formats.proteinnet import read_proteinnet
 from proteinlm.data.formats.tape import Record, read_json, read_lmdb
 from proteinlm.data.store import columns, fields
@@ -45,8 +46,12 @@ class Converted(NamedTuple):
     """Arrow's name of each column's type."""
 
 
-def convert(source: Source, target: Path, advance: Callable[[int], object]) -> Converted:
+def convert(
+    source: Source, target: Path, advance: Callable[[int], object], letters: Letters | None = None
+) -> Converted:
     """Write `source` to `target` as an uncompressed Arrow IPC file; `advance` is told of the raw bytes read.
+
+    `letters` decides about characters that are no residues; by default it is strict.
 
     `InputError` for whatever is wrong with the source; the operating system's errors pass through. Either may leave
     an unfinished `target`.
@@ -57,7 +62,8 @@ def convert(source: Source, target: Path, advance: Callable[[int], object]) -> C
         read.update(raw)
         advance(len(raw))
 
-    batches = _fasta(source.path, watch) if source.kind == "fasta" else _labelled(source, watch)
+    letters = letters or Letters()
+    batches = _fasta(source.path, watch, letters) if source.kind == "fasta" else _labelled(source, watch, letters)
     first = next(batches, None)
     if first is None:
         raise InputError(f"{source.path}: no records")
@@ -81,12 +87,12 @@ def _chain(first: pa.RecordBatch, others: Iterable[pa.RecordBatch]) -> Iterator[
     yield from others
 
 
-def _fasta(path: Path, watch: Watch) -> Iterator[pa.RecordBatch]:
+def _fasta(path: Path, watch: Watch, letters: Letters) -> Iterator[pa.RecordBatch]:
     """The proteins of a FASTA file, `PRETRAIN_ROWS` at a time."""
     pending: list[pa.RecordBatch] = []
     records = rows = 0
     keys: tuple[str, ...] | None = None
-    for proteins in read_fasta(path, watch):
+    for proteins in read_fasta(path, watch, letters):
         keys = columns.header_keys(proteins) if keys is None else keys
         batch = columns.from_fasta(proteins, keys, records)
         records += batch.num_rows
@@ -102,7 +108,7 @@ def _fasta(path: Path, watch: Watch) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(pending)
 
 
-def _labelled(source: Source, watch: Watch) -> Iterator[pa.RecordBatch]:
+def _labelled(source: Source, watch: Watch, letters: Letters) -> Iterator[pa.RecordBatch]:
     """The records of any other format, checked."""
     records = _READERS[source.kind](source.path, watch)
     rows = PRETRAIN_ROWS if source.task == PRETRAIN else LABELLED_ROWS
@@ -117,7 +123,7 @@ def _labelled(source: Source, watch: Watch) -> Iterator[pa.RecordBatch]:
         schema = schema or fields.resolve(source.task, chunk, name)
         if "sequence" in schema:
             raise InputError(f"{source.path}: a field sequence beside primary")
-        yield columns.from_records(source.task, fields.checked(schema, chunk, name), schema)
+        yield columns.from_records(source.task, fields.checked(schema, chunk, name, letters), schema)
         done += len(chunk)
 
 

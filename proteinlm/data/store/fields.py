@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from proteinlm import vocabulary
+from proteinlm.data.formats.letters import Letters
 from proteinlm.data.formats.tape import Record
 from proteinlm.errors import InputError
 
@@ -99,26 +100,44 @@ def resolve(task: str, records: Sequence[Record], name: Name) -> dict[str, Field
     return first | present
 
 
-def checked(schema: dict[str, Field], records: Sequence[Record], name: Name) -> list[Record]:
+def checked(
+    schema: dict[str, Field], records: list[Record], name: Name, letters: Letters | None = None
+) -> list[Record]:
     """The records with every field in its type and shape and ``primary`` in capitals; ``name(i)`` names record i.
 
-    `InputError` for a record without ``primary`` or target, a letter outside the vocabulary, an array that does not
-    fit its protein, a label out of range, a NaN in a target, and a field that `schema` does not have.
+    `letters` decides about characters that are no residues; by default it is strict. `InputError` for a record without
+    ``primary`` or target, a letter that is refused, an array that does not fit its protein, a label out of range, a NaN in
+    a target, and a field that `schema` does not have.
     """
+    letters = letters or Letters()
     primaries = []
     for index, record in enumerate(records):
         with _named(name, index):
             primaries.append(_primary(record))
-    letters = np.frombuffer("".join(primaries).encode("latin-1", "replace"), np.uint8)
-    if vocabulary.first_invalid(letters) is not None:
-        for index, primary in enumerate(primaries):
+    whole = np.frombuffer("".join(primaries).encode("latin-1", "replace"), np.uint8)
+    if vocabulary.first_invalid(whole) is not None:
+        for index, record in enumerate(records):
             with _named(name, index):
-                vocabulary.encode(primary)
+                primaries[index], records[index] = _cleaned(schema, record, primaries[index], letters)
     result = []
     for index, record in enumerate(records):
         with _named(name, index):
             result.append(_checked(schema, record, primaries[index].upper()))
     return result
+
+
+def _cleaned(schema: dict[str, Field], record: Record, primary: str, letters: Letters) -> tuple[str, Record]:
+    """The residues of a record, and the record with their number; labels of residues forbid that any is dropped."""
+    residues = letters.clean(primary)
+    if len(residues) == len(primary):
+        return residues, record
+    tracks = [
+        name for name in record if record[name] is not None and name in schema and schema[name].axis == "residues"
+    ]
+    if tracks:
+        dropped = len(primary) - len(residues)
+        raise InputError(f"letters={letters.choice} would drop {dropped} letters, for which {tracks[0]} has values")
+    return residues, record | ({"protein_length": len(residues)} if "protein_length" in record else {})
 
 
 @contextmanager

@@ -44,6 +44,8 @@ class Manifest:
 
     root: str
     tasks: dict[str, dict[str, Split]]
+    letters: str = "strict"
+    """What was done with characters that are no residues (`proteinlm.data.formats.letters`)."""
 
 
 def write(manifest: Manifest, directory: Path) -> None:
@@ -66,7 +68,7 @@ def read(directory: Path) -> Manifest:
         tasks = {
             task: {name: _split(split) for name, split in splits.items()} for task, splits in values["tasks"].items()
         }
-        return Manifest(str(values["root"]), tasks)
+        return Manifest(str(values["root"]), tasks, str(values.get("letters", "strict")))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{directory}: not a store: no {FILE} in it") from None
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
