@@ -20,7 +20,7 @@ from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
 from proteinlm.data.batches.masking import Masked
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 BATCH = 8
 """Proteins that a peer computes at once: the Trainer's default."""

@@ -19,7 +19,8 @@ from proteinlm.data.batches.packing import Packed, cut, pack_letters
 from proteinlm.errors import InputError
 from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
+from proteinlm.models.packed import per_protein
 
 Pooling = Literal["mean", "cls", "residue"]
 """One vector of a protein, the mean over its residues or that of [CLS], or one of each residue."""
@@ -166,7 +167,7 @@ class Model(Loaded):
         """Embeddings, (H,) or (L, H), of proteins (L,) of valid ASCII letters, in their order."""
         result: dict[int, np.ndarray] = {}
         for places, packed in self.machine.batches(proteins):
-            parts = self.hidden_states(packed).split(packed.starts.diff().tolist())  # [CLS] first in each
+            parts = per_protein(self.hidden_states(packed), packed.starts)  # [CLS] first in each
             if pooling == "residue":
                 result |= zip(places, (part[1:].cpu().numpy() for part in parts), strict=True)
             else:

@@ -18,6 +18,7 @@ from proteinlm.inference import tables
 from proteinlm.inference.jobs import Job, proteins_table
 from proteinlm.inference.model import Loaded, Machine
 from proteinlm.inference.proteins import Window
+from proteinlm.models.packed import per_protein
 from proteinlm.records.results import CONFIG
 from proteinlm.storage.untrusted import read_json, read_yaml
 from proteinlm.tasks import task_file
@@ -58,7 +59,7 @@ class FineTuned(Loaded):
         """The columns of each protein of a batch."""
         if isinstance(self.task, SecondaryStructureConfig):
             states = STATES[self.task.classes]
-            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
         if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":
             return self._named(self.task, output, packed)
@@ -75,7 +76,7 @@ class FineTuned(Loaded):
         """The columns of a user's own classes, of proteins or of their residues."""
         names = task.classes
         if task.kind == "residues":
-            classes = output.argmax(dim=-1).split(packed.starts.diff().tolist())
+            classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.LABELS: "".join(names[number] for number in part[1:].tolist())} for part in classes]
         found: list[dict[str, Any]] = []
         for chances in output.softmax(dim=-1).tolist():

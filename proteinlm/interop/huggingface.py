@@ -20,7 +20,7 @@ from proteinlm.config import BaselineConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
 from proteinlm.models.backbone import LAYER_NORM_EPSILON, Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from proteinlm.storage.atomic import write_text, written_whole
 from proteinlm.storage.untrusted import read_json
 

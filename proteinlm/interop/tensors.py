@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 
 class Found:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from proteinlm.config import ModelConfig
 from proteinlm.models import mup, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
+from proteinlm.models.packed import positions
 
 LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
 
@@ -117,12 +118,6 @@ class Backbone(nn.Module):
         if self.config.positions == "rotary":
             where = where._replace(rotation=rotation(place, self.config.head_dim))
         return self.dropout(x), where
-
-
-def positions(starts: Tensor, tokens: int) -> Tensor:
-    """Position of each token in its protein, (T,) int32; computed without waiting for the device."""
-    index = torch.arange(tokens, device=starts.device, dtype=torch.int32)
-    return index - starts[torch.searchsorted(starts[1:], index, right=True)]
 
 
 def initialise(module: nn.Module, config: ModelConfig) -> None:

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from proteinlm import vocabulary
 from proteinlm.config import ForeignConfig
 from proteinlm.errors import InputError
+from proteinlm.models.packed import per_protein
 from proteinlm.storage.untrusted import read_json
 
 CLASSES = {"esm": "EsmModel", "bert": "BertModel", "megatron-bert": "MegatronBertModel", "t5": "T5EncoderModel"}
@@ -47,8 +48,7 @@ class ForeignBackbone(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
-        translated, lengths = self.tokens[tokens], starts.diff().tolist()
-        proteins = [part[1:] for part in translated.split(lengths)]
+        proteins = [protein[1:] for protein in per_protein(self.tokens[tokens], starts)]
         states = [state for batch in _batches(proteins) for state in self._states(batch)]
         return torch.cat(states)
 

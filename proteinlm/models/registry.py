@@ -22,7 +22,7 @@ from proteinlm.models.baselines.post_norm import PostNorm, PostNormBlock
 from proteinlm.models.baselines.protvec import ProtVec
 from proteinlm.models.baselines.resnet import ResNet, ResNetBlock
 from proteinlm.models.baselines.unirep import UniRep
-from proteinlm.models.heads.base import LanguageModelHead, UntiedLanguageModelHead
+from proteinlm.models.heads import LanguageModelHead, UntiedLanguageModelHead
 from proteinlm.models.huggingface import ForeignBackbone
 
 BACKBONES: dict[type[ModelConfig], type[nn.Module]] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch
-from proteinlm.models.heads.base import ResidueConvolution, ResidueMLP
+from proteinlm.models.heads import ResidueConvolution, ResidueMLP
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 from proteinlm.tasks.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.models.heads.pair import PairHead, PairLinear, PairMLP, PairResidualNetwork
+from proteinlm.models.heads import PairHead, PairLinear, PairMLP, PairResidualNetwork
+from proteinlm.models.packed import per_protein
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
 from proteinlm.tasks.labelled import Heads, LabelledTask
@@ -120,8 +121,7 @@ def share_in_contact(targets: list[np.ndarray]) -> float:
 
 def places_of_residues(batch: LabelledBatch) -> list[Tensor]:
     """Coordinates (L, 3) of each protein's residues, without [CLS]."""
-    lengths = batch.packed.starts.diff().tolist()
-    return [places[1:] for places in batch.targets.split(lengths)]
+    return [places[1:] for places in per_protein(batch.targets, batch.packed.starts)]
 
 
 def resolved(places: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels
 from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
-from proteinlm.models.heads.base import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
+from proteinlm.models.heads import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
 from proteinlm.parallel.module import data_processes
 from proteinlm.records.bootstrap import Sample
 from proteinlm.tasks.base import TaskModule

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from proteinlm.config import LSTMConfig, RunConfig
 from proteinlm.data.batches.language_model import MaskedBatch
 from proteinlm.models.baselines.lstm import LSTM
-from proteinlm.models.heads.base import NextResidueHead
+from proteinlm.models.heads import NextResidueHead
 from proteinlm.tasks.language_model import LanguageModel
 
 

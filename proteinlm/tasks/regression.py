@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.models.heads.base import ProteinPositions
+from proteinlm.models.heads import ProteinPositions
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 from proteinlm.tasks.metrics import RecordMetric, Regression
 

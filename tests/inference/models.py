@@ -7,7 +7,7 @@ import torch
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 CONFIG = ModelConfig(32, 2, 4, max_positions=128)
 

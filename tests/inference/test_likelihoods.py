@@ -12,7 +12,7 @@ import torch
 from proteinlm import checkpoint, vocabulary
 from proteinlm.inference import likelihoods
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from tests.data.samples import protein
 from tests.inference.commands import assert_refused, run
 from tests.inference.models import CONFIG, saved

@@ -12,7 +12,7 @@ from proteinlm import checkpoint, vocabulary
 from proteinlm.errors import InputError
 from proteinlm.interop import megatron
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from tests.interop import megatron_samples as samples
 
 

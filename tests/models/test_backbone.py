@@ -6,7 +6,7 @@ import torch
 from proteinlm import vocabulary
 from proteinlm.config import ModelConfig
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 PARAMETERS = {  # (hidden size, layers, heads): with vocabulary 128, 2,176 positions and the language-model head
     (512, 32, 8): 102_320_768,

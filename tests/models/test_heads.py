@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from proteinlm.models.heads import pair
-from proteinlm.models.heads.base import (
+from proteinlm.models.heads import (
     Head,
+    PairLinear,
+    PairMLP,
+    PairResidualNetwork,
     ProteinLinear,
     ProteinMean,
     ProteinMLP,
@@ -19,8 +21,8 @@ from proteinlm.models.heads.base import (
     ProteinWeightNorm,
     ResidueConvolution,
     ResidueMLP,
+    pair,
 )
-from proteinlm.models.heads.pair import PairLinear, PairMLP, PairResidualNetwork
 
 HIDDEN = 24
 LENGTHS = (9, 2, 17, 6)  # tokens, [CLS] included
@@ -302,7 +304,7 @@ def test_packing_and_mixed_precision_change_nothing(head: Head):
 
 MEASURE = """
 import resource, sys, torch
-from proteinlm.models.heads.pair import PairMLP
+from proteinlm.models.heads import PairMLP
 torch.set_num_threads(1)
 length, hidden_size = int(sys.argv[1]), int(sys.argv[2])
 head = PairMLP(hidden_size, dropout=0.1)

@@ -12,7 +12,7 @@ from proteinlm import optim, vocabulary
 from proteinlm.config import ModelConfig, OptimConfig
 from proteinlm.models import mup
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 
 class Model(nn.Module):

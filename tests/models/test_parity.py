@@ -10,7 +10,7 @@ from transformers import MegatronBertConfig, MegatronBertForMaskedLM
 from proteinlm import vocabulary
 from proteinlm.config import ModelConfig
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 
 SHAPES = [(64, 3, 4), (96, 2, 2), (128, 4, 2)]  # head dimensions 16, 48 and 64
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from proteinlm.config import ModelConfig
 from proteinlm.models import shape_buckets
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from proteinlm.models.shape_buckets import LEAST, rounded
 
 LENGTHS = [5, 40, 41, 90]

@@ -17,7 +17,7 @@ from proteinlm.checkpoint import load_weights, restore, sharded
 from proteinlm.data.batches.language_model import MaskedBatch
 from proteinlm.errors import InputError
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.training import pretraining
 from tests.parallel.test_strategies import losses, without_key_biases

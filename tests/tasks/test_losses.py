@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig, SecondaryStructureConfig
 from proteinlm.errors import InputError
-from proteinlm.models.heads.pair import PairHead
+from proteinlm.models.heads import PairHead
 from proteinlm.tasks import TASKS, downstream
 from proteinlm.tasks.labelled import LabelledTask
 from tests.tasks.test_targets import BRIGHT, CHAIN, FOLD, STRUCTURE, batch, config, proteins

@@ -11,7 +11,7 @@ from proteinlm import checkpoint
 from proteinlm.config import ModelConfig, PretrainedConfig
 from proteinlm.errors import InputError
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads.base import LanguageModelHead
+from proteinlm.models.heads import LanguageModelHead
 from proteinlm.storage.checksums import SUMS
 from proteinlm.training import finetuning
 from tests.runs import equal

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import LSTMConfig
-from proteinlm.models.baselines.opening import closings, openings
-from proteinlm.models.baselines.steps import Steps, steps
+from proteinlm.models.packed import RecurrentOrder, cls_positions, last_positions, recurrent_order
 
 INITIAL_STD = 0.02  # of the embedding; the layers keep PyTorch's initial weights, as in TAPE
 
@@ -38,21 +37,21 @@ class LSTM(nn.Module):
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
         ahead, back = self.directions(tokens, starts)
-        whole = ahead.index_copy(0, openings(starts), ahead.index_select(0, closings(starts)))
+        whole = ahead.index_copy(0, cls_positions(starts), ahead.index_select(0, last_positions(starts)))
         return torch.cat((whole, back), dim=-1)
 
     def directions(self, tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """What is known at each token after reading forward up to it, and in reverse up to it, (T, H / 2) each."""
         x = self.token_embedding(tokens)  # (T, E)
-        forward, reverse = steps(starts), steps(starts, reverse=True)
+        forward, reverse = recurrent_order(starts), recurrent_order(starts, reverse=True)
         return self._read(self.ahead, x, forward), self._read(self.back, x, reverse)
 
-    def _read(self, layers: nn.ModuleList, x: Tensor, by_step: Steps) -> Tensor:
+    def _read(self, layers: nn.ModuleList, x: Tensor, by_step: RecurrentOrder) -> Tensor:
         x = x.index_select(0, by_step.order)
         for number, layer in enumerate(layers):
             assert isinstance(layer, nn.LSTM)
             x = run(layer, self.dropout(x) if number else x, by_step.sizes)
-        return x.index_select(0, by_step.place)
+        return x.index_select(0, by_step.inverse)
 
 
 def run(layer: nn.LSTM, x: Tensor, sizes: Tensor) -> Tensor:

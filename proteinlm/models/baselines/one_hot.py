@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import OneHotConfig
-from proteinlm.models.baselines.opening import with_means
+from proteinlm.models.packed import with_means_at_cls
 
 
 @final
@@ -23,4 +23,4 @@ class OneHot(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, V) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
-        return with_means(F.one_hot(tokens, self.hidden_size).float(), starts)
+        return with_means_at_cls(F.one_hot(tokens, self.hidden_size).float(), starts)

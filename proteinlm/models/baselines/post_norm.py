@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from proteinlm.config.baselines import PostNormConfig
 from proteinlm.models import shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries
-from proteinlm.models.backbone import LAYER_NORM_EPSILON, positions
+from proteinlm.models.backbone import LAYER_NORM_EPSILON
+from proteinlm.models.packed import positions
 
 INITIAL_STD = 0.02  # ``initializer_range``
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from proteinlm import vocabulary
 from proteinlm.config.baselines import TRIGRAM_LETTERS, ProtVecConfig
-from proteinlm.models.baselines.opening import closings, openings, with_means
+from proteinlm.models.packed import cls_positions, last_positions, with_means_at_cls
 
 OTHER, HIDDEN, NOTHING = range(len(vocabulary.AMINO_ACIDS), TRIGRAM_LETTERS)
 
@@ -36,6 +36,6 @@ class ProtVec(nn.Module):
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
         letters = self.letters[tokens]
-        left = letters.roll(1).index_fill(0, openings(starts), NOTHING)
-        right = letters.roll(-1).index_fill(0, closings(starts), NOTHING)
-        return with_means(self.trigrams((left * TRIGRAM_LETTERS + letters) * TRIGRAM_LETTERS + right), starts)
+        left = letters.roll(1).index_fill(0, cls_positions(starts), NOTHING)
+        right = letters.roll(-1).index_fill(0, last_positions(starts), NOTHING)
+        return with_means_at_cls(self.trigrams((left * TRIGRAM_LETTERS + letters) * TRIGRAM_LETTERS + right), starts)

@@ -1,6 +1,6 @@
 """TAPE's residual network along packed proteins.
 
-T tokens of packed proteins, B proteins, H hidden size, N rows: the tokens and, between proteins, rows of zeros.
+T tokens of packed proteins, B proteins, H hidden size, N rows: the tokens, and gaps between the proteins.
 """
 
 from typing import final
@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import ResNetConfig
-from proteinlm.models.backbone import LAYER_NORM_EPSILON, positions
-from proteinlm.models.baselines.opening import with_means
+from proteinlm.models.backbone import LAYER_NORM_EPSILON
+from proteinlm.models.packed import positions, with_gaps, with_means_at_cls
 
 INITIAL_STD = 0.02  # of the embedding, as in TAPE
 
@@ -36,17 +36,13 @@ class ResNet(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
-        place = positions(starts, len(tokens))
-        x = self.token_embedding(tokens)
-        x = self.dropout(self.norm(x + sinusoids(place, x.shape[-1])))  # (T, H)
-        token = torch.arange(len(tokens), device=tokens.device)
-        row = token + self.reach * torch.searchsorted(starts[1:].long(), token, right=True)
-        rows = len(tokens) + self.reach * (len(starts) - 2)
-        real = x.new_zeros(rows, 1).index_fill(0, row, 1.0)
-        x = x.new_zeros(rows, x.shape[1]).index_copy(0, row, x)  # (N, H)
+        x = self.token_embedding(tokens)  # (T, H)
+        x = self.dropout(self.norm(x + sinusoids(positions(starts, len(tokens)), x.shape[-1])))
+        x, index = with_gaps(x, starts, self.reach)  # (N, H), (T,)
+        is_token = x.new_zeros(len(x), 1).index_fill(0, index, 1.0)  # (N, 1)
         for block in self.blocks:
-            x = block(x, real)
-        return with_means(x.index_select(0, row), starts)
+            x = block(x, is_token)
+        return with_means_at_cls(x.index_select(0, index), starts)  # (T, H)
 
 
 class ResNetBlock(nn.Module):
@@ -63,10 +59,10 @@ class ResNetBlock(nn.Module):
         for convolution in (self.first, self.second):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as in TAPE
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """Of rows (N, H), of which those that are no tokens, where `real` (N, 1) is 0, must not be seen by others."""
-        y = F.gelu(self.first_norm(along(self.first, x * real)))
-        return F.gelu(x + self.second_norm(along(self.second, y * real)))
+    def forward(self, x: Tensor, is_token: Tensor) -> Tensor:
+        """The rows (N, H) after the block; `is_token` (N, 1) is 0 for the gaps, which tokens must see as zeros."""
+        y = F.gelu(self.first_norm(along(self.first, x * is_token)))  # (N, H)
+        return F.gelu(x + self.second_norm(along(self.second, y * is_token)))
 
 
 def along(convolution: nn.Conv1d, x: Tensor) -> Tensor:
@@ -74,8 +70,8 @@ def along(convolution: nn.Conv1d, x: Tensor) -> Tensor:
     return convolution(x.T.unsqueeze(0)).squeeze(0).T
 
 
-def sinusoids(place: Tensor, width: int) -> Tensor:
+def sinusoids(position: Tensor, width: int) -> Tensor:
     """Sines, then cosines, of positions (T,) at `width` / 2 frequencies from 1 down to 1/10000, (T, `width`) float32."""
-    exponents = torch.arange(0, width, 2, device=place.device, dtype=torch.float32) / width
-    angles = place.unsqueeze(1) / 10000**exponents
+    exponents = torch.arange(0, width, 2, device=position.device, dtype=torch.float32) / width
+    angles = position.unsqueeze(1) / 10000**exponents
     return torch.cat((angles.sin(), angles.cos()), dim=1)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import UniRepConfig
-from proteinlm.models.baselines.opening import with_means
-from proteinlm.models.baselines.steps import steps
+from proteinlm.models.packed import recurrent_order, with_means_at_cls
 
 
 @final
@@ -34,7 +33,7 @@ class UniRep(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
-        by_step = steps(starts)
+        by_step = recurrent_order(starts)
         sizes = by_step.sizes.tolist()
         x = self.token_embedding(tokens.index_select(0, by_step.order))  # (T, E)
         factors = F.linear(x, self.input_factor()).split(sizes)
@@ -48,7 +47,7 @@ class UniRep(nn.Module):
             cell = forget.sigmoid() * cell[:size] + entry.sigmoid() * update.tanh()
             hidden = exit_.sigmoid() * cell.tanh()
             outputs.append(hidden)
-        return with_means(torch.cat(outputs).index_select(0, by_step.place), starts)
+        return with_means_at_cls(torch.cat(outputs).index_select(0, by_step.inverse), starts)
 
 
 @final

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from proteinlm.models.heads.base import Head
+from proteinlm.models.packed import per_protein
 from proteinlm.models.seeding import reseed
 
 CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**23}
@@ -31,8 +31,7 @@ class PairHead(Head):
     """One logit per pair of residues of each protein, [CLS] left out: a list of symmetric (L, L)."""
 
     def predict(self, hidden: Tensor, starts: Tensor) -> list[Tensor]:
-        bounds = starts.tolist()
-        maps = [self.pairs(hidden[first + 1 : last]) for first, last in pairwise(bounds)]
+        maps = [self.pairs(protein[1:]) for protein in per_protein(hidden, starts)]
         return [(logits + logits.T) / 2 for logits in maps]  # the mean of both orders of a pair
 
     @abstractmethod

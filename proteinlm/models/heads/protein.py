@@ -1,0 +1,107 @@
+"""Heads with one answer per protein. Pure PyTorch.
+
+T tokens, B proteins, H hidden size, C classes or numbers.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from proteinlm.models.heads.base import Head, TanhMLP, WeightNorm
+from proteinlm.models.packed import cls_states, mean_over_residues, positions, sum_over_proteins
+
+
+class ProteinMLP(TanhMLP):
+    """Linear (ProteinLM's pooler), tanh, dropout, linear on [CLS] (paper sections 3.2.2, 3.3): logits (B, C)."""
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        return self.mlp(cls_states(hidden, starts))  # (B, C)
+
+
+class ProteinMean(TanhMLP):
+    """The layers of `ProteinMLP` on every residue, with the mean taken after the tanh: logits (B, C). Of neither seed.
+
+    Each residue, whose state knows its surroundings by then, adds its own part to the answer, as mutations do; [CLS] would
+    first have to learn to look for them.
+    """
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        residues = self.dense(hidden).tanh()  # (T, H)
+        x = mean_over_residues(residues, starts)  # (B, H)
+        return self.output(self.dropout(x))  # (B, C)
+
+
+class ProteinPositions(Head):
+    """Weights for each position, on what differs there from the mean over proteins: logits (B, C). Of neither seed.
+
+    For variants of one protein: what a mutation does depends on where it is, and the other heads must learn that from what
+    surrounds it. On states that say which residue they are of, this head is a linear model of the mutations (of their
+    one-hot encoding). Positions that training has not seen add nothing.
+    """
+
+    mean: Tensor
+    """Running mean of the states at each position, (positions, H)."""
+    seen: Tensor
+    """1 for the positions that a training batch had, otherwise 0: (positions,)."""
+
+    def __init__(self, hidden_size: int, classes: int, dropout: float, positions: int) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.weight = nn.Parameter(torch.empty(positions, classes * hidden_size))
+        nn.init.normal_(self.weight, std=0.02)
+        self.bias = nn.Parameter(torch.zeros(classes))
+        self.register_buffer("mean", torch.zeros(positions, hidden_size))
+        self.register_buffer("seen", torch.zeros(positions))
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        position = positions(starts, len(hidden))  # (T,)
+        if self.training:
+            self.update_means(hidden.detach(), position)
+        x = self.dropout((hidden - self.mean[position]) * self.seen[position].unsqueeze(-1))  # (T, H)
+        x = x * x.shape[-1] ** -0.5  # a step of the optimiser moves all H weights of a mutated position at once
+        weight = F.embedding(position, self.weight).unflatten(-1, (-1, x.shape[-1]))  # (T, C, H)
+        return sum_over_proteins(torch.einsum("th,tch->tc", x, weight), starts) + self.bias  # (B, C)
+
+    def update_means(self, hidden: Tensor, position: Tensor) -> None:
+        """Move the means of a batch's positions a tenth of the way to the batch's; the first time, all of it."""
+        count = torch.zeros_like(self.seen).index_add(0, position, torch.ones_like(hidden[:, 0]))  # (positions,)
+        batch = torch.zeros_like(self.mean).index_add(0, position, hidden) / count.clamp(min=1).unsqueeze(-1)
+        share = torch.where(self.seen > 0, 0.1, 1.0) * (count > 0)  # (positions,)
+        self.mean.lerp_(batch, share.unsqueeze(-1))
+        self.seen.copy_(torch.maximum(self.seen, count.clamp(max=1)))
+
+
+class ProteinLinear(Head):
+    """One linear layer on [CLS]: logits (B, C)."""
+
+    def __init__(self, hidden_size: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, classes)
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        return self.output(self.dropout(cls_states(hidden, starts)))  # (B, C)
+
+
+class ProteinWeightNorm(Head):
+    """TAPE's ``SimpleMLP`` on its pooler: linear and tanh on [CLS], then two weight-normalised layers: logits (B, C).
+
+    In the authors' fork `width` is 1024 and there is no `pooler`; the fork's [CLS] also lacked the final LayerNorm.
+    """
+
+    def __init__(
+        self, hidden_size: int, classes: int, dropout: float = 0.0, width: int = 512, pooler: bool = True
+    ) -> None:
+        super().__init__()
+        self.pooler = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh()) if pooler else nn.Identity()
+        self.dense = nn.Linear(hidden_size, width)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(width, classes)
+        for layer in (self.dense, self.output):
+            register_parametrization(layer, "weight", WeightNorm())
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        x = self.pooler(cls_states(hidden, starts))  # (B, H)
+        x = self.dense(x).relu()  # (B, width)
+        return self.output(self.dropout(x))  # (B, C)
