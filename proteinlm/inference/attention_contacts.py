@@ -1,8 +1,9 @@
 """Contacts from attention maps: no head is trained on the backbone, only which of its maps to read.
 
-Two readouts, both of maps made symmetric and corrected for the average product (Dunn et al. 2008), and both settled by
-a few proteins of known structure: a logistic regression over all heads (Rao et al. 2021, with a quadratic instead of an
-absolute penalty), and the unweighted mean of the best heads. They are kept beside the weights that they belong to.
+There are two readouts. Both read maps that are made symmetric and corrected for the average product (Dunn et al. 2008),
+and both are fitted to a few proteins of known structure. One is a logistic regression over all heads (Rao et al. 2021,
+with a quadratic instead of an absolute penalty), the other the unweighted mean of the best heads. Both are saved in one
+file beside the weights that they belong to.
 
 L residues of one protein, N heads of a layer, F heads of all layers, P pairs, S scores.
 """
@@ -31,19 +32,19 @@ from proteinlm.storage.untrusted import read_json
 FILE = "attention_contacts.json"
 METHODS = ("regression", "best-heads")
 SEPARATION = 6
-"""Least distance along the sequence of the pairs that are learnt from: nearer residues always touch."""
+"""The least distance along the sequence of the pairs in the fit: nearer residues always touch."""
 PENALTY = 1e-3  # of the squared coefficients, beside the mean loss of a pair, on maps of unit deviation
-FITTED = 20
-"""Chains that a readout is settled by, as in Rao et al. 2021."""
+FITTED_CHAINS = 20
+"""The number of chains that a readout is fitted to, as in Rao et al. 2021."""
 SHORTEST, LONGEST = 30, 300
-"""Residues of these: the maps of all heads are in memory at once."""
+"""The residues of such a chain: the maps of all its heads are in memory at once."""
 MOST_HEADS = 20
-OTHERS = 5_000
-"""Pairs of a protein that are no contacts, for the regression to learn from: contacts are one pair in forty."""
+SAMPLED_PAIRS = 5_000
+"""The number of pairs without contact that the regression sees of each protein; contacts are one pair in forty."""
 
 
 @dataclass(frozen=True)
-class Solved:
+class SolvedChain:
     """A protein of known structure."""
 
     letters: np.ndarray
@@ -56,38 +57,38 @@ class Solved:
 
 @dataclass(frozen=True)
 class Readout:
-    """How contacts are read off the maps of one set of weights."""
+    """The readouts of contacts from the attention maps of one set of weights."""
 
     weights: str
-    """Fingerprint."""
+    """The fingerprint of the weights."""
     coefficients: list[float]
-    """Of each head, layer by layer."""
+    """The coefficient of each head, layer by layer."""
     intercept: float
     heads: list[int]
-    """The best, first to last."""
+    """The best heads, best first."""
     proteins: int
     precision: dict[str, float]
-    """Of the L most confident pairs at least `SEPARATION` apart, by method: on the proteins that it was fitted to."""
+    """By method, the precision of the L most confident pairs at least `SEPARATION` apart, on the proteins of the fit."""
 
     def probabilities(self, model: Model, letters: np.ndarray) -> Tensor:
-        """Of contact by the regression, (L, L)."""
-        layers = maps(model, letters)
+        """The probability of contact of each pair by the regression, (L, L)."""
+        layers = attention_maps(model, letters)
         coefficients = torch.tensor(self.coefficients).view(model.config.num_layers, -1).to(model.machine.device)
         terms = [torch.tensordot(part, layer, dims=1) for part, layer in zip(coefficients, layers, strict=True)]
         return (torch.stack(terms).sum(dim=0) + self.intercept).sigmoid()
 
     def mean_of_best(self, model: Model, letters: np.ndarray) -> Tensor:
-        """Of the best heads' corrected maps, (L, L): a score, not a probability."""
+        """The mean of the best heads' corrected maps, (L, L): a score, not a probability."""
         total = torch.zeros((), device=model.machine.device)
-        for number, layer in enumerate(maps(model, letters)):
+        for number, layer in enumerate(attention_maps(model, letters)):
             within = [head % len(layer) for head in self.heads if head // len(layer) == number]
             total = total + layer[within].sum(dim=0)
         return total / len(self.heads)
 
 
 @torch.inference_mode()
-def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
-    """Attention among the residues of one protein, symmetric and corrected, (N, L, L) float32 of each layer."""
+def attention_maps(model: Model, letters: np.ndarray) -> list[Tensor]:
+    """The corrected attention among the residues of one protein: for each layer (N, L, L) float32."""
     packed = model.machine.moved(pack_letters([letters]))
     backbone = model.own_backbone
     x, where = backbone.embed(packed.tokens, packed.starts, packed.longest)
@@ -97,29 +98,32 @@ def maps(model: Model, letters: np.ndarray) -> list[Tensor]:
         query, key, _ = turned(block.attention.project(block.attention_norm(x)), where.rotation)  # (T, N, D) each
         query, key = query.transpose(0, 1), key.transpose(0, 1)  # (N, T, D)
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)
-        result.append(corrected(attention[:, 1:, 1:]))
+        result.append(correct_average_product(attention[:, 1:, 1:]))
         x = block(x, where)
     return result
 
 
-def corrected(attention: Tensor) -> Tensor:
-    """Maps (N, L, L) plus their transposes, less the product of each residue's sums over the whole's."""
+def correct_average_product(attention: Tensor) -> Tensor:
+    """Apply the average product correction to maps (N, L, L), after adding their transposes.
+
+    From each pair the product of the sums of its row and column over the sum of the map is subtracted.
+    """
     symmetric = attention + attention.mT
     sums = symmetric.sum(dim=-1, keepdim=True)  # (N, L, 1)
     return symmetric - sums * sums.mT / sums.sum(dim=1, keepdim=True)
 
 
-def settle(model: Model, directory: Path, data: str) -> Readout:
-    """Fit a readout to training chains of `data`, and keep it beside the weights in `directory`."""
-    readout = fit(model, to_fit(data, min(LONGEST, model.longest)))
+def fit_readout(model: Model, directory: Path, data: str) -> Readout:
+    """Fit a readout to training chains of `data`, and save it beside the weights in `directory`."""
+    readout = fit(model, training_chains(data, min(LONGEST, model.longest)))
     save(readout, directory)
     precision = ", ".join(f"{name} {value:.3f}" for name, value in readout.precision.items())
-    print(f"settled by {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)
+    print(f"fitted to {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)
     return readout
 
 
-def fit(model: Model, proteins: list[Solved]) -> Readout:
-    """Settle both readouts by proteins of known structure; their maps are computed twice, never kept."""
+def fit(model: Model, proteins: list[SolvedChain]) -> Readout:
+    """Fit both readouts to proteins of known structure; their maps are computed twice, to save memory."""
     draw = np.random.default_rng(0)
     sampled = []
     by_head = np.zeros(model.config.num_layers * model.config.num_heads)
@@ -147,14 +151,14 @@ def fit(model: Model, proteins: list[Solved]) -> Readout:
 
 
 def save(readout: Readout, directory: Path) -> None:
-    """Keep a readout beside the weights in `directory`."""
+    """Save a readout beside the weights in `directory`."""
     write_text(directory / FILE, json.dumps(asdict(readout), indent=2) + "\n")
 
 
 def load(model: Model, directory: Path) -> Readout:
-    """The readout that was kept beside these weights; `InputError` if there is none, or of other weights."""
+    """The readout saved beside these weights; raises `InputError` if there is none or it belongs to other weights."""
     file = directory / FILE
-    advice = "name proteins of known structure to settle one by: --fit DATA, or --fit synthetic"
+    advice = "name proteins of known structure to fit one to: --fit DATA, or --fit synthetic"
     if not file.is_file():
         raise InputError(f"{directory}: no readout of its attention maps yet; {advice}")
     try:
@@ -162,11 +166,11 @@ def load(model: Model, directory: Path) -> Readout:
     except (ValueError, TypeError) as error:
         raise InputError(f"{file}: damaged: {error}") from None
     if readout.weights != model.fingerprint:
-        raise InputError(f"{file}: settled for other weights; {advice}")
+        raise InputError(f"{file}: fitted for other weights; {advice}")
     return readout
 
 
-def solved(data: str, split: str) -> Iterator[Solved]:
+def solved_chains(data: str, split: str) -> Iterator[SolvedChain]:
     """The chains of a split of ProteinNet; `data` is a directory as for ``data=files``, or ``synthetic``."""
     from proteinlm.config import FilesDataConfig, SyntheticDataConfig
     from proteinlm.data import sources
@@ -180,19 +184,19 @@ def solved(data: str, split: str) -> Iterator[Solved]:
         except InputError as error:
             raise InputError(f"{source.origins[split]}, record {number}: {error}") from None
         letters = np.frombuffer(record["primary"].encode(), np.uint8)
-        yield Solved(letters, contact.contacts(places).numpy(), contact.resolved(places).numpy())
+        yield SolvedChain(letters, contact.contacts(places).numpy(), contact.resolved(places).numpy())
 
 
-def to_fit(data: str, longest: int) -> list[Solved]:
-    """The first `FITTED` training chains that have `SHORTEST` to `longest` residues and a contact."""
+def training_chains(data: str, longest: int) -> list[SolvedChain]:
+    """The first `FITTED_CHAINS` training chains that have `SHORTEST` to `longest` residues and a contact."""
 
-    def fits(protein: Solved) -> bool:
+    def fits(protein: SolvedChain) -> bool:
         return SHORTEST <= len(protein.letters) <= longest and bool(np.triu(protein.contacts, SEPARATION).any())
 
-    found = list(islice(filter(fits, solved(data, "train")), FITTED))
-    if not found:
+    chains = list(islice(filter(fits, solved_chains(data, "train")), FITTED_CHAINS))
+    if not chains:
         raise InputError(f"--fit {data}: no training chain of {SHORTEST} to {longest} residues with a contact")
-    return found
+    return chains
 
 
 @dataclass(frozen=True)
@@ -207,24 +211,27 @@ class _Pairs:
     """Resolved residues."""
 
     def precision(self, scores: np.ndarray) -> np.ndarray:
-        """Share of contacts among the `length` highest of `scores` (P, S), by column."""
+        """The share of contacts among the `length` highest of `scores` (P, S), for each column (S,)."""
         taken = min(self.length, len(scores))
         best = np.argpartition(-scores, taken - 1, axis=0)[:taken]
         return self.contacts[best].mean(axis=0)
 
     def sampled(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Maps, contacts and weights of all contacts and of some other pairs, which stand for all of them."""
+        """Draw pairs for the regression: all contacts and `SAMPLED_PAIRS` others, which are weighted to stand for all.
+
+        Returns maps (K, F), contacts (K,) bool and weights (K,) of the K pairs.
+        """
         contacts, others = np.flatnonzero(self.contacts), np.flatnonzero(~self.contacts)
-        some = draw.choice(others, min(OTHERS, len(others)), replace=False)
+        some = draw.choice(others, min(SAMPLED_PAIRS, len(others)), replace=False)
         weights = np.repeat([1.0, len(others) / max(1, len(some))], [len(contacts), len(some)])
         chosen = np.concatenate([contacts, some])
         return self.maps[chosen], self.contacts[chosen], weights
 
 
-def _pairs(model: Model, protein: Solved) -> _Pairs:
+def _pairs(model: Model, protein: SolvedChain) -> _Pairs:
     counted = np.triu(protein.resolved[:, None] & protein.resolved, SEPARATION)
     first, second = (torch.from_numpy(index) for index in np.nonzero(counted))
-    values = [layer[:, first, second].cpu() for layer in maps(model, protein.letters)]
+    values = [layer[:, first, second].cpu() for layer in attention_maps(model, protein.letters)]
     return _Pairs(torch.cat(values).T.contiguous().numpy(), protein.contacts[counted], int(protein.resolved.sum()))
 
 
@@ -246,6 +253,6 @@ def _regression(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -
 
     expected = share[labels].sum()
     start = np.append(np.zeros(x.shape[1]), np.log(expected / (1 - expected)))
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
-    coefficients = found[:-1] / deviation
-    return coefficients, float(found[-1] - coefficients @ mean)
+    values = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    coefficients = values[:-1] / deviation
+    return coefficients, float(values[-1] - coefficients @ mean)

@@ -1,4 +1,4 @@
-"""``proteinlm embed`` and what else a trained model is asked. Imports nothing heavy before a command runs."""
+"""The commands that use a trained model, such as ``proteinlm embed``. Nothing heavy is imported before one runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +39,10 @@ def embed(
     batch_tokens: BatchTokens = 0,
 ) -> None:
     """Embeddings of all proteins of a FASTA file, as .npz, .h5 or .arrow."""
-    from proteinlm.inference import embeddings
+    from proteinlm.inference import embeddings, writers
     from proteinlm.inference.model import load
 
-    embeddings.writer(out)  # a mistake there should not wait for the model
+    writers.writer(out)  # a mistake there should not wait for the model
     embeddings.embed(load(model, device=device, precision=precision, batch_tokens=batch_tokens), source, out, pooling)
 
 
@@ -80,7 +80,7 @@ def pppl(
     if out:
         tables.writer(out)
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
-    likelihoods.give_pseudo_perplexities(loaded, source, out)
+    likelihoods.write_pseudo_perplexities(loaded, source, out)
 
 
 def contacts(
@@ -96,7 +96,7 @@ def contacts(
     ] = "auto",
     fit: Annotated[
         str,
-        typer.Option("--fit", help="Settle by 20 chains of this data directory (or synthetic) how attention is read."),
+        typer.Option("--fit", help="Fit the readout of attention to 20 chains of this data directory (or synthetic)."),
     ] = "",
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Directory for a picture of each map.")] = None,
     device: Device = "auto",
@@ -107,8 +107,8 @@ def contacts(
     from proteinlm.inference import contact_maps
     from proteinlm.inference.model import Machine
 
-    maps = contact_maps.source_of(model, method, fit, Machine.settled(device, precision, batch_tokens))
-    contact_maps.give(maps, source, out, pictures)
+    maps = contact_maps.map_source(model, method, fit, Machine.settled(device, precision, batch_tokens))
+    contact_maps.write_maps(maps, source, out, pictures)
 
 
 def score_contacts(
@@ -116,7 +116,7 @@ def score_contacts(
     model: ModelDirectory,
     device: Device = "auto",
 ) -> None:
-    """How good the contacts in a model's attention are: long-range precision on test chains, beside separation alone."""
+    """Score the contacts in a model's attention: long-range precision on test chains, beside separation alone."""
     from proteinlm.inference import contact_scores
     from proteinlm.inference.model import load
 
@@ -147,6 +147,6 @@ def predict(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the commands known."""
+    """Add the commands to `app`."""
     for command in (embed, score, pppl, contacts, score_contacts, predict):
         app.command()(command)

@@ -1,6 +1,7 @@
-"""``proteinlm contacts``: a matrix (L, L) for each protein, as .npz, and pictures of them.
+"""``proteinlm contacts``: a contact map (L, L) of each protein, as .npz, and pictures of the maps.
 
-Of a model fine-tuned for contacts, the head's probabilities; of any other, what is read off its attention maps.
+A model that was fine-tuned for contacts gives the probabilities of its head; for any other model the maps are read off
+its attention.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,31 +18,32 @@ from proteinlm import checkpoint
 from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts, predict
-from proteinlm.inference.embeddings import write_npz_arrays
-from proteinlm.inference.jobs import Finished, Job, proteins_table
-from proteinlm.inference.model import Loaded, Machine, Model
+from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
+from proteinlm.inference.model import LoadedModel, Machine, Model
 from proteinlm.inference.predict import FineTuned
 from proteinlm.inference.proteins import Window
+from proteinlm.inference.writers import write_npz_arrays
 from proteinlm.storage.atomic import written_whole
 
 METHODS = ("auto", "head", *attention_contacts.METHODS)
 
 
 class Source(NamedTuple):
-    """A model, and how its contact maps are made."""
+    """A model, and the function that makes its contact maps."""
 
-    model: Loaded
+    model: LoadedModel
     read: Callable[[np.ndarray], Tensor]
-    """From letters (L,) uint8 to a matrix (L, L)."""
+    """The function from letters (L,) uint8 to a map (L, L)."""
     settings: dict[str, object]
-    """What the maps depend on besides the model."""
+    """The settings that the maps depend on besides the model."""
 
 
-def source_of(directory: Path, method: str, fit: str, machine: Machine) -> Source:
-    """How to make contact maps with the model in `directory`.
+def map_source(directory: Path, method: str, fit: str, machine: Machine) -> Source:
+    """Load the model in `directory` and choose how its contact maps are made.
 
-    ``head`` is of a model fine-tuned for contacts, and what ``auto`` takes of one; ``regression`` and ``best-heads`` are
-    of attention maps, settled anew by the proteins of `fit` if it names some. `InputError` if the method is not to be had.
+    ``head`` is for models fine-tuned for contacts, where ``auto`` chooses it. ``regression`` and ``best-heads`` read
+    attention maps; if `fit` names proteins, the readout is fitted to them first. Raises `InputError` for an unknown
+    method, or one that the model does not have.
     """
     if method not in METHODS:
         raise InputError(f"--method {method} is not one of {', '.join(METHODS)}")
@@ -53,15 +55,15 @@ def source_of(directory: Path, method: str, fit: str, machine: Machine) -> Sourc
         tuned = predict.load(directory, "contact", machine)
         return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
     model = Model(checkpoint.load_weights(directory), machine)
-    settled = attention_contacts.settle(model, directory, fit) if fit else None
-    readout = settled or attention_contacts.load(model, directory)
+    fitted = attention_contacts.fit_readout(model, directory, fit) if fit else None
+    readout = fitted or attention_contacts.load(model, directory)
     read = readout.probabilities if method == "regression" else readout.mean_of_best
     settings = {"of": "contacts", "method": method, "readout": asdict(readout)}
     return Source(model, lambda letters: read(model, letters), settings)
 
 
-def give(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
-    """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures`."""
+def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
+    """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures` if it is given."""
     if output.suffix != ".npz":
         raise InputError(f"{output}: its name does not end in .npz")
 
@@ -69,7 +71,7 @@ def give(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> N
         flat = [maps.read(protein.letters).float().cpu().numpy().ravel() for protein in window]
         return proteins_table(window, {"map": pa.array(flat, pa.large_list(pa.float32()))})
 
-    def write(path: Path, finished: Finished) -> None:
+    def write(path: Path, finished: FinishedWindows) -> None:
         write_npz_arrays(path, _matrices(finished))
         if pictures:
             pictures.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def _by_head(model: FineTuned, letters: np.ndarray) -> Tensor:
     return logits.sigmoid()
 
 
-def _matrices(finished: Finished) -> Iterator[tuple[str, np.ndarray]]:
+def _matrices(finished: FinishedWindows) -> Iterator[tuple[str, np.ndarray]]:
     for part in finished:
         for row in range(len(part)):
             length = part["length"][row].as_py()
@@ -100,7 +102,7 @@ def _matrices(finished: Finished) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _draw(name: str, matrix: np.ndarray, path: Path) -> None:
-    """The map as a picture, residues counted from 1."""
+    """Draw a map, with residues counted from 1."""
     from matplotlib.figure import Figure
 
     length = len(matrix)

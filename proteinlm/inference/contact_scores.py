@@ -1,4 +1,4 @@
-"""Whether a model's attention knows contacts: its readouts on test chains, beside what the separation alone knows."""
+"""Scores a model's attention as a predictor of contacts: its readouts on test chains, beside the separation alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,25 +17,25 @@ BASELINE = "separation"
 
 
 def lines(model: Model, directory: Path, data: str) -> Iterator[str]:
-    """One line for each readout and for the baseline; the readouts are settled first if they are not yet."""
+    """One line for each readout and for the baseline; the readouts are fitted first if none is saved."""
     try:
         readout = attention_contacts.load(model, directory)
     except InputError:
-        readout = attention_contacts.settle(model, directory, data)
-    found = samples(model, readout, data)
-    for name, sample in found.items():
+        readout = attention_contacts.fit_readout(model, directory, data)
+    results = samples(model, readout, data)
+    for name, sample in results.items():
         low, high = bootstrap(sample)
         line = f"{name}  P@L {sample.estimate():.3f} ({low:.3f} to {high:.3f}) at separation >= 24, {sample.n} chains"
         if name != BASELINE:
-            gain = paired_bootstrap(sample, found[BASELINE])
+            gain = paired_bootstrap(sample, results[BASELINE])
             line += f"; {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) over separation alone"
         yield line
 
 
 def samples(model: Model, readout: Readout, data: str) -> dict[str, Sample]:
-    """Precision of each test chain: by the nearest pairs, the regression, and the mean of the best heads."""
+    """The precision on each test chain of the nearest pairs, the regression, and the mean of the best heads."""
     metrics = {name: ContactPrecision() for name in (BASELINE, *attention_contacts.METHODS)}
-    for record, chain in enumerate(attention_contacts.solved(data, "test")):
+    for record, chain in enumerate(attention_contacts.solved_chains(data, "test")):
         check_length(len(chain.letters), model.longest)
         position = torch.arange(len(chain.letters), dtype=torch.float32)
         maps = {

@@ -1,8 +1,8 @@
-"""From a FASTA file to results, window by window: in memory that does not grow, and without repeating what is done.
+"""Computes results of a FASTA file window by window: memory does not grow, and finished windows are not repeated.
 
-While a file is written, its finished windows lie in ``.<name>.parts`` beside it, each an Arrow file named by a digest of
-all that it was computed from. The same command after an interruption finds them; another model or a changed sequence
-does not.
+While the output is made, its finished windows are in ``.<name>.parts`` beside it. Each is an Arrow file named by a digest
+of everything that it was computed from, so the same command finds them after an interruption, and a command with another
+model or a changed sequence does not.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
-from proteinlm.inference.model import Loaded
+from proteinlm.inference.model import LoadedModel
 from proteinlm.inference.proteins import Protein, Window, read, tokens_of, windows
 from proteinlm.storage.atomic import owned, written_whole
 
@@ -32,13 +32,13 @@ class Job:
     """One table for each window of a FASTA file."""
 
     source: Path
-    model: Loaded
+    model: LoadedModel
     compute: Callable[[Window], pa.Table]
     settings: Mapping[str, object]
-    """What the tables depend on besides the model."""
+    """The settings that the tables depend on besides the model."""
     title: str
     cost: Callable[[Protein], int] = tokens_of
-    """Tokens that a protein makes the model compute."""
+    """The number of tokens that the model computes for a protein."""
 
     def windows(self) -> Generator[Window]:
         """The proteins, with a progress bar."""
@@ -51,13 +51,13 @@ class Job:
                 bar.advance(sum(protein.size for protein in window))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Each as soon as it is computed."""
+        """The table of each window, as soon as it is computed."""
         for window in self.windows():
             yield self.compute(window)
 
-    def to_file(self, output: Path, write: Callable[[Path, "Finished"], None]) -> None:
-        """Compute what is not done yet, then let `write` make the file of all."""
-        with kept(output, self.model, self.settings) as finished, closing(self.windows()) as coming:
+    def to_file(self, output: Path, write: Callable[[Path, "FinishedWindows"], None]) -> None:
+        """Compute the windows that are not finished yet, then let `write` make the output of all."""
+        with resume(output, self.model, self.settings) as finished, closing(self.windows()) as coming:
             for window in coming:
                 content = [f"{protein.name} {len(protein.letters)}\n".encode() for protein in window]
                 content += [protein.letters.tobytes() for protein in window]
@@ -66,8 +66,8 @@ class Job:
 
 
 @final
-class Finished:
-    """The tables of finished windows, in order, on the disk."""
+class FinishedWindows:
+    """The tables of finished windows, in order, on disk."""
 
     def __init__(self, directory: Path, settings: Mapping[str, object]) -> None:
         self.directory, self.records = directory, 0
@@ -75,7 +75,7 @@ class Finished:
         self.files: list[Path] = []
 
     def add(self, content: bytes, records: int, compute: Callable[[], pa.Table]) -> None:
-        """Compute the table of `content`, unless that has been done."""
+        """Compute the table of `content` and save it, unless an earlier attempt has saved it."""
         digest = self.start.copy()
         digest.update(content)
         file = self.directory / f"{digest.hexdigest()[:32]}.arrow"
@@ -97,20 +97,20 @@ class Finished:
 
 
 def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]) -> pa.Table:
-    """A table with ``id`` and ``length`` of each protein before the other columns."""
+    """Make a table with ``id`` and ``length`` of each protein before the other columns."""
     lengths = pa.array([len(protein.letters) for protein in window], pa.int32())
     return pa.table({"id": pa.array([protein.name for protein in window]), "length": lengths, **columns})
 
 
 @contextmanager
-def kept(output: Path, model: Loaded, settings: Mapping[str, object]) -> Iterator[Finished]:
-    """The finished windows of `output`; forgotten once it is written, kept if anything goes wrong."""
+def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> Iterator[FinishedWindows]:
+    """Find the finished windows of `output`; they are deleted when the block ends well, and stay if it fails."""
     if not output.parent.is_dir():
         raise InputError(f"{output}: no such directory")
     settings = {**settings, "format": FORMAT, "weights": model.fingerprint, "precision": model.machine.precision}
     directory = output.with_name(f".{output.name}.parts")
     with owned(directory, f"what writes {output.name}"):
-        finished = Finished(directory, settings)
+        finished = FinishedWindows(directory, settings)
         try:
             yield finished
         except InputError as error:

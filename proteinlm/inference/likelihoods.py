@@ -21,7 +21,7 @@ from proteinlm.data.batches.packing import Packed
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
-from proteinlm.inference.jobs import BATCHES, Job, kept, proteins_table
+from proteinlm.inference.jobs import BATCHES, Job, proteins_table, resume
 from proteinlm.inference.model import Model
 from proteinlm.inference.proteins import Protein, Window, read
 from proteinlm.storage.atomic import written_whole
@@ -57,7 +57,7 @@ def pseudo_perplexity(model: Model, letters: np.ndarray) -> float:
     return float(np.exp(-logs.mean(dtype=np.float64)))
 
 
-def give_pseudo_perplexities(model: Model, source: Path, output: Path | None) -> None:
+def write_pseudo_perplexities(model: Model, source: Path, output: Path | None) -> None:
     """One line for each protein in `source`."""
 
     def table(window: Window) -> pa.Table:
@@ -65,7 +65,7 @@ def give_pseudo_perplexities(model: Model, source: Path, output: Path | None) ->
         return proteins_table(window, {"pseudo_perplexity": pa.array(values, pa.float64())})
 
     _ = model.head  # its absence should not wait for the first protein
-    tables.give(Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes), output)
+    tables.write_results(Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes), output)
 
 
 def _passes(protein: Protein) -> int:
@@ -103,7 +103,7 @@ def score_variants(
         except InputError as error:
             raise InputError(f"{variants}: line {line}: {error}") from None
     positions = np.array(sorted({mutation.position for row in mutations for mutation in row}), dtype=np.int64)
-    with kept(output, model, {"of": "variants"}) as finished:
+    with resume(output, model, {"of": "variants"}) as finished:
         logs = dict(zip(positions.tolist(), _hidden_in_turn(model, protein.letters, positions, finished), strict=True))
         text = StringIO()
         lines = csv.writer(text, lineterminator="\n")

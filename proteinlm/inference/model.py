@@ -1,4 +1,4 @@
-"""A trained model that is asked, not trained: ``load(path).embed(["MKT..."])``.
+"""A trained model for inference: ``load(path).embed(["MKT..."])``.
 
 T tokens of packed proteins, B proteins, L residues of one, H hidden size, V vocabulary.
 """
@@ -23,7 +23,7 @@ from proteinlm.models.heads import LanguageModelHead
 from proteinlm.models.packed import per_protein
 
 Pooling = Literal["mean", "cls", "residue"]
-"""One vector of a protein, the mean over its residues or that of [CLS], or one of each residue."""
+"""One vector for each protein (the mean over its residues, or the state at [CLS]), or one for each residue."""
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "residue")
 PRECISIONS = ("auto", "fp32", "bf16-mixed")
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
@@ -86,8 +86,8 @@ def load(
     return Model(checkpoint.load_weights(Path(path)), machine)
 
 
-class Loaded:
-    """Weights on a machine, ready to be asked; the base of `Model` and of `fine_tuned.FineTuned`."""
+class LoadedModel:
+    """Weights on a device; the base of `Model` and of `predict.FineTuned`."""
 
     def __init__(self, weights: Weights, machine: Machine) -> None:
         self.config, self.machine = weights.config, machine
@@ -95,12 +95,12 @@ class Loaded:
 
     @property
     def longest(self) -> int:
-        """Residues of the longest protein that there are positions for."""
+        """The number of residues of the longest protein that the model has positions for."""
         return self.config.max_positions - 1
 
 
 @final
-class Model(Loaded):
+class Model(LoadedModel):
     """A backbone with its language-model head, if that was saved, in evaluation mode."""
 
     def __init__(self, weights: Weights, machine: Machine) -> None:

@@ -1,6 +1,6 @@
-"""``proteinlm predict``: what a fine-tuned model says of unlabelled proteins.
+"""``proteinlm predict``: the predictions of a fine-tuned model for unlabelled proteins.
 
-A model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
+The model is the directory of a fine-tuning that ran with ``keep_weights=true``, or the directory of one of its seeds.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import Job, proteins_table
-from proteinlm.inference.model import Loaded, Machine
+from proteinlm.inference.model import LoadedModel, Machine
 from proteinlm.inference.proteins import Window
 from proteinlm.models.packed import per_protein
 from proteinlm.records.results import CONFIG
@@ -25,13 +25,13 @@ from proteinlm.tasks import task_file
 from proteinlm.tasks.regression import ScalarRegression
 
 STATES = {3: "HEC", 8: "GHIBESTC"}
-"""Secondary structure by class: TAPE's codes."""
+"""The letter of each class of secondary structure, by the number of classes: TAPE's codes."""
 LABEL = "label"
-"""Column of what a model of a user's own labels says."""
+"""The column for predictions of a user's own labels."""
 
 
 @final
-class FineTuned(Loaded):
+class FineTuned(LoadedModel):
     """A backbone and the head of a task."""
 
     def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Machine) -> None:
@@ -43,26 +43,26 @@ class FineTuned(Loaded):
 
     @torch.inference_mode()
     def output(self, packed: Packed) -> Any:
-        """What the task's head says of packed proteins."""
+        """The output of the task's head for packed proteins."""
         with self.machine.autocast():
             return self.module(packed)
 
     def table(self, window: Window) -> pa.Table:
         """The predictions for a window of proteins, by the names of their columns."""
-        found: dict[int, dict[str, Any]] = {}
+        rows: dict[int, dict[str, Any]] = {}
         for places, packed in self.machine.batches([protein.letters for protein in window]):
-            found |= zip(places, self._said(self.output(packed), packed), strict=True)
-        ordered = [found[place] for place in range(len(window))]
+            rows |= zip(places, self._columns(self.output(packed), packed), strict=True)
+        ordered = [rows[place] for place in range(len(window))]
         return proteins_table(window, {name: [row[name] for row in ordered] for name in ordered[0]})
 
-    def _said(self, output: Any, packed: Packed) -> list[dict[str, Any]]:
-        """The columns of each protein of a batch."""
+    def _columns(self, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The result columns of each protein of a batch."""
         if isinstance(self.task, SecondaryStructureConfig):
             states = STATES[self.task.classes]
             classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
         if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":
-            return self._named(self.task, output, packed)
+            return self._class_columns(self.task, output, packed)
         if self.task.name == "remote_homology":
             probability, fold = output.softmax(dim=-1).max(dim=-1)
             pairs = zip(fold.tolist(), probability.tolist(), strict=True)
@@ -72,24 +72,24 @@ class FineTuned(Loaded):
         column = LABEL if isinstance(self.task, CustomTaskConfig) else self.task.name
         return [{column: value} for value in values.tolist()]
 
-    def _named(self, task: CustomTaskConfig, output: Any, packed: Packed) -> list[dict[str, Any]]:
-        """The columns of a user's own classes, of proteins or of their residues."""
+    def _class_columns(self, task: CustomTaskConfig, output: Any, packed: Packed) -> list[dict[str, Any]]:
+        """The result columns for a user's own classes, of proteins or of their residues."""
         names = task.classes
         if task.kind == "residues":
             classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.LABELS: "".join(names[number] for number in part[1:].tolist())} for part in classes]
-        found: list[dict[str, Any]] = []
+        rows: list[dict[str, Any]] = []
         for chances in output.softmax(dim=-1).tolist():
             likeliest = max(range(len(names)), key=chances.__getitem__)
             each = {f"probability_{name}": chance for name, chance in zip(names, chances, strict=True)}
-            found.append({LABEL: names[likeliest], "probability": chances[likeliest], **each})
-        return found
+            rows.append({LABEL: names[likeliest], "probability": chances[likeliest], **each})
+        return rows
 
 
 def load(path: Path, task: str, machine: Machine) -> FineTuned:
-    """The fine-tuned model in `path`; of several seeds, that of the best validation score.
+    """Load the fine-tuned model in `path`; of several seeds, the one with the best validation score.
 
-    `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
+    Raises `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
     """
     config = task_file.load(path) or task_of(path)
     if task not in (config.name, config.label):
@@ -99,17 +99,17 @@ def load(path: Path, task: str, machine: Machine) -> FineTuned:
 
 
 def predict(model: FineTuned, source: Path, output: Path | None) -> None:
-    """One line for each protein in `source`; see `rows.give`."""
+    """Write one line for each protein in `source`; see `tables.write_results`."""
     if model.task.name == "contact":
         raise InputError("contact maps are not lines of a table: use proteinlm contacts")
     of_residues = isinstance(model.task, SecondaryStructureConfig) or getattr(model.task, "kind", "") == "residues"
     if output is not None and output.suffix == ".fasta" and not of_residues:
         raise InputError(tables.NO_FASTA)
-    tables.give(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
+    tables.write_results(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
 
 
 def task_of(path: Path) -> LabelledTaskConfig:
-    """The task of the fine-tuning that `path` belongs to; `InputError` if it belongs to none."""
+    """The task of the fine-tuning that `path` belongs to; raises `InputError` if it belongs to none."""
     stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
     if stage is None:
         raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")

@@ -1,4 +1,4 @@
-"""Proteins from a FASTA file or standard input, a window of them at a time, so that memory does not grow with the file."""
+"""Reads proteins from a FASTA file or standard input, a window at a time, so that memory does not grow with the file."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ class Protein(NamedTuple):
     letters: np.ndarray
     """(L,) uint8: capital ASCII letters."""
     size: int
-    """About its bytes in the file."""
+    """The approximate number of its bytes in the file."""
 
 
 Window = list[Protein]
@@ -54,12 +54,12 @@ def read(path: Path, longest: int) -> Iterator[Protein]:
 
 
 def tokens_of(protein: Protein) -> int:
-    """Tokens that one pass over a protein computes."""
+    """The number of tokens that one pass over a protein computes."""
     return len(protein.letters) + 1
 
 
 def windows(proteins: Iterator[Protein], budget: int, cost: Callable[[Protein], int] = tokens_of) -> Iterator[Window]:
-    """Consecutive proteins that reach `budget` tokens together; those before an `InputError` are given before it."""
+    """Group consecutive proteins that reach `budget` tokens together; those before an `InputError` come before it."""
     window, size = [], 0
     try:
         for protein in proteins:

@@ -1,4 +1,4 @@
-"""Results of one line for each protein: to standard output as they come, or to a file, resumably."""
+"""Writes results that are one line for each protein: to standard output as they come, or to a file, resumably."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from proteinlm.errors import InputError
-from proteinlm.inference.jobs import Finished, Job
+from proteinlm.inference.jobs import FinishedWindows, Job
 from proteinlm.storage.atomic import written_whole
 
 STRUCTURE = "structure"
@@ -21,8 +21,8 @@ NO_FASTA = "--out: only secondary structure, or labels of residues, can be writt
 Lines = Callable[[Iterable[pa.Table]], Iterator[str]]
 
 
-def give(job: Job, output: Path | None) -> None:
-    """Write what `job` computes to `output`, or as CSV to standard output."""
+def write_results(job: Job, output: Path | None) -> None:
+    """Write the results of `job` to `output`, or as CSV to standard output."""
     if output is None:
         for line in csv_lines(job.tables()):
             sys.stdout.write(line)
@@ -31,14 +31,14 @@ def give(job: Job, output: Path | None) -> None:
     job.to_file(output, writer(output))
 
 
-def writer(output: Path) -> Callable[[Path, Finished], None]:
-    """What writes a file of this name; `InputError` if nothing does."""
+def writer(output: Path) -> Callable[[Path, FinishedWindows], None]:
+    """The function that writes a file with this suffix; raises `InputError` if there is none."""
     writers: dict[str, Lines] = {".csv": csv_lines, ".jsonl": json_lines, ".fasta": fasta_lines}
     if output.suffix not in writers:
         raise InputError(f"{output}: its name ends in none of {', '.join(writers)}")
     lines = writers[output.suffix]
 
-    def write(path: Path, finished: Finished) -> None:
+    def write(path: Path, finished: FinishedWindows) -> None:
         with written_whole(path) as file:
             file.writelines(line.encode() for line in lines(finished))
 
@@ -46,7 +46,7 @@ def writer(output: Path) -> Callable[[Path, Finished], None]:
 
 
 def csv_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
-    """A header line, and a line for each row."""
+    """The lines of a CSV file: a header, and one for each row."""
     for number, table in enumerate(tables):
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
@@ -57,14 +57,14 @@ def csv_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
 
 
 def json_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
-    """An object for each row."""
+    """The lines of a JSONL file: an object for each row."""
     for table in tables:
         for row in table.to_pylist():
             yield json.dumps({name: _plain(value) for name, value in row.items()}) + "\n"
 
 
 def fasta_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
-    """A record for each row, with the states where the residues were."""
+    """The records of a FASTA file: for each row, the states in place of the residues."""
     for table in tables:
         column = next((name for name in (STRUCTURE, LABELS) if name in table.column_names), None)
         if column is None:
@@ -74,5 +74,5 @@ def fasta_lines(tables: Iterable[pa.Table]) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Six digits of a number: more are rounding."""
+    """Round a float to six digits: further ones are rounding errors."""
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -30,7 +30,7 @@ def import_megatron(source: Checkpoint, target: New) -> None:
     shards = f"{report.shards} shard{'s' if report.shards > 1 else ''}"
     iteration = "" if report.iteration is None else f", iteration {report.iteration:,}"
     typer.echo(f"{report.row}: {shards}{iteration}")
-    _tell(report.config, report.has_head, "unused", report.unused)
+    _print_shape(report.config, report.has_head, "unused", report.unused)
     typer.echo(f"written to {target}")
 
 
@@ -40,7 +40,7 @@ def import_hugging_face(source: MegatronBert, target: New) -> None:
     from proteinlm.interop import huggingface
 
     report = huggingface.import_directory(source, target)
-    _tell(report.config, report.has_head, "unused", report.unused)
+    _print_shape(report.config, report.has_head, "unused", report.unused)
     typer.echo(f"written to {target}")
 
 
@@ -49,7 +49,7 @@ def export(source: Model, target: New, approximate: Approximate = False) -> None
     from proteinlm.interop import huggingface
 
     report = huggingface.export(source, target, approximate=approximate)
-    _tell(report.config, report.has_head, "left out", report.left_out)
+    _print_shape(report.config, report.has_head, "left out", report.left_out)
     if report.difference is not None:
         typer.echo(
             f"approximate: logits of random proteins differ by up to {report.difference:.2g} from the original's"
@@ -57,7 +57,7 @@ def export(source: Model, target: New, approximate: Approximate = False) -> None
     typer.echo(f"written to {target}")
 
 
-def _tell(config: "ModelConfig", has_head: bool, verb: str, rest: list[str]) -> None:
+def _print_shape(config: "ModelConfig", has_head: bool, verb: str, rest: list[str]) -> None:
     """Sizes, and what stayed behind."""
     typer.echo(
         f"hidden size {config.hidden_size}, {config.num_layers} layers, {config.num_heads} heads of "

@@ -1,4 +1,4 @@
-"""Directories of Hugging Face's ``MegatronBertForMaskedLM``, out and in; needs neither transformers nor tokenizers.
+"""Exports to and imports from directories of Hugging Face's ``MegatronBertForMaskedLM``, without transformers.
 
 MegatronBert (transformers ``models/megatron_bert``) is our architecture but for three things: query, key and value are
 separate projections, it has a table of token types, and one activation serves blocks and head. The token types are one
@@ -18,7 +18,7 @@ from proteinlm import checkpoint, vocabulary
 from proteinlm.checkpoint import SHAPE, WEIGHTS, Weights
 from proteinlm.config import BaselineConfig, ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
+from proteinlm.interop.tensors import SourceTensors, first_line, new_directory, shapes
 from proteinlm.models.backbone import LAYER_NORM_EPSILON, Backbone
 from proteinlm.models.heads import LanguageModelHead
 from proteinlm.storage.atomic import write_text, written_whole
@@ -43,34 +43,34 @@ _HEAD = {"dense": "transform.dense", "norm": "transform.LayerNorm"}
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export came to."""
+class ExportReport:
+    """The outcome of an export."""
 
     config: ModelConfig
     has_head: bool
     """Whether the language-model head went along; without one, the directory holds a bare ``MegatronBertModel``."""
     left_out: list[str]
-    """Tensors that MegatronBert has no place for: the head of a task."""
+    """The tensors that MegatronBert has no place for: the head of a task."""
     difference: float | None
     """Largest difference of a logit because blocks and head must share an activation; None if they do anyway."""
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import came to."""
+class ImportReport:
+    """The outcome of an import."""
 
     config: ModelConfig
     has_head: bool
     unused: list[str]
 
 
-def export(source: Path, target: Path, *, approximate: bool = False) -> Exported:
+def export(source: Path, target: Path, *, approximate: bool = False) -> ExportReport:
     """Write the weights in `source` to the new directory `target`, for ``AutoModelForMaskedLM`` and ``AutoTokenizer``.
 
     `InputError` if blocks and head differ in activation, unless `approximate`: then both have that of the blocks.
     """
     weights = checkpoint.load_weights(source)
-    config, found = weights.config, Found(weights.tensors, source)
+    config, source_tensors = weights.config, SourceTensors(weights.tensors, source)
     if isinstance(config, BaselineConfig):
         raise InputError(f"{source}: {config.family} has no form in Hugging Face: only ProteinLM's encoder is exported")
     for knob, value in (("positions", "learned"), ("feed_forward", "gelu")):
@@ -78,14 +78,14 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> Exported
             raise InputError(
                 f"{source}: model.{knob}={getattr(config, knob)} has no place in MegatronBert: not exported"
             )
-    has_head = "head.bias" in found
+    has_head = "head.bias" in source_tensors
     differs = has_head and config.head_activation != "gelu_tanh"
     if differs and not approximate:
         raise InputError(
             f"{source}: blocks compute GELU in tanh form and the head in erf form, for which MegatronBert has no place: "
             "--approximate gives both the tanh form and prints the difference that it makes"
         )
-    ours = {name: found.take(name, shape) for name, shape in shapes(config, head=has_head).items()}
+    ours = {name: source_tensors.take(name, shape) for name, shape in shapes(config, head=has_head).items()}
     prefix = "bert." if has_head else ""
     tensors = {prefix + TOKEN_TYPES: torch.zeros(1, config.hidden_size)}
     for name, tensor in ours.items():
@@ -96,10 +96,10 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> Exported
     for name, values in _tokenizer(config).items():
         write_text(target / name, json.dumps(values, indent=2) + "\n")
     write_text(target / SHAPE, json.dumps(_their_config(config, has_head), indent=2) + "\n")
-    return Exported(config, has_head, found.unused, _difference(weights) if differs else None)
+    return ExportReport(config, has_head, source_tensors.unused, _difference(weights) if differs else None)
 
 
-def import_directory(source: Path, target: Path) -> Imported:
+def import_directory(source: Path, target: Path) -> ImportReport:
     """Write the MegatronBert in `source` to the new directory `target`, as `checkpoint.load_weights` reads it.
 
     `InputError` for another architecture, another vocabulary, and options that our backbone does not have.
@@ -107,22 +107,27 @@ def import_directory(source: Path, target: Path) -> Imported:
     values = _read_json(source / SHAPE)
     config = _our_config(values, source / SHAPE)
     _check_vocabulary(source)
-    found = Found(_read_tensors(source), source)
-    prefix = "bert." if f"bert.{TOKEN_TYPES}" in found else ""
-    has_head = "cls.predictions.bias" in found
+    source_tensors = SourceTensors(_read_tensors(source), source)
+    prefix = "bert." if f"bert.{TOKEN_TYPES}" in source_tensors else ""
+    has_head = "cls.predictions.bias" in source_tensors
     tensors = {
-        name: _taken(name, shape, found, config, prefix) for name, shape in shapes(config, head=has_head).items()
+        name: _taken(name, shape, source_tensors, config, prefix)
+        for name, shape in shapes(config, head=has_head).items()
     }
-    types = found.take(prefix + TOKEN_TYPES, (int(values.get("type_vocab_size", 2)), config.hidden_size))
+    types = source_tensors.take(prefix + TOKEN_TYPES, (int(values.get("type_vocab_size", 2)), config.hidden_size))
     if types[0].any():  # not in any case: adding zero would turn -0.0 into 0.0
         tensors["backbone.position_embedding.weight"] = tensors["backbone.position_embedding.weight"] + types[0]
     tied = (("weight", tensors["backbone.token_embedding.weight"]), ("bias", tensors.get("head.bias")))
     for kind, tensor in tied:
         copy = f"cls.predictions.decoder.{kind}"
-        if tensor is not None and copy in found and not torch.equal(found.take(copy, tensor.shape), tensor):
+        if (
+            tensor is not None
+            and copy in source_tensors
+            and not torch.equal(source_tensors.take(copy, tensor.shape), tensor)
+        ):
             raise InputError(f"{source}: {copy} is not tied to what it should be")
     checkpoint.save_tensors(new_directory(target), tensors, config)
-    return Imported(config, has_head, found.unused)
+    return ImportReport(config, has_head, source_tensors.unused)
 
 
 def _renamed(name: str, tensor: Tensor, config: ModelConfig, prefix: str) -> dict[str, Tensor]:
@@ -134,13 +139,13 @@ def _renamed(name: str, tensor: Tensor, config: ModelConfig, prefix: str) -> dic
     return {their: part.flatten(0, 1).contiguous() for their, part in zip(names, parts, strict=True)}
 
 
-def _taken(name: str, shape: torch.Size, found: Found, config: ModelConfig, prefix: str) -> Tensor:
+def _taken(name: str, shape: torch.Size, source_tensors: SourceTensors, config: ModelConfig, prefix: str) -> Tensor:
     """Our tensor `name` from theirs."""
     names = _theirs(name, prefix)
     if len(names) == 1:
-        return found.take(names[0], shape)
+        return source_tensors.take(names[0], shape)
     heads = (config.num_heads, config.head_dim)
-    parts = [found.take(their, (shape[0] // 3, *shape[1:])).unflatten(0, heads) for their in names]
+    parts = [source_tensors.take(their, (shape[0] // 3, *shape[1:])).unflatten(0, heads) for their in names]
     return torch.stack(parts, dim=1).flatten(0, 2)
 
 

@@ -1,4 +1,4 @@
-"""ProteinLM's released checkpoints (``megatron/checkpointing.py``, version 3.0), read without running anything in them.
+"""Imports ProteinLM's released checkpoints (``megatron/checkpointing.py``, version 3.0); nothing in them is executed.
 
 A checkpoint is ``mp_rank_<rank>/model_optim_rng.pt`` for each of its tensor-parallel ranks, in the directory itself or in
 the one that ``latest_checkpointed_iteration.txt`` names (``release``, ``iter_<n>``).
@@ -17,7 +17,7 @@ from torch import Tensor
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.interop.tensors import Found, first_line, new_directory, shapes
+from proteinlm.interop.tensors import SourceTensors, first_line, new_directory, shapes
 from proteinlm.launch import entry
 from proteinlm.models.backbone import LAYER_NORM_EPSILON
 
@@ -46,12 +46,12 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Report:
-    """What an import came to."""
+class ImportReport:
+    """The outcome of an import."""
 
     config: ModelConfig
     row: str
-    """Name of the row of Table 7, or what else the shape is."""
+    """The name of the row of Table 7, or of what else has this shape."""
     shards: int
     iteration: int | None
     has_head: bool
@@ -59,7 +59,7 @@ class Report:
     unused: list[str]
 
 
-def import_checkpoint(source: Path, target: Path) -> Report:
+def import_checkpoint(source: Path, target: Path) -> ImportReport:
     """Write the weights of the checkpoint `source` to the new directory `target`, as `checkpoint.load_weights` reads them.
 
     `InputError` for what is no such checkpoint, for shards that do not belong together, and for a model that computes
@@ -68,15 +68,15 @@ def import_checkpoint(source: Path, target: Path) -> Report:
     files = _files(source)
     shards = [_Shard(file) for file in files]
     config = _config(shards[0].arguments, files[0])
-    found = Found(_merged(shards, files), source)
-    has_head = "lm_head.bias" in found
-    tensors = {name: found.take(_theirs(name), shape) for name, shape in shapes(config, head=has_head).items()}
+    source_tensors = SourceTensors(_merged(shards, files), source)
+    has_head = "lm_head.bias" in source_tensors
+    tensors = {name: source_tensors.take(_theirs(name), shape) for name, shape in shapes(config, head=has_head).items()}
     checkpoint.save_tensors(new_directory(target), tensors, config)
-    return Report(config, row(config), len(shards), shards[0].iteration, has_head, found.unused)
+    return ImportReport(config, row(config), len(shards), shards[0].iteration, has_head, source_tensors.unused)
 
 
 def row(config: ModelConfig) -> str:
-    """What the paper calls a model of this shape."""
+    """The name of a model of this shape in the paper."""
     shape = (config.hidden_size, config.num_layers, config.num_heads)
     name = "hidden-{}-layer-{}-head-{}".format(*shape)
     if (entry.CONF / "experiment/table7" / f"{name}.yaml").is_file():
@@ -85,7 +85,7 @@ def row(config: ModelConfig) -> str:
 
 
 class _Shard:
-    """One rank's file."""
+    """The file of one rank."""
 
     def __init__(self, file: Path) -> None:
         content = _load(file)

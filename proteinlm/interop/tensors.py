@@ -1,4 +1,4 @@
-"""Named tensors on their way from one layout to another, with an account of what was used."""
+"""Named tensors that are converted from one layout to another, with an account of which were used."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,8 @@ from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 
 
-class Found:
-    """The tensors of a file by name; remembers which were taken."""
+class SourceTensors:
+    """The tensors of a file by name, and which of them were taken."""
 
     def __init__(self, tensors: Mapping[str, Tensor], origin: Path) -> None:
         self.tensors, self.origin = tensors, origin
@@ -23,7 +23,7 @@ class Found:
         return name in self.tensors
 
     def take(self, name: str, shape: Size | tuple[int, ...]) -> Tensor:
-        """The tensor `name` as float32; `InputError` if there is none or its shape is another."""
+        """Take the tensor `name` as float32; raises `InputError` if there is none or its shape is another."""
         if name not in self.tensors:
             raise InputError(f"{self.origin}: no tensor {name}")
         tensor = self.tensors[name]
@@ -34,12 +34,12 @@ class Found:
 
     @property
     def unused(self) -> list[str]:
-        """Tensors that nobody took, with their shapes."""
+        """The names and shapes of the tensors that were not taken."""
         return [f"{name} {tuple(x.shape)}" for name, x in sorted(self.tensors.items()) if name not in self.taken]
 
 
 def shapes(config: ModelConfig, *, head: bool) -> dict[str, Size]:
-    """Shape of each tensor that `checkpoint.save_weights` names, of the backbone and, if asked, its language-model head."""
+    """The shape of each tensor of a backbone and, if asked, its head, named as `checkpoint.save_weights` does."""
     with torch.device("meta"):
         modules: dict[str, nn.Module] = {"backbone": Backbone(config)}
         if head:
@@ -52,12 +52,12 @@ def shapes(config: ModelConfig, *, head: bool) -> dict[str, Size]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, as far as it goes into our one line."""
+    """The first line of another library's error message, to go into our one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def new_directory(path: Path) -> Path:
-    """`path`, made; `InputError` if it holds something already."""
+    """Make the directory `path`; raises `InputError` if it holds something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{path}: already there; name a new directory")
     path.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from proteinlm import checkpoint, load, vocabulary
 from proteinlm.config import ModelConfig
 from proteinlm.data import synthetic
 from proteinlm.inference import attention_contacts
-from proteinlm.inference.attention_contacts import Solved
+from proteinlm.inference.attention_contacts import SolvedChain
 from proteinlm.models.backbone import Backbone
 from proteinlm.tasks import downstream
 from proteinlm.training import finetuning
@@ -68,7 +68,7 @@ def test_maps_are_the_backbones_attention_corrected_for_the_average_product(tmp_
         for i in range(len(matrix)):
             for j in range(len(matrix)):
                 matrix[i, j] -= rows[i] * rows[j] / whole
-    found = torch.cat(attention_contacts.maps(model, letters(SEQUENCES["b"]))).numpy()
+    found = torch.cat(attention_contacts.attention_maps(model, letters(SEQUENCES["b"]))).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
@@ -78,10 +78,10 @@ def test_a_readout_finds_what_one_head_shows(tmp_path: Path):
     proteins = []
     for seed in range(6):
         sequence = letters(protein(70, seed))
-        shown = torch.cat(attention_contacts.maps(model, sequence)).numpy()[secret]
+        shown = torch.cat(attention_contacts.attention_maps(model, sequence)).numpy()[secret]
         contacts = shown > np.quantile(shown, 0.95)
         resolved = generator.random(len(sequence)) < 0.9
-        proteins.append(Solved(sequence, contacts, resolved))
+        proteins.append(SolvedChain(sequence, contacts, resolved))
     readout = attention_contacts.fit(model, proteins[:5])
     assert readout.heads == [secret]
     assert int(np.argmax(readout.coefficients)) == secret
@@ -95,7 +95,8 @@ def test_a_readout_finds_what_one_head_shows(tmp_path: Path):
         abs(probabilities[far].mean() - unseen.contacts[far].mean()) < 0.05
     )  # calibrated, although pairs were sampled
     np.testing.assert_allclose(
-        readout.mean_of_best(model, unseen.letters), torch.cat(attention_contacts.maps(model, unseen.letters))[secret]
+        readout.mean_of_best(model, unseen.letters),
+        torch.cat(attention_contacts.attention_maps(model, unseen.letters))[secret],
     )
 
 
@@ -105,7 +106,7 @@ def test_contacts_of_attention(tmp_path: Path, fasta: Path):
     assert_refused(run(*command), "no readout of its attention maps yet; name proteins of known structure")
     code, _, errors = run(*command, "--fit", "synthetic", "--pictures", tmp_path / "pictures")
     assert code == 0
-    assert errors.startswith("settled by 20 proteins, on which P@L is: regression 0.")
+    assert errors.startswith("fitted to 20 proteins, on which P@L is: regression 0.")
     model = load(directory, device="cpu")
     readout = attention_contacts.load(model, directory)
     maps = np.load(tmp_path / "out.npz")
@@ -118,7 +119,7 @@ def test_contacts_of_attention(tmp_path: Path, fasta: Path):
     best = np.load(tmp_path / "out.npz")["b"]
     np.testing.assert_allclose(best, readout.mean_of_best(model, letters(SEQUENCES["b"])), atol=1e-6)
     saved(directory, ModelConfig(32, 1, 4, max_positions=128))
-    assert_refused(run(*command), "settled for other weights")
+    assert_refused(run(*command), "fitted for other weights")
 
 
 def test_scores_on_the_test_chains_are_those_of_the_metric(tmp_path: Path):
@@ -127,7 +128,7 @@ def test_scores_on_the_test_chains_are_those_of_the_metric(tmp_path: Path):
     assert code == 0
     model = load(directory, device="cpu")
     readout = attention_contacts.load(model, directory)
-    lines, chains = output.splitlines(), list(attention_contacts.solved("synthetic", "test"))
+    lines, chains = output.splitlines(), list(attention_contacts.solved_chains("synthetic", "test"))
     assert [line.split()[0] for line in lines] == ["separation", "regression", "best-heads"]
     assert len(chains) == toys.TESTED
     for line, read in zip(lines[1:], (readout.probabilities, readout.mean_of_best), strict=True):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from proteinlm import load
-from proteinlm.inference import embeddings
+from proteinlm.inference import writers
 from proteinlm.inference.model import Model
 from tests.data.samples import protein
 from tests.inference.commands import assert_refused, run
@@ -78,7 +78,7 @@ def test_hdf5_holds_what_npz_holds_also_after_a_kill(model, fasta, tmp_path, mon
         with pytest.raises(Killed):
             run(*command, tmp_path / "out.h5")
         with patched.context() as writing, pytest.raises(Killed):
-            writing.setattr(embeddings, "_fill_h5", killed_half_way)
+            writing.setattr(writers, "_fill_h5", killed_half_way)
             run(*command, tmp_path / "out.h5")
         assert not (tmp_path / "out.h5").exists()
         assert run(*command, tmp_path / "out.h5")[0] == 0
@@ -137,7 +137,7 @@ def test_parts_of_another_question_are_not_taken(model, fasta, tmp_path, monkeyp
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(embeddings, "write_npz", interrupted)
+        patched.setattr(writers, "write_npz", interrupted)
         run("embed", fasta, "--model", model, "--out", output, *MODEL)
     run("embed", fasta, "--model", model, "--out", output, "--pooling", "cls", *MODEL)
     np.testing.assert_allclose(np.load(output)["embeddings"], one_by_one(model, "cls"), atol=1e-5)
