@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from proteinlm.errors import InputError
+from proteinlm.storage.atomic import check_output
 
 if TYPE_CHECKING:
     from proteinlm.data.store import Store
@@ -90,6 +91,7 @@ def leakage(
     if by not in ("auto", "mmseqs", "built-in"):
         raise typer.BadParameter(f"{by} is not one of auto, mmseqs, built-in", param_hint="--with")
     with _errors(), _stoppable():
+        check_output(out, *_files(root))
         opened = store.open(root) if is_store(root) else store.ensure(root, store.default_cache())
         search, found = leakage.search(by), []
         least = [f"{each:.0%}" for each in leakage.THRESHOLDS]
@@ -163,6 +165,14 @@ def _store(directory: Path) -> Path:
 
     place = building.place(directory, store.default_cache())
     return place if not manifest.is_store(directory) and manifest.is_store(place) else directory
+
+
+def _files(root: Path) -> list[Path]:
+    """The files that a store consists of, or those that one is built from."""
+    from proteinlm.data.store import layout, manifest
+
+    places = [root] if manifest.is_store(root) else [source.path for source in layout.find(root)]
+    return [file for place in places for file in (place, *place.rglob("*"))]
 
 
 def _print(content: "Store") -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from proteinlm import pretrained
+from proteinlm.storage.atomic import check_output
 
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
 _WEIGHTS = "Directory of weights: pretrained, fine-tuned, imported."
@@ -41,14 +42,16 @@ def embed(
     """Embeddings of all proteins of a FASTA file, as .npz, .h5 or .arrow."""
     from proteinlm.inference import embeddings, writers
     from proteinlm.inference.model import load
+    from proteinlm.inference.proteins import file_of
 
     writers.writer(out)  # a mistake there should not wait for the model
+    check_output(out, file_of(source))
     embeddings.embed(load(model, device=device, precision=precision, batch_tokens=batch_tokens), source, out, pooling)
 
 
 def score(
     wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
-    variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; plain or .gz.")],
+    variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; .gz and .xz too.")],
     out: Out,
     model: OptionalModel = pretrained.DIRECTORY,
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
@@ -60,7 +63,9 @@ def score(
     """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
     from proteinlm.inference import likelihoods
     from proteinlm.inference.model import load
+    from proteinlm.inference.proteins import file_of
 
+    check_output(out, file_of(wildtype), variants)
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
     likelihoods.score_variants(loaded, wildtype, variants, out, column=column, first=first)
 
@@ -78,7 +83,7 @@ def pppl(
     from proteinlm.inference.model import load
 
     if out:
-        tables.writer(out)
+        tables.check_output(out, source, states=False)
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
     likelihoods.write_pseudo_perplexities(loaded, source, out)
 
@@ -107,6 +112,7 @@ def contacts(
     from proteinlm.inference import contact_maps
     from proteinlm.inference.model import Machine
 
+    contact_maps.check_paths(source, out, pictures)
     maps = contact_maps.map_source(model, method, fit, Machine.settled(device, precision, batch_tokens))
     contact_maps.write_maps(maps, source, out, pictures)
 
@@ -141,7 +147,7 @@ def predict(
     from proteinlm.inference.model import Machine
 
     if out:
-        tables.writer(out)
+        tables.check_output(out, source)
     loaded = fine_tuned.load(model, task, Machine.settled(device, precision, batch_tokens))
     fine_tuned.predict(loaded, source, out)
 

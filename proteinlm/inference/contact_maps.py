@@ -4,6 +4,7 @@ A model that was fine-tuned for contacts gives the probabilities of its head; fo
 its attention.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +22,12 @@ from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
 from proteinlm.inference.model import LoadedModel, Machine, Model
 from proteinlm.inference.predict import FineTuned
-from proteinlm.inference.proteins import Window
-from proteinlm.inference.writers import write_npz_arrays
-from proteinlm.storage.atomic import written_whole
+from proteinlm.inference.proteins import Protein, Window, file_of
+from proteinlm.inference.writers import npz_name, write_npz_arrays
+from proteinlm.storage.atomic import check_output, written_whole
 
+LONGEST_NAME = 200
+"""The length in bytes of a picture's name: file systems take 255 with the suffix."""
 METHODS = ("auto", "head", *attention_contacts.METHODS)
 
 
@@ -62,10 +65,18 @@ def map_source(directory: Path, method: str, fit: str, machine: Machine) -> Sour
     return Source(model, lambda letters: read(model, letters), settings)
 
 
-def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
-    """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures` if it is given."""
+def check_paths(proteins: Path, output: Path, pictures: Path | None) -> None:
+    """Raise `InputError` if maps of `proteins` cannot be written to `output`, or pictures into `pictures`."""
     if output.suffix != ".npz":
         raise InputError(f"{output}: its name does not end in .npz")
+    check_output(output, file_of(proteins))
+    if pictures and (pictures.resolve() == output.resolve() or (pictures.exists() and not pictures.is_dir())):
+        raise InputError(f"--pictures {pictures}: not a directory")
+
+
+def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
+    """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures` if it is given."""
+    check_paths(proteins, output, pictures)
 
     def table(window: Window) -> pa.Table:
         flat = [maps.read(protein.letters).float().cpu().numpy().ravel() for protein in window]
@@ -76,10 +87,14 @@ def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None
         if pictures:
             pictures.mkdir(parents=True, exist_ok=True)
             for name, matrix in _matrices(finished):
-                _draw(name, matrix, pictures / f"{quote(name, safe='|')}.png")
+                _draw(name, matrix, pictures / _picture_name(name))
 
-    job = Job(proteins, maps.model, table, maps.settings, "contacts", lambda protein: len(protein.letters) ** 2)
+    job = Job(proteins, maps.model, table, maps.settings, "contacts", _pairs, npz_name)
     job.to_file(output, write)
+
+
+def _pairs(protein: Protein) -> int:
+    return len(protein.letters) ** 2
 
 
 def _is_contact_model(directory: Path) -> bool:
@@ -101,6 +116,14 @@ def _matrices(finished: FinishedWindows) -> Iterator[tuple[str, np.ndarray]]:
             yield part["id"][row].as_py(), part["map"][row].values.to_numpy().reshape(length, length)
 
 
+def _picture_name(name: str) -> str:
+    """A file name for the picture of the protein `name`; one that is too long for a file system ends in a digest."""
+    quoted = quote(name, safe="|")
+    if len(quoted) > LONGEST_NAME:
+        quoted = f"{quoted[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"{quoted}.png"
+
+
 def _draw(name: str, matrix: np.ndarray, path: Path) -> None:
     """Draw a map, with residues counted from 1."""
     from matplotlib.figure import Figure
@@ -109,7 +132,8 @@ def _draw(name: str, matrix: np.ndarray, path: Path) -> None:
     figure = Figure(figsize=(5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(matrix, cmap="Greys", origin="lower", extent=(0.5, length + 0.5, 0.5, length + 0.5))
-    axes.set(title=name, xlabel="residue", ylabel="residue")
+    axes.set(xlabel="residue", ylabel="residue")
+    axes.set_title(name if len(name) <= 60 else f"{name[:57]}...", parse_math=False)  # $ is a letter
     figure.colorbar(image, ax=axes)
     with written_whole(path) as file:
         figure.savefig(file, format="png", dpi=150)

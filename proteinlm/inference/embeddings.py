@@ -1,7 +1,8 @@
 """``proteinlm embed``: embeddings of every protein of a FASTA file, as .npz, .h5 or .arrow.
 
-``mean`` and ``cls`` give ``ids`` (N,) and ``embeddings`` (N, H); ``residue`` gives one array (L, H) by the name of each
-protein. An Arrow file has the columns ``id``, ``length`` and ``embedding``. All numbers are float32.
+In an .npz file, ``mean`` and ``cls`` give ``ids`` (N,) and ``embeddings`` (N, H), and ``residue`` an array (L, H) by the
+name of each protein. An .h5 file has a dataset (H,) or (L, H) for each protein. An .arrow file has the columns ``id``,
+``length`` and ``embedding``. All numbers are float32.
 """
 
 from functools import partial
@@ -14,15 +15,16 @@ from proteinlm.errors import InputError
 from proteinlm.inference.jobs import Job, proteins_table
 from proteinlm.inference.model import POOLINGS, Model, Pooling
 from proteinlm.inference.proteins import Window
-from proteinlm.inference.writers import writer
+from proteinlm.inference.writers import stored_names, writer
 
 
 def embed(model: Model, source: Path, output: Path, pooling: str) -> None:
     """Write the embeddings of the proteins in `source` to `output`, or go on where an earlier attempt stopped."""
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling} is not one of {', '.join(POOLINGS)}")
-    job = Job(source, model, partial(table, model, pooling), {"pooling": pooling}, "embedding")
-    job.to_file(output, writer(output))
+    names = stored_names(output, by_name=pooling == "residue")
+    job = Job(source, model, partial(table, model, pooling), {"pooling": pooling}, "embedding", stored_name=names)
+    job.to_file(output, writer(output, {"model_name": model.name, "pooling": pooling}))
 
 
 def table(model: Model, pooling: Pooling, window: Window) -> pa.Table:

@@ -20,8 +20,8 @@ import pyarrow as pa
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference.model import LoadedModel
-from proteinlm.inference.proteins import Protein, Window, read, tokens_of, windows
-from proteinlm.storage.atomic import owned, written_whole
+from proteinlm.inference.proteins import Protein, Window, check_names, file_of, read, tokens_of, windows
+from proteinlm.storage.atomic import check_output, owned, written_whole
 
 FORMAT = 1  # to be raised when the tables of the same settings become others
 BATCHES = 8  # of a window: enough to sort by length, little enough to lose
@@ -39,6 +39,8 @@ class Job:
     title: str
     cost: Callable[[Protein], int] = tokens_of
     """The number of tokens that the model computes for a protein."""
+    stored_name: Callable[[str], str] | None = None
+    """The function from a protein's name to the one by which the output finds it, if that is another."""
 
     def windows(self) -> Generator[Window]:
         """The proteins, with a progress bar."""
@@ -46,7 +48,7 @@ class Job:
         plain = path.is_file() and path.suffix not in (".gz", ".xz")
         budget = BATCHES * self.model.machine.batch_tokens
         with Bar(self.title, path.stat().st_size if plain else None) as bar:
-            for window in windows(read(path, self.model.longest), budget, self.cost):
+            for window in windows(read(path, self.model.longest, self.stored_name), budget, self.cost):
                 yield window
                 bar.advance(sum(protein.size for protein in window))
 
@@ -57,6 +59,9 @@ class Job:
 
     def to_file(self, output: Path, write: Callable[[Path, "FinishedWindows"], None]) -> None:
         """Compute the windows that are not finished yet, then let `write` make the output of all."""
+        check_output(output, file_of(self.source))
+        if self.stored_name and self.source.is_file():  # standard input can be read only once
+            check_names(self.source, self.stored_name)
         with resume(output, self.model, self.settings) as finished, closing(self.windows()) as coming:
             for window in coming:
                 content = [f"{protein.name} {len(protein.letters)}\n".encode() for protein in window]
@@ -105,8 +110,7 @@ def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]
 @contextmanager
 def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> Iterator[FinishedWindows]:
     """Find the finished windows of `output`; they are deleted when the block ends well, and stay if it fails."""
-    if not output.parent.is_dir():
-        raise InputError(f"{output}: no such directory")
+    check_output(output)
     settings = {**settings, "format": FORMAT, "weights": model.fingerprint, "precision": model.machine.precision}
     directory = output.with_name(f".{output.name}.parts")
     with owned(directory, f"what writes {output.name}"):

@@ -94,6 +94,12 @@ class LoadedModel:
         self.fingerprint, self.origin = weights.fingerprint, weights.origin
 
     @property
+    def name(self) -> str:
+        """The name of the directory of the weights, or ``proteinlm`` for the model that comes with the suite."""
+        directory = Path(self.origin).resolve()
+        return "proteinlm" if directory == pretrained.DIRECTORY.resolve() else directory.name
+
+    @property
     def longest(self) -> int:
         """The number of residues of the longest protein that the model has positions for."""
         return self.config.max_positions - 1

@@ -103,8 +103,8 @@ def predict(model: FineTuned, source: Path, output: Path | None) -> None:
     if model.task.name == "contact":
         raise InputError("contact maps are not lines of a table: use proteinlm contacts")
     of_residues = isinstance(model.task, SecondaryStructureConfig) or getattr(model.task, "kind", "") == "residues"
-    if output is not None and output.suffix == ".fasta" and not of_residues:
-        raise InputError(tables.NO_FASTA)
+    if output is not None:
+        tables.check_output(output, source, states=of_residues)
     tables.write_results(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
 
 

@@ -27,28 +27,72 @@ class Protein(NamedTuple):
 Window = list[Protein]
 
 
-def read(path: Path, longest: int) -> Iterator[Protein]:
-    """The proteins of a FASTA file (plain, .gz, .xz), or of standard input (plain, gzip) if it is ``-``.
+def file_of(source: Path) -> Path:
+    """The file that `source` names on a command line, where ``-`` is standard input."""
+    return STANDARD_INPUT if str(source) == "-" else source
 
-    `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before, and
-    a protein of more than `longest` residues; the records before it are given first.
+
+def read(path: Path, longest: int, stored_name: Callable[[str], str] | None = None) -> Iterator[Protein]:
+    """Read the proteins of a FASTA file (plain, .gz, .xz), or of standard input (plain, gzip) if it is ``-``.
+
+    Raises `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before,
+    and a protein of more than `longest` residues; the records before it are given first. If the output finds proteins
+    by another name, `stored_name`, these must differ too.
     """
-    path = STANDARD_INPUT if str(path) == "-" else path
-    seen: set[int] = set()  # hashes of the names: some 60 bytes for each record, whatever its size
+    names = _Names(path, stored_name)
+    for protein in _records(path):
+        names.add(protein.name)
+        try:
+            check_length(len(protein.letters), longest)
+        except InputError as error:
+            raise InputError(f"{names.last}: {error}") from None
+        yield protein
+
+
+def check_names(path: Path, stored_name: Callable[[str], str]) -> None:
+    """Raise `InputError` if two proteins of a FASTA file have the same stored name.
+
+    Whatever else is wrong is left to `read`, which gives the records before it.
+    """
+    names, records = _Names(path, stored_name), _records(path)
+    while True:
+        try:
+            protein = next(records, None)
+        except InputError:
+            return
+        if protein is None:
+            return
+        names.add(protein.name)
+
+
+class _Names:
+    """The names of the records so far."""
+
+    def __init__(self, path: Path, stored_name: Callable[[str], str] | None) -> None:
+        self.path, self.stored_name = file_of(path), stored_name
+        self.hashes: set[int] = set()  # hashes of the names: some 60 bytes for each record, whatever its size
+        self.last = ""
+        """File, number and name of the last record."""
+
+    def add(self, name: str) -> None:
+        """Add the name of the next record; raises `InputError` if it came before."""
+        stored = self.stored_name(name) if self.stored_name else name
+        self.last = f"{self.path}: record {len(self.hashes)} ({name})"
+        if hash(stored) in self.hashes:
+            how = f", as {stored}" if self.stored_name else ""
+            raise InputError(f"{self.last}: a name that came before{how}")
+        self.hashes.add(hash(stored))
+
+
+def _records(path: Path) -> Iterator[Protein]:
+    path, number = file_of(path), 0
     try:
         for block in read_fasta(path, lambda raw: None):
             headers = np.split(block.headers, np.cumsum(block.header_lengths)[:-1])
             sequences = np.split(block.letters, np.cumsum(block.lengths)[:-1])
             for header, letters in zip(headers, sequences, strict=True):
-                name = _name(header) or f"record_{len(seen)}"
-                try:
-                    if hash(name) in seen:
-                        raise InputError("a name that came before")
-                    check_length(len(letters), longest)
-                except InputError as error:
-                    raise InputError(f"{path}: record {len(seen)} ({name}): {error}") from None
-                seen.add(hash(name))
-                yield Protein(name, letters, len(header) + len(letters) + 1)
+                yield Protein(_name(header) or f"record_{number}", letters, len(header) + len(letters) + 1)
+                number += 1
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from proteinlm.errors import InputError
 from proteinlm.inference.jobs import FinishedWindows, Job
-from proteinlm.storage.atomic import written_whole
+from proteinlm.inference.proteins import file_of
+from proteinlm.storage import atomic
 
 STRUCTURE = "structure"
 LABELS = "labels"
@@ -39,10 +40,21 @@ def writer(output: Path) -> Callable[[Path, FinishedWindows], None]:
     lines = writers[output.suffix]
 
     def write(path: Path, finished: FinishedWindows) -> None:
-        with written_whole(path) as file:
+        with atomic.written_whole(path) as file:
             file.writelines(line.encode() for line in lines(finished))
 
     return write
+
+
+def check_output(output: Path, source: Path, *, states: bool = True) -> None:
+    """Raise `InputError` if results of the proteins in `source` cannot be written to `output`.
+
+    `states` says whether they may have a letter for each residue, which .fasta needs.
+    """
+    writer(output)
+    if output.suffix == ".fasta" and not states:
+        raise InputError(NO_FASTA)
+    atomic.check_output(output, file_of(source))
 
 
 def csv_lines(tables: Iterable[pa.Table]) -> Iterator[str]:

@@ -5,7 +5,8 @@ All numbers are float32. N proteins, L residues of one, H hidden size.
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,39 @@ from proteinlm.storage.atomic import written_whole
 Writer = Callable[[Path, FinishedWindows], None]
 
 
-def writer(output: Path) -> Writer:
-    """The function that writes a file with this suffix; raises `InputError` if there is none."""
-    writers: dict[str, Writer] = {".npz": write_npz, ".h5": write_h5, ".arrow": write_arrow}
+def writer(output: Path, attributes: Mapping[str, str] | None = None) -> Writer:
+    """The function that writes a file with this suffix; raises `InputError` if there is none.
+
+    `attributes` describe the whole file, where its format has a place for them: .h5.
+    """
+    writers: dict[str, Writer] = {".npz": write_npz, ".h5": partial(write_h5, attributes or {}), ".arrow": write_arrow}
     if output.suffix not in writers:
         raise InputError(f"{output}: its name ends in none of {', '.join(writers)}")
     if output.suffix == ".h5":
         _h5py()
     return writers[output.suffix]
+
+
+def stored_names(output: Path, *, by_name: bool) -> Callable[[str], str] | None:
+    """The function from a protein's name to that of its array in `output`; None if arrays are not found by name.
+
+    `by_name` says whether an .npz file has an array for each protein. Two proteins need two names there.
+    """
+    if output.suffix == ".h5":
+        return h5_name
+    return npz_name if output.suffix == ".npz" and by_name else None
+
+
+def h5_name(name: str) -> str:
+    """The name of a protein's dataset: HDF5 takes ``/`` for a group, ``.`` for the group itself, and no NUL."""
+    return "_" if name == "." else name.replace("/", "_").replace("\0", "_")
+
+
+def npz_name(name: str) -> str:
+    """The name by which `numpy.load` tells arrays apart: it finds the array ``a`` by the name ``a.npy`` as well."""
+    while name.endswith(".npy"):
+        name = name.removesuffix(".npy")
+    return name
 
 
 def write_arrow(output: Path, finished: FinishedWindows) -> None:
@@ -65,32 +91,33 @@ def write_npz_arrays(output: Path, arrays: Iterable[tuple[str, np.ndarray]]) -> 
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-def write_h5(output: Path, finished: FinishedWindows) -> None:
+def write_h5(attributes: Mapping[str, str], output: Path, finished: FinishedWindows) -> None:
+    """Write a dataset (H,) or (L, H) for each protein at the root of the file, in the order of the proteins.
+
+    Its name is `h5_name` of the protein's, whose own name is the attribute ``original_id``: the layout of bio_embeddings
+    and biotrainer, which their readers and protspace open.
+    """
     h5py = _h5py()
-    partial = output.with_name(f".{output.name}.partial")
+    unfinished = output.with_name(f".{output.name}.partial")
     try:
-        with h5py.File(partial, "w") as file:
-            _fill_h5(file, finished, h5py.string_dtype())
-        with partial.open("rb") as written:
+        with h5py.File(unfinished, "w", track_order=True) as file:
+            file.attrs.update(attributes)
+            _write_datasets(file, finished)
+        with unfinished.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(partial, output)
+        os.replace(unfinished, output)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
-def _fill_h5(file: Any, finished: FinishedWindows, text: Any) -> None:
+def _write_datasets(file: Any, finished: FinishedWindows) -> None:
     per_residue, hidden = _kind(finished)
-    if per_residue:
-        for name, array in _arrays(finished, hidden):
-            file[name] = array
-        return
-    ids = file.create_dataset("ids", (finished.records,), dtype=text)
-    vectors = file.create_dataset("embeddings", (finished.records, hidden), dtype="f4")
-    begin = 0
     for part in finished:
-        ids[begin : begin + len(part)] = part["id"].to_pylist()
-        vectors[begin : begin + len(part)] = _numbers(part, hidden)
-        begin += len(part)
+        ends = np.cumsum(part["length"].to_numpy())[:-1]
+        numbers = _numbers(part, hidden)
+        arrays = np.split(numbers, ends) if per_residue else numbers
+        for name, array in zip(part["id"].to_pylist(), arrays, strict=True):
+            file.create_dataset(h5_name(name), data=array).attrs["original_id"] = name
 
 
 def _h5py() -> Any:

@@ -34,6 +34,20 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
     _sync(path.parent)
 
 
+def check_output(output: Path, *inputs: Path) -> None:
+    """Raise `InputError` if `output` cannot be a new file: no directory for it, a directory itself, or one of `inputs`.
+
+    Two paths are the same file by whatever links they lead there. Commands call this before they start to compute.
+    """
+    if output.is_dir():
+        raise InputError(f"{output}: a directory, not a file to write")
+    if not output.parent.is_dir():
+        raise InputError(f"{output}: no such directory")
+    for path in inputs:
+        if output.resolve() == path.resolve() or (output.exists() and path.exists() and output.samefile(path)):
+            raise InputError(f"{output}: would overwrite the input {path}: name another file to write")
+
+
 def delete(path: Path) -> None:
     """Remove a file, or a directory and all in it, if it is there."""
     if path.is_dir() and not path.is_symlink():

@@ -115,6 +115,12 @@ def test_contacts_of_attention(tmp_path: Path, fasta: Path):
         np.testing.assert_allclose(maps[name], readout.probabilities(model, letters(sequence)), atol=1e-6)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["b.png", "c.png", "sp|P1%2F2.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "pictures").iterdir())
+    assert_refused(run(*command, "--pictures", fasta), "--pictures")
+    long = tmp_path / "long.fasta"
+    long.write_text("".join(f">{'x' * 300}${end}\nACDEF\n" for end in ("$", "_{")))
+    pictures = ("--pictures", tmp_path / "more", "--out", tmp_path / "more.npz")
+    assert run("contacts", long, "--model", directory, *pictures, *CPU)[0] == 0
+    assert len({path.name for path in (tmp_path / "more").glob("xxx*.png")}) == 2
     assert run(*command, "--method", "best-heads")[0] == 0
     best = np.load(tmp_path / "out.npz")["b"]
     np.testing.assert_allclose(best, readout.mean_of_best(model, letters(SEQUENCES["b"])), atol=1e-6)

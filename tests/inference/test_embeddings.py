@@ -4,6 +4,9 @@ import gzip
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -78,23 +81,102 @@ def test_hdf5_holds_what_npz_holds_also_after_a_kill(model, fasta, tmp_path, mon
         with pytest.raises(Killed):
             run(*command, tmp_path / "out.h5")
         with patched.context() as writing, pytest.raises(Killed):
-            writing.setattr(writers, "_fill_h5", killed_half_way)
+            writing.setattr(writers, "_write_datasets", killed_half_way)
             run(*command, tmp_path / "out.h5")
         assert not (tmp_path / "out.h5").exists()
         assert run(*command, tmp_path / "out.h5")[0] == 0
     assert sum(done) == len(SEQUENCES), "each once"
     wanted = np.load(tmp_path / "out.npz")
-    with h5py.File(tmp_path / "out.h5") as found:
-        if pooling == "residue":
-            assert set(found) == set(wanted) == set(SEQUENCES)
-            arrays = {name: found[name][:] for name in found}
-        else:
-            assert found["ids"].asstr()[:].tolist() == wanted["ids"].tolist()
-            arrays = {"embeddings": found["embeddings"][:]}
-        for name, array in arrays.items():
-            assert array.dtype == np.float32
-            assert np.array_equal(array, wanted[name])
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert list(file) == list(SEQUENCES), "one dataset for each protein, in their order"
+        arrays = dict(wanted) if pooling == "residue" else dict(zip(wanted["ids"], wanted["embeddings"], strict=True))
+        for name, dataset in file.items():
+            assert dataset.dtype == np.float32
+            assert np.array_equal(dataset[:], arrays[name])
+            assert dataset.attrs["original_id"] == name
+        assert dict(file.attrs) == {"model_name": model.name, "pooling": pooling}
     assert not list(tmp_path.glob(".*"))
+
+
+def load_as_protspace(file: Path) -> tuple[str, list[str], np.ndarray]:
+    """Name of the model, names of the proteins and their vectors, by protspace's loader or as it reads a file."""
+    h5py = pytest.importorskip("h5py")
+    try:
+        from protspace.data.loaders.h5 import load_h5  # type: ignore[import-not-found]
+    except ImportError:
+        with h5py.File(file) as opened:  # protspace 4.8: every dataset at the root is a vector, or else an error
+            assert not any(isinstance(item, h5py.Group) for item in opened.values())
+            return opened.attrs["model_name"], list(opened), np.stack([np.array(item) for item in opened.values()])
+    embeddings = load_h5([file])
+    return embeddings.name, embeddings.headers, embeddings.data
+
+
+def test_protspace_opens_hdf5_whose_names_look_like_paths(model, tmp_path):
+    names = ["Q8XYZ1_9BACT/25-180", "a/b/c", ".", "..", "a", "b$x$", "sp|P12345|X_Y", "ü"]
+    fasta, out = tmp_path / "in.fasta", tmp_path / "out.h5"
+    fasta.write_text("".join(f">{name}\n{protein(9, place)}\n" for place, name in enumerate(names)))
+    assert run("embed", fasta, "--model", model, "--out", out, *MODEL)[0] == 0
+    title, found, vectors = load_as_protspace(out)
+    wanted = load(model, device="cpu").embed([protein(9, place) for place in range(len(names))])
+    assert title == model.name
+    assert found == ["Q8XYZ1_9BACT_25-180", "a_b_c", "_", *names[3:]]
+    np.testing.assert_allclose(vectors, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "first", "second"), [(".h5", "a/b", "a_b"), (".npz", "a", "a.npy"), (".npz", "a.npy.npy", "a.npy")]
+)
+def test_two_names_for_one_array_are_refused_before_anything_is_computed(
+    model, tmp_path, monkeypatch, suffix, first, second
+):
+    fasta, out = tmp_path / "in.fasta", tmp_path / f"out{suffix}"
+    fasta.write_text(f">{first}\nACD\n>x\nAC\n>{second}\nACDE\n")
+    command = ("embed", fasta, "--model", model, "--pooling", "residue", *MODEL, "--out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Model, "pooled", None)  # nothing may be computed
+        outcome = run(*command, out)
+    assert_refused(outcome, f"{fasta}: record 2 ({second}): a name that came before, as {second.removesuffix('.npy')}")
+    assert not out.exists()
+    assert run(*command, tmp_path / "out.arrow")[0] == 0, "names are a column there"
+
+
+@pytest.mark.parametrize("how", ["path", "symlink", "hard link", "symlinked directory"])
+def test_output_over_input_is_refused_before_the_model_is_read(fasta, tmp_path, how):
+    source = fasta.rename(tmp_path / "proteins.npz")
+    out, content = tmp_path / "other.npz", source.read_bytes()
+    if how == "symlink":
+        out.symlink_to(source)
+    elif how == "hard link":
+        out.hardlink_to(source)
+    elif how == "symlinked directory":
+        (tmp_path / "there").symlink_to(tmp_path)
+        out = tmp_path / "there/proteins.npz"
+    else:
+        out = tmp_path / "nowhere/../proteins.npz"
+        (tmp_path / "nowhere").mkdir()
+    outcome = run("embed", source, "--model", tmp_path / "no model", "--out", out)
+    assert_refused(outcome, f"{out}: would overwrite the input {source}")
+    assert source.read_bytes() == content
+
+
+def test_every_command_refuses_output_over_input(tmp_path):
+    none = tmp_path / "no model"
+    for name in ("a.fasta", "a.npz", "a.csv", "b.csv"):
+        (tmp_path / name).write_text(">a\nACD\n")
+    fasta, npz, csv, other = (tmp_path / name for name in ("a.fasta", "a.npz", "a.csv", "b.csv"))
+    data = tmp_path / "data/pretrain/pretrain_train.fasta"
+    data.parent.mkdir(parents=True)
+    data.write_text(">a\nACD\n")
+    for command in (
+        ("predict", "stability", fasta, "--model", none, "--out", fasta),
+        ("pppl", csv, "--model", none, "--out", csv),
+        ("contacts", npz, "--model", none, "--out", npz),
+        ("score", csv, other, "--model", none, "--out", csv),
+        ("score", csv, other, "--model", none, "--out", other),
+        ("data", "leakage", tmp_path / "data", "--out", data),
+    ):
+        assert_refused(run(*command), "would overwrite the input")
+    assert {path.read_text() for path in (fasta, npz, csv, other, data)} == {">a\nACD\n"}
 
 
 def killed_half_way(file: object, *others: object) -> None:
@@ -183,16 +265,54 @@ def test_bad_requests_are_one_line(model, fasta, tmp_path, monkeypatch):
 MAIN = "from proteinlm.cli import main; main()"
 
 
+@contextmanager
+def standard_input(content: bytes) -> Iterator[None]:
+    """A pipe with `content` as the standard input of this process."""
+    original, (reader, sink) = os.dup(0), os.pipe()
+    os.dup2(reader, 0)
+    os.close(reader)
+
+    def feed() -> None:
+        with os.fdopen(sink, "wb") as file:
+            file.write(content)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+        thread.join()
+    finally:
+        os.dup2(original, 0)
+        os.close(original)
+
+
 @pytest.mark.parametrize("how", ["file.gz", "standard input", "standard input, packed"])
 def test_standard_input_and_gzip(model, fasta, tmp_path, how):
     plain, path = fasta.read_bytes(), tmp_path / "packed.fasta.gz"
     path.write_bytes(gzip.compress(plain))
-    source, content = (str(path), b"") if how == "file.gz" else ("-", path.read_bytes() if "packed" in how else plain)
-    command = [sys.executable, "-c", MAIN, "embed", source, "--model", str(model), "--out", str(tmp_path / "out.npz")]
-    subprocess.run(command, input=content, check=True)
+    options = ("--model", model, "--out", tmp_path / "out.npz", *MODEL)
+    if how == "file.gz":
+        assert run("embed", path, *options)[0] == 0
+    else:
+        with standard_input(path.read_bytes() if "packed" in how else plain):
+            assert run("embed", "-", *options)[0] == 0
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["embeddings"], one_by_one(model, "mean"), atol=1e-5)
 
 
+def test_output_over_standard_input_is_refused(fasta):
+    original, content = os.dup(0), fasta.read_bytes()
+    with fasta.rename(fasta.with_suffix(".csv")).open("rb") as file:
+        os.dup2(file.fileno(), 0)
+        try:
+            outcome = run("pppl", "-", "--model", "no model", "--out", fasta.with_suffix(".csv"))
+        finally:
+            os.dup2(original, 0)
+            os.close(original)
+    assert_refused(outcome, "would overwrite the input /dev/stdin")
+    assert fasta.with_suffix(".csv").read_bytes() == content
+
+
+MAIN = "from proteinlm.cli import main; main()"
 PEAK = MAIN.replace("main()", "\ntry: main()\nfinally: import resource; print(resource.getrusage(0).ru_maxrss)")
 
 
