@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from proteinlm import pretrained
+from proteinlm.errors import InputError
 from proteinlm.storage.atomic import check_output
 
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
@@ -25,6 +26,8 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a
 Precision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16-mixed; auto takes bfloat16 on a GPU that has it.")
 ]
+LISTED = 20
+"""The number of skipped variants that are printed."""
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens computed at once; 0: 4,096, on a GPU 32,768.")]
 
 
@@ -55,7 +58,11 @@ def score(
     out: Out,
     model: OptionalModel = pretrained.DIRECTORY,
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
+    column_out: Annotated[str, typer.Option("--column-out", help="Name of the column that is added.")] = "score",
     first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave out, and list, variants that are no substitutions, as K2*.")
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -65,9 +72,16 @@ def score(
     from proteinlm.inference.model import load
     from proteinlm.inference.proteins import file_of
 
+    if out.suffix in (".gz", ".xz"):
+        raise InputError(f"{out}: the table is written plain: leave out {out.suffix}")
     check_output(out, file_of(wildtype), variants)
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
-    likelihoods.score_variants(loaded, wildtype, variants, out, column=column, first=first)
+    skipped = likelihoods.score_variants(
+        loaded, wildtype, variants, out, column=column, column_out=column_out, first=first, skip_unknown=skip_unknown
+    )
+    if skipped:
+        more = f", and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
+        typer.echo(f"no score for {len(skipped)} unknown variants: {', '.join(skipped[:LISTED])}{more}", err=True)
 
 
 def pppl(

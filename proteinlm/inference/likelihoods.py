@@ -1,16 +1,13 @@
-"""What a language model says of residues hidden from it: pseudo-perplexity, and scores of variants.
+"""Pseudo-perplexities and scores of variants: a language model's likelihoods of residues that are hidden from it.
 
 L residues of a protein, K of them hidden one at a time, V vocabulary.
 """
 
 import csv
-import gzip
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,17 +21,16 @@ from proteinlm.inference import tables
 from proteinlm.inference.jobs import BATCHES, Job, proteins_table, resume
 from proteinlm.inference.model import Model
 from proteinlm.inference.proteins import Protein, Window, read
+from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations, read_table
 from proteinlm.storage.atomic import written_whole
 
 SCORE = "score"
-WILDTYPE = ("", "WT", "wt", "_wt")  # names of the variant without mutations
-_MUTATION = re.compile(r"([A-Za-z])(-?\d+)([A-Za-z])")
 
 
 def masked_log_probabilities(model: Model, letters: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Log-probabilities (K, V) float32 of each token at each of `positions` (K,), from 0, when it alone is hidden.
+    """The log-probabilities (K, V) float32 of each token at each of `positions` (K,), from 0, when it alone is hidden.
 
-    `letters` (L,) uint8 are the protein's; a pass over it for each position.
+    `letters` (L,) uint8 are those of the protein; it takes one pass over them for each position.
     """
     tokens = torch.from_numpy(np.concatenate([[vocabulary.CLS], vocabulary.encode_bytes(letters)]).astype(np.int64))
     at_once = max(1, model.machine.batch_tokens // len(tokens))
@@ -58,7 +54,7 @@ def pseudo_perplexity(model: Model, letters: np.ndarray) -> float:
 
 
 def write_pseudo_perplexities(model: Model, source: Path, output: Path | None) -> None:
-    """One line for each protein in `source`."""
+    """Write one line for each protein in `source`."""
 
     def table(window: Window) -> pa.Table:
         values = [pseudo_perplexity(model, protein.letters) for protein in window]
@@ -72,51 +68,69 @@ def _passes(protein: Protein) -> int:
     return len(protein.letters) * (len(protein.letters) + 1)
 
 
-class Mutation(NamedTuple):
-    position: int
-    """From 0."""
-    before: int
-    """Token of the wild type."""
-    after: int
-
-
 def score_variants(
-    model: Model, wildtype: Path, variants: Path, output: Path, *, column: str = "mutant", first: int = 1
-) -> None:
-    """Add a column ``score`` to the CSV file `variants`: higher is likelier to function.
+    model: Model,
+    wildtype: Path,
+    variants: Path,
+    output: Path,
+    *,
+    column: str = "mutant",
+    column_out: str = SCORE,
+    first: int = 1,
+    skip_unknown: bool = False,
+) -> list[str]:
+    """Write the table `variants` with a further column `column_out`: higher is likelier to function.
 
     Masked marginals (Meier et al. 2021): the sum over a variant's mutations of log p(mutant) - log p(wild type), with
     that position of the wild type hidden; positions are hidden one at a time, as in the authors' code. The `column` has
-    mutations as in ``A24G:K30R``, with the wild type's first residue numbered `first`.
+    mutations as in ``A24G:K30R``, with the wild type's first residue numbered `first`. A column ``mutated_sequence``
+    must agree with it.
+
+    `skip_unknown` leaves the score empty for variants that are no substitutions, which are returned with their lines;
+    without it they raise `InputError`, as all other errors do, before anything is computed.
     """
     _ = model.head
     protein, *others = read(wildtype, model.longest)
     if others:
         raise InputError(f"{wildtype}: {1 + len(others)} records, not the wild type alone")
-    names, table = _read_csv(variants)
-    if column not in names:
-        raise InputError(f"{variants}: no column {column}, but {', '.join(names)}")
-    mutations = []
-    for line, row in enumerate(table, start=2):
+    table = read_table(variants, column)
+    if column_out in table.names:
+        raise InputError(f"{variants}: has a column {column_out} already: name another by --column-out")
+    names = table.column(column)
+    sequences = table.column(SEQUENCE) if SEQUENCE in table.names else [""] * len(names)
+    changes: list[list[Mutation] | None] = []
+    skipped = []
+    for line, name, sequence in zip(table.lines, names, sequences, strict=True):
         try:
-            mutations.append(_mutations(row[names.index(column)], protein.letters, first))
+            changes.append(mutations(name, protein.letters, first))
+            if sequence.strip():
+                check_sequence(sequence, protein.letters, changes[-1] or [], first)
+        except UnknownVariant as error:
+            if not skip_unknown:
+                raise InputError(f"{variants}: line {line}: {error}; --skip-unknown leaves such out") from None
+            changes.append(None)
+            skipped.append(f"line {line}: {name.strip()}")
         except InputError as error:
             raise InputError(f"{variants}: line {line}: {error}") from None
-    positions = np.array(sorted({mutation.position for row in mutations for mutation in row}), dtype=np.int64)
+    positions = np.array(sorted({m.position for row in changes for m in row or ()}), dtype=np.int64)
     with resume(output, model, {"of": "variants"}) as finished:
         logs = dict(zip(positions.tolist(), _hidden_in_turn(model, protein.letters, positions, finished), strict=True))
         text = StringIO()
-        lines = csv.writer(text, lineterminator="\n")
-        lines.writerow([*names, SCORE])
-        for row, changes in zip(table, mutations, strict=True):
-            value = sum(float(logs[m.position][m.after] - logs[m.position][m.before]) for m in changes)
-            lines.writerow([*row, f"{value:.6g}"])
+        writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
+        writer.writerow([*table.names, column_out])
+        for row, mutated in zip(table.rows, changes, strict=True):
+            writer.writerow([*row, "" if mutated is None else f"{_log_odds(logs, mutated):.6g}"])
         with written_whole(output) as file:
             file.write(text.getvalue().encode())
+    return skipped
+
+
+def _log_odds(logs: Mapping[int, np.ndarray], mutated: list[Mutation]) -> float:
+    return sum(float(logs[m.position][m.after] - logs[m.position][m.before]) for m in mutated)
 
 
 def _hidden_in_turn(model: Model, letters: np.ndarray, positions: np.ndarray, finished) -> Iterator[np.ndarray]:
-    """Log-probabilities (V,) at each position, some positions in each part."""
+    """The log-probabilities (V,) at each position, computed in parts of several positions."""
 
     def table(part: np.ndarray) -> pa.Table:
         logs = masked_log_probabilities(model, letters, part)
@@ -131,31 +145,3 @@ def _hidden_in_turn(model: Model, letters: np.ndarray, positions: np.ndarray, fi
     for done in finished:
         column = done["logs"].combine_chunks()
         yield from column.flatten().to_numpy().reshape(-1, column.type.list_size)
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns, and the rows."""
-    try:
-        text = (gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    header, *body = csv.reader(StringIO(text, newline="")) if text else [[]]
-    for line, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise InputError(f"{path}: line {line}: {len(row)} fields under {len(header)} names")
-    return header, body
-
-
-def _mutations(variant: str, letters: np.ndarray, first: int) -> list[Mutation]:
-    found = []
-    for name in [] if variant.strip() in WILDTYPE else re.split(r"[:;,\s]+", variant.strip()):
-        match = _MUTATION.fullmatch(name)
-        if match is None:
-            raise InputError(f"{name!r} is no mutation such as A24G")
-        before, position, after = match[1].upper(), int(match[2]) - first, match[3].upper()
-        if not 0 <= position < len(letters):
-            raise InputError(f"{name} is outside residues {first} to {first + len(letters) - 1} of the wild type")
-        if chr(letters[position]) != before:
-            raise InputError(f"{name}, but the wild type has {chr(letters[position])} there")
-        found.append(Mutation(position, vocabulary.IDS[before], int(vocabulary.encode(after)[0])))
-    return found

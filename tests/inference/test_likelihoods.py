@@ -2,7 +2,9 @@
 
 import csv
 import gzip
+import lzma
 import math
+import string
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +95,12 @@ def test_bad_variants_are_one_line_with_the_place(model: Path, tmp_path: Path):
         (["mutant", right, "4W"], "line 3: '4W' is no mutation such as A24G"),
         (["mutant", f"{WILDTYPE[0]}71W"], "line 2: "),
         (["mutant", named((3, "W")).replace(WILDTYPE[3], "X", 1)], f"X4W, but the wild type has {WILDTYPE[3]} there"),
-        (["mutant", named((3, "J"))], "line 2: letter 'J'"),
+        (["mutant", named((3, "J"))], "letter 'J' is not one of"),
+        (["mutant", "", named((3, "W"), (5, "A"), (3, "A"))], "line 3: "),
+        (["mutant", named((3, "W"), (3, "W"))], "are two mutations of one position"),
+        (["mutant,score", f"{right},1"], "has a column score already: name another by --column-out"),
+        (["mutant,mutant", f"{right},{right}"], "several columns mutant"),
+        (["mutant", "K2*"], "line 2: 'K2*' is no mutation such as A24G; --skip-unknown leaves such out"),
         (["name", right], "no column mutant, but name"),
         (["mutant,a", right], "line 2: 1 fields under 2 names"),
     ):
@@ -108,6 +115,82 @@ def test_bad_variants_are_one_line_with_the_place(model: Path, tmp_path: Path):
     refused = run("score", fasta, mutants, "--model", headless, "--out", tmp_path / "out.csv")
     assert_refused(refused, "no language-model head in it")
     assert not (tmp_path / "out.csv").exists()
+
+
+def scores(directory: Path, content: bytes, model: Path, name: str = "mutants.csv", *options: object) -> list[dict]:
+    """The rows that ``score`` writes for a file of this content."""
+    fasta, out = directory / "wt.fasta", directory / "out.csv"
+    fasta.write_text(f">wt\n{WILDTYPE}\n")
+    (directory / name).write_bytes(content)
+    code, _, errors = run("score", fasta, directory / name, "--model", model, "--out", out, *options, *MODEL)
+    assert code == 0, errors
+    header = out.read_text().splitlines()[0]
+    return list(csv.DictReader(out.open(), delimiter=header[len(header.rstrip(string.ascii_letters)) - 1]))
+
+
+def test_tables_are_read_as_spreadsheets_write_them(model: Path, tmp_path: Path):
+    one, two = named((3, "W")), named((3, "A"), (69, "Y"))
+    plain = f"mutant,measured\n{one},1\n{two},2\n"
+    wanted = [effect(model, (3, "W")), effect(model, (3, "A"), (69, "Y"))]
+    tabs, semicolons = plain.replace(",", "\t"), plain.replace(",", ";")
+    for content in (
+        plain.encode(),
+        f"{plain}\n\n,\n".encode(),
+        plain.replace("\n", "\r\n").encode("utf-8-sig"),
+        tabs.encode(),
+        tabs.encode("utf-16"),
+        semicolons.replace("measured", '"measured, at 20 °C"').encode(),
+        f'mutant,"a;b;c"\n{one},"0;1"\n{two},'.encode(),
+        f"number;mutant\n0,5;{one}\n1,5;{two.replace(':', ',')}".encode(),
+    ):
+        rows = scores(tmp_path, content, model)
+        assert [row["mutant"].replace(",", ":") for row in rows] == [one, two]
+        np.testing.assert_allclose([float(row["score"]) for row in rows], wanted, atol=1e-4)
+    for name, pack in (("mutants.csv.gz", gzip.compress), ("mutants.tsv.xz", lzma.compress)):
+        assert len(scores(tmp_path, pack(plain.encode()), model, name)) == 2
+    fasta, latin = tmp_path / "wt.fasta", tmp_path / "latin.csv"
+    latin.write_bytes("mutant,größe\n".encode("latin-1"))
+    assert_refused(run("score", fasta, latin, "--model", model, "--out", tmp_path / "o.csv"), "not UTF-8")
+    assert_refused(run("score", fasta, latin, "--model", model, "--out", tmp_path / "o.csv.gz"), "leave out .gz")
+
+
+def test_a_column_of_scores_is_not_written_twice(model: Path, tmp_path: Path):
+    content = f"mutant,score\n{named((3, 'W'))},7\n".encode()
+    (row,) = scores(tmp_path, content, model, "mutants.csv", "--column-out", "proteinlm")
+    assert row["score"] == "7"
+    assert float(row["proteinlm"]) == pytest.approx(effect(model, (3, "W")), abs=1e-4)
+
+
+def test_unknown_variants_are_left_out_and_listed(model: Path, tmp_path: Path):
+    unknown = [f"{WILDTYPE[1]}2*", f"{WILDTYPE[1]}2=", "p.Lys2Ala", f"{named((3, 'W'))}:{WILDTYPE[1]}2J"]
+    fasta, mutants = write(tmp_path, ["mutant", unknown[0], named((3, "W")), *unknown[1:], *["x"] * 20])
+    command = ("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv", *MODEL)
+    assert_refused(run(*command), "--skip-unknown leaves such out")
+    code, _, errors = run(*command, "--skip-unknown")
+    assert code == 0
+    places = [f"line {line}: {name}" for line, name in zip((2, 4, *range(5, 23)), [*unknown, *["x"] * 16], strict=True)]
+    assert errors == f"no score for 24 unknown variants: {', '.join(places)}, and 4 more\n"
+    found = [row["score"] for row in csv.DictReader((tmp_path / "out.csv").open())]
+    assert float(found.pop(1)) == pytest.approx(effect(model, (3, "W")), abs=1e-4)
+    assert found == [""] * 24
+    mutants.write_text(f"mutant\n{'W' if WILDTYPE[3] != 'W' else 'A'}4Y\n")  # a fault of the table, not an unknown
+    assert_refused(run(*command, "--skip-unknown"), f"but the wild type has {WILDTYPE[3]} there")
+
+
+def test_the_mutated_sequence_must_agree_with_the_mutations(model: Path, tmp_path: Path):
+    mutated = WILDTYPE[:3] + "W" + WILDTYPE[4:]
+    lines = ["mutant,mutated_sequence", f"{named((3, 'W'))},{mutated.lower()}", f"WT,{WILDTYPE}", f"{named((3, 'W'))},"]
+    fasta, mutants = write(tmp_path, lines)
+    command = ("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv", *MODEL)
+    assert run(*command)[0] == 0
+    other = "A" if WILDTYPE[9] != "A" else "C"
+    for sequence, message in (
+        (WILDTYPE, f"has {WILDTYPE[3]} as residue 4, the wild type with these mutations W"),
+        (mutated[:9] + other + mutated[10:], f"has {other} as residue 10, the wild type with these mutations"),
+        (mutated[1:], "has 69 residues, the wild type 70"),
+    ):
+        write(tmp_path, [*lines, f"{named((3, 'W'))},{sequence}"])
+        assert_refused(run(*command), f"{mutants}: line 5: mutated_sequence {message}")
 
 
 class Killed(BaseException):
