@@ -44,7 +44,7 @@ def finished(config: RowConfig) -> bool:
     wanted = {home: config.pretraining.digest()} | {stage.directory: stage.digest() for stage in stages(config)}
     if not all((directory / results.RESULT).exists() for directory in wanted):
         return False
-    if any(stage.keep_weights and not stage.kept.exists() for stage in stages(config)):
+    if any(stage.keep_weights and not stage.kept_weights.exists() for stage in stages(config)):
         return False
     found = {directory: results.load(directory / results.RESULT) for directory in wanted}
     source = results.provenance().source  # these data are what the code makes of the config

@@ -53,7 +53,7 @@ def gpu(limit: float, only: tuple[int, ...] = ()) -> list[Figure]:
     if not torch.cuda.is_available():
         raise InputError("bench gpu: torch finds no CUDA device")
     properties = torch.cuda.get_device_properties()
-    hardware = planner.hardware(properties.name, properties.total_memory)
+    hardware = planner.gpu(properties.name, properties.total_memory)
     began, figures = time.monotonic(), [Figure("memory", properties.total_memory / 1e9, "GB")]
     torch.set_float32_matmul_precision("high")
     figures += beside_peers()

@@ -64,7 +64,7 @@ class Row:
         """The shape that was trained, which a profile may have made smaller."""
         result = next(iter(self.results.values()))
         if self.baseline:
-            return shape_of(self.name).divided(asdict(ScaleConfig()) | self.scale)
+            return shape_of(self.name).scaled_down(asdict(ScaleConfig()) | self.scale)
         return ModelConfig(result.hidden_size, result.num_layers, result.num_heads)
 
     @property

@@ -72,9 +72,9 @@ class BaselineConfig(ModelConfig, ABC):
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads if self.num_heads else 0
 
-    def divided(self, divisors: Mapping[str, int]) -> "BaselineConfig":
+    def scaled_down(self, divisors: Mapping[str, int]) -> "BaselineConfig":
         """The smaller shape, with ``embedding_size`` in proportion to the width."""
-        smaller = super().divided(divisors)
+        smaller = super().scaled_down(divisors)
         assert isinstance(smaller, BaselineConfig)
         if "embedding_size" not in {known.name for known in fields(self)}:
             return smaller
@@ -105,7 +105,7 @@ class BaselineConfig(ModelConfig, ABC):
 
     @property
     @abstractmethod
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         """Numbers per token that a layer keeps for the backward pass."""
 
     def training_flops(self, tokens: int, squares: int, targets: int) -> float:
@@ -133,7 +133,7 @@ class OneHotConfig(BaselineConfig):
                 f"model.hidden_size={self.hidden_size} is not model.vocab_size={self.vocab_size}, as one-hot states are"
             )
 
-    def divided(self, divisors: Mapping[str, int]) -> "BaselineConfig":
+    def scaled_down(self, divisors: Mapping[str, int]) -> "BaselineConfig":
         """The same: a vocabulary has no smaller shape."""
         return self
 
@@ -145,7 +145,7 @@ class OneHotConfig(BaselineConfig):
         return 0
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         return 0
 
 
@@ -184,7 +184,7 @@ class LSTMConfig(BaselineConfig):
         return sum(2 * 4 * width * (inputs + width) for inputs in self._inputs())
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         return 2 * 16 * self.direction_size  # measured: gates before and after, cells, outputs, and copies by step
 
     def _inputs(self) -> list[int]:
@@ -227,7 +227,7 @@ class ResNetConfig(BaselineConfig):
         return 2 * self.num_layers * self.kernel_size * self.hidden_size**2
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         return 9 * self.hidden_size  # inputs of both convolutions, norms and GELUs, and copies with channels first
 
 
@@ -264,7 +264,7 @@ class PostNormConfig(BaselineConfig):
         return 12 * self.num_layers * self.hidden_size**2
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         dropped = self.hidden_size // 2 if self.dropout else 0  # two masks of one byte
         return 16 * self.hidden_size + dropped  # as ProteinLM's
 
@@ -288,7 +288,7 @@ class UniRepConfig(BaselineConfig):
         if self.num_layers != 1:
             raise InputError(f"model.num_layers={self.num_layers}: UniRep has one")
 
-    def divided(self, divisors: Mapping[str, int]) -> "BaselineConfig":
+    def scaled_down(self, divisors: Mapping[str, int]) -> "BaselineConfig":
         """The smaller shape; its width, which few numbers divide, rounds up."""
         return replace(self, hidden_size=-(-self.hidden_size // divisors["hidden_size"]))
 
@@ -310,7 +310,7 @@ class UniRepConfig(BaselineConfig):
         return 5 * self.hidden_size * (self.hidden_size + self.embedding_size)
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         return 11 * self.hidden_size  # gates, factors and their product, cell, its tanh, state, output
 
 
@@ -323,7 +323,7 @@ class ProtVecConfig(BaselineConfig):
     dropout: float = 0.0
     family: str = "protvec"
 
-    def divided(self, divisors: Mapping[str, int]) -> "BaselineConfig":
+    def scaled_down(self, divisors: Mapping[str, int]) -> "BaselineConfig":
         """The same: a table costs a look-up, however wide."""
         return self
 
@@ -335,7 +335,7 @@ class ProtVecConfig(BaselineConfig):
         return 0
 
     @property
-    def kept(self) -> int:
+    def activations_per_token(self) -> int:
         return 0
 
 

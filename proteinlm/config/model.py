@@ -11,7 +11,7 @@ from proteinlm.config.checks import at_least, one_of
 from proteinlm.errors import InputError
 
 
-def scored(bf16: bool) -> int:
+def max_scored_tokens(bf16: bool) -> int:
     """Tokens of the longest protein whose attention weights are all kept for the backward pass, on CPUs: up to there,
     matrix products are faster than PyTorch's attention kernel.
     """
@@ -38,7 +38,7 @@ class PretrainedConfig(StartConfig):
             )
 
     @property
-    def run(self) -> str:
+    def run_name(self) -> str:
         """Name of the run that left the weights in ``<run>/pretrain/model``; of any other directory, its own."""
         place = Path(self.path).absolute()
         return place.parents[1].name if place.name == "model" else place.name
@@ -49,7 +49,7 @@ class HuggingFaceConfig(PretrainedConfig):
     """An encoder in a directory of Hugging Face: ESM, BERT, T5 or MegatronBert (`proteinlm.models.huggingface`)."""
 
     @property
-    def run(self) -> str:
+    def run_name(self) -> str:
         """Name of the directory itself."""
         return Path(self.path).absolute().name
 
@@ -138,7 +138,7 @@ class ModelConfig(StartConfig):
         tables = (self.vocab_size + (self.max_positions if self.positions == "learned" else 0)) * hidden
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
 
-    def divided(self, divisors: Mapping[str, int]) -> "ModelConfig":
+    def scaled_down(self, divisors: Mapping[str, int]) -> "ModelConfig":
         """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
         for name, divisor in divisors.items():
             if name != "num_layers" and getattr(self, name) % divisor:
@@ -179,4 +179,4 @@ class ScaleConfig:
         """The smaller shape, as each kind of model has one."""
         for name, divisor in asdict(self).items():
             at_least(1, f"scale.{name}", divisor)
-        return model.divided(asdict(self))
+        return model.scaled_down(asdict(self))

@@ -120,13 +120,13 @@ class FinetuneConfig(StageConfig):
     IRRELEVANT: ClassVar[frozenset[str]] = StageConfig.IRRELEVANT | {"model.path", "keep_weights"}
 
     @property
-    def kept(self) -> Path:
+    def kept_weights(self) -> Path:
         """Where `keep_weights` leaves the best weights of the first seed."""
         return self.directory / f"seed-{self.seed}" / "best"
 
     def __post_init__(self) -> None:
         if not self.name:
-            self.name = self.model.run if isinstance(self.model, PretrainedConfig) else "scratch"
+            self.name = self.model.run_name if isinstance(self.model, PretrainedConfig) else "scratch"
         super().__post_init__()
         at_least(1, "seeds", self.seeds)
         if isinstance(self.model, ModelConfig):

@@ -159,7 +159,7 @@ class StrategyConfig:
             raise InputError(f"strategy.devices={self.devices} and strategy.nodes={self.nodes} need strategy=ddp")
         if self.name == "fsdp_tensor" and self.devices % self.tensor:
             raise InputError(f"strategy.tensor={self.tensor} does not divide strategy.devices={self.devices}")
-        if self.name == "hsdp" and self.processes % self.replicas_made:
+        if self.name == "hsdp" and self.processes % self.replica_count:
             raise InputError(
                 f"strategy.replicas={self.replicas} does not divide the "
                 f"strategy.devices * strategy.nodes = {self.processes} processes"
@@ -180,7 +180,7 @@ class StrategyConfig:
         return self.processes // self.tensor_size
 
     @property
-    def replicas_made(self) -> int:
+    def replica_count(self) -> int:
         """Groups of processes that hold all the weights between them."""
         if self.name in ("fsdp", "fsdp_tensor"):
             return 1
@@ -190,7 +190,7 @@ class StrategyConfig:
     def shards(self) -> int:
         """Processes that divide the rows of each weight, or of its part, by FSDP."""
         if self.name == "hsdp":
-            return self.processes // self.replicas_made
+            return self.processes // self.replica_count
         return self.data_processes if self.name in ("fsdp", "fsdp_tensor") else 1
 
     @property

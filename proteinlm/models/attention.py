@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from proteinlm.config import scored
+from proteinlm.config import max_scored_tokens
 from proteinlm.models import attention_cpu
 
 
@@ -98,7 +98,7 @@ def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
 
     Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
-    longest = scored(bf16=joint.dtype == torch.bfloat16)
+    longest = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
     spans = [(short, list(span)) for short, span in groupby(runs.each, lambda run: run[1] <= longest)]
     sizes = [sum(count * length for count, length in span) for _, span in spans]
     parts = [joint] if len(spans) == 1 else joint.split(sizes)

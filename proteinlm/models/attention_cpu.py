@@ -1,8 +1,8 @@
 """Self-attention over short proteins as batched matrix products, for CPUs.
 
-PyTorch's kernel for CPUs takes longer than the products that it is made of, up to `config.scored` tokens. What surrounds
-them, turning by positions and laying out by heads, is done here in blocks that stay in a core's cache, in the backward
-pass too, which writes one gradient. Proteins of nearly equal length share their products, filled up with zeros.
+PyTorch's kernel for CPUs takes longer than the products that it is made of, up to `config.max_scored_tokens` tokens. What
+surrounds them, turning by positions and laying out by heads, is done here in blocks that stay in a core's cache, in the
+backward pass too, which writes one gradient. Proteins of nearly equal length share their products, filled up with zeros.
 
 T tokens of all proteins laid end to end, t of one block, B its proteins, L tokens of each, filled up. N heads, D head
 dimension.

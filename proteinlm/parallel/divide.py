@@ -20,7 +20,7 @@ SIDES = {"column": ColwiseParallel, "row": RowwiseParallel}
 def mesh(config: StrategyConfig, device: str) -> DeviceMesh:
     """All processes, by what they share: ``replicate`` the divided weights, ``shard`` a model, ``tensor`` a layer."""
     if config.name == "hsdp":
-        replicas = config.replicas_made
+        replicas = config.replica_count
         return init_device_mesh(device, (replicas, config.processes // replicas), mesh_dim_names=("replicate", "shard"))
     shape = (config.data_processes, config.tensor_size)
     return init_device_mesh(device, shape, mesh_dim_names=("shard", "tensor"))

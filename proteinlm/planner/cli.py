@@ -32,9 +32,9 @@ def plan(
     given = overrides or []
     names = sorted(file.stem for file in (entry.CONF / "experiment/table7").glob("*.yaml"))
     chosen = [[f"experiment/table7={name}", *given] for name in names] if rows else [given]
-    configs = [composed(choice) for choice in chosen]
-    proteins = planner.PFAM if pfam else opened(configs[0])
-    made = [planner.plan(config, proteins, planner.named(on, config.strategy.devices)) for config in configs]
+    configs = [run_config(choice) for choice in chosen]
+    proteins = planner.PFAM if pfam else configured_proteins(configs[0])
+    made = [planner.plan(config, proteins, planner.hardware_named(on, config.strategy.devices)) for config in configs]
     console = Console(soft_wrap=True, highlight=False)
     if rows:
         Console(width=max(console.width, 160), highlight=False).print(table(made, price))
@@ -48,7 +48,7 @@ def plan(
             console.print(f"{one.config.name}: {error}", markup=False)
 
 
-def composed(overrides: list[str]) -> "RunConfig":
+def run_config(overrides: list[str]) -> "RunConfig":
     """The config that ``experiments.pretrain`` would get of `overrides`."""
     from proteinlm.config import RunConfig
 
@@ -59,7 +59,7 @@ def composed(overrides: list[str]) -> "RunConfig":
     return config
 
 
-def opened(config: "RunConfig") -> "Proteins":
+def configured_proteins(config: "RunConfig") -> "Proteins":
     """The proteins that `config` would train on."""
     from proteinlm.data import sources
     from proteinlm.planner import Proteins

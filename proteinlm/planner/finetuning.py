@@ -23,7 +23,7 @@ from proteinlm.config import (
 from proteinlm.planner import fit
 from proteinlm.planner.fit import RECOMPUTE, Change
 from proteinlm.planner.hardware import Hardware
-from proteinlm.planner.memory import FP32, Memory, held, mixed, saved_by_head
+from proteinlm.planner.memory import FP32, Memory, computes_in_bf16, head_activation_bytes, parameters_per_process
 from proteinlm.planner.memory import memory as memory_of_pretraining
 from proteinlm.planner.plan import kernel
 
@@ -53,12 +53,14 @@ def memory(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: H
     as_pretraining = _pretraining(config, shape)
     whole = memory_of_pretraining(as_pretraining, hardware)
     strategy = config.strategy
-    backbone = sum(count for name, count in held(shape, strategy).items() if not name.startswith("head."))
+    backbone = sum(
+        count for name, count in parameters_per_process(shape, strategy).items() if not name.startswith("head.")
+    )
     hidden, tokens = shape.hidden_size, config.task.micro_batch_tokens
     head = _head(config, hidden)
     trained = head + _trained(config, shape, backbone)
     divided = strategy.processes if strategy.name == "ddp_sharded" else 1
-    saved = tokens * saved_by_head(shape, mixed(as_pretraining, hardware))
+    saved = tokens * head_activation_bytes(shape, computes_in_bf16(as_pretraining, hardware))
     activations = whole.activations - saved  # of a head that is not there
     if config.task.freeze == "backbone":
         activations = 2.0 * FP32 * hidden * tokens  # nothing is kept for a backward pass that does not come
@@ -120,7 +122,7 @@ def _pretraining(config: FinetuneConfig, shape: ModelConfig) -> RunConfig:
 
 def _problem(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Hardware) -> str | None:
     """Why the fine-tuning cannot start, or None."""
-    fused = hardware.cuda and mixed(_pretraining(config, shape), hardware)
+    fused = hardware.cuda and computes_in_bf16(_pretraining(config, shape), hardware)
     if kernel(shape, fused).startswith("none"):
         return f"the model's {shape.num_heads} heads have no attention kernel, head dimension {shape.head_dim} is above 256"
     return memory(config, shape, longest, hardware).shortage(hardware)

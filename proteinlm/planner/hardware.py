@@ -30,13 +30,13 @@ HARDWARE = {
 """Data sheets: memory, dense bf16, NVLink in one direction, and the usual network of its time."""
 
 
-def hardware(name: str, memory: float) -> Hardware:
+def gpu(name: str, memory: float) -> Hardware:
     """A GPU by the name and the memory that its driver gives."""
     known = next((row for key, row in HARDWARE.items() if key.upper() in name.upper()), None)
     return replace(known, memory=memory) if known else Hardware(name, memory)
 
 
-def named(name: str, processes: int) -> Hardware:
+def hardware_named(name: str, processes: int) -> Hardware:
     """Hardware by its key in `HARDWARE`, or ``cpu``: this machine's, shared by `processes`."""
     if name not in HARDWARE and name != "cpu":
         raise InputError(f"hardware={name} is not one of {', '.join(HARDWARE)}, cpu")
@@ -74,7 +74,7 @@ UTILISATION = (
 """Width decides, depth does not. Below 1024 a step waits for memory and launches. All compiled, with fused kernels."""
 
 
-def utilised(hidden_size: int) -> Utilisation:
+def utilisation_at(hidden_size: int) -> Utilisation:
     """What is known at the largest hidden size not above this one; in proportion below the smallest."""
     if hidden_size < (least := UTILISATION[0]).hidden_size:
         share = hidden_size / least.hidden_size

@@ -6,7 +6,7 @@ T tokens of a micro-batch, H hidden size, L layers, W processes, P parameters.
 from dataclasses import dataclass
 from math import ceil, prod
 
-from proteinlm.config import BaselineConfig, ModelConfig, RunConfig, StrategyConfig, scored
+from proteinlm.config import BaselineConfig, ModelConfig, RunConfig, StrategyConfig, max_scored_tokens
 from proteinlm.config.baselines import Named, Shape, linear, norm
 from proteinlm.models import mup
 from proteinlm.parallel import plan as cuts
@@ -52,12 +52,12 @@ class Memory:
 def memory(config: RunConfig, hardware: Hardware) -> Memory:
     """Bytes of the process that has the most."""
     model, strategy = config.backbone, config.strategy
-    mine = held(model, strategy)
+    mine = parameters_per_process(model, strategy)
     parameters = sum(mine.values())
     remembered = {name: count * _moments(config, name) for name, count in mine.items()}
     optimiser = _fullest(config) if strategy.name == "ddp_sharded" else sum(remembered.values())
-    in_bf16 = mixed(config, hardware)
-    activations, working = kept(config, in_bf16, 0 if hardware.cuda else scored(in_bf16))
+    in_bf16 = computes_in_bf16(config, hardware)
+    activations, working = activation_bytes(config, in_bf16, 0 if hardware.cuda else max_scored_tokens(in_bf16))
     return Memory(
         weights=FP32 * parameters,
         gradients=FP32 * parameters,
@@ -68,12 +68,12 @@ def memory(config: RunConfig, hardware: Hardware) -> Memory:
     )
 
 
-def mixed(config: RunConfig, hardware: Hardware) -> bool:
+def computes_in_bf16(config: RunConfig, hardware: Hardware) -> bool:
     """Whether products are computed in bf16."""
     return config.train.precision == "bf16-mixed" or (config.train.precision == "auto" and hardware.cuda)
 
 
-def tensors(model: ModelConfig) -> dict[str, Shape]:
+def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
     """Shapes of all parameters by name, in the order of the model, with its language-model head."""
     if isinstance(model, BaselineConfig):
         return model.tensors()
@@ -100,9 +100,11 @@ def tensors(model: ModelConfig) -> dict[str, Shape]:
     return dict(everything())
 
 
-def held(model: ModelConfig, strategy: StrategyConfig) -> dict[str, int]:
+def parameters_per_process(model: ModelConfig, strategy: StrategyConfig) -> dict[str, int]:
     """Numbers of each parameter that a process holds, at most."""
-    return {n: _rows(_cut(n, shape, strategy.tensor_size), strategy.shards) for n, shape in tensors(model).items()}
+    return {
+        n: _rows(_cut(n, shape, strategy.tensor_size), strategy.shards) for n, shape in parameter_shapes(model).items()
+    }
 
 
 def _cut(name: str, shape: tuple[int, ...], processes: int) -> tuple[int, ...]:
@@ -118,7 +120,7 @@ def _fullest(config: RunConfig) -> int:
     the fewest numbers, group after group of `optim.build`.
     """
     groups: dict[tuple[bool, int, float], list[str]] = {}
-    shapes = tensors(config.backbone)
+    shapes = parameter_shapes(config.backbone)
     for matrices in (True, False):
         for name in (name for name, shape in shapes.items() if (len(shape) >= 2) is matrices):
             moments = _moments(config, name)
@@ -139,29 +141,29 @@ def _rows(shape: tuple[int, ...], processes: int) -> int:
 
 def _moments(config: RunConfig, name: str) -> int:
     """Numbers that the optimiser remembers of each number of a parameter: Muon has one moment, AdamW two."""
-    matrix = ".blocks." in name and len(tensors(config.backbone)[name]) == 2
+    matrix = ".blocks." in name and len(parameter_shapes(config.backbone)[name]) == 2
     return 1 if matrix and config.optim.matrices == "muon" else 2
 
 
-def kept(config: RunConfig, mixed: bool, longest_scored: float = 0) -> tuple[float, float]:
+def activation_bytes(config: RunConfig, mixed: bool, longest_scored: float = 0) -> tuple[float, float]:
     """Bytes kept for the backward pass of a micro-batch, and bytes made and dropped on the way;
-    `longest_scored` as in `saved_by_block`.
+    `longest_scored` as in `block_activation_bytes`.
     """
     model, strategy, tokens = config.backbone, config.strategy, config.train.micro_batch_tokens
     hidden, layers = model.hidden_size, model.num_layers
-    block = tokens * saved_by_block(model, strategy.tensor_size, mixed, longest_scored)
+    block = tokens * block_activation_bytes(model, strategy.tensor_size, mixed, longest_scored)
     stream = FP32 * hidden * tokens  # the residual stream is never bf16
     narrow = BF16 if mixed else FP32
-    ends = 2 * stream + tokens * hidden * (model.dropout > 0) + tokens * saved_by_head(model, mixed)
+    ends = 2 * stream + tokens * hidden * (model.dropout > 0) + tokens * head_activation_bytes(model, mixed)
     blocks = {
         "keep": layers * block,
         "recompute": layers * stream + block,
         "recompute_offload": 2 * stream + block,
     }[strategy.activations]
-    weights = held(model, strategy)
+    weights = parameters_per_process(model, strategy)
     matrices = sum(count for name, count in weights.items() if ".blocks." in name) / layers
     gathering = strategy.name in ("fsdp", "hsdp", "fsdp_tensor")
-    whole = sum(prod(shape) for name, shape in tensors(model).items() if ".blocks." in name) / layers
+    whole = sum(prod(shape) for name, shape in parameter_shapes(model).items() if ".blocks." in name) / layers
     whole /= strategy.tensor_size
     if mixed:
         # autocast keeps a bf16 copy of each matrix until the backward pass, of a gathered one even when that is freed
@@ -169,18 +171,18 @@ def kept(config: RunConfig, mixed: bool, longest_scored: float = 0) -> tuple[flo
         blocks += each * (layers if strategy.activations == "keep" else 1)
     working = 16 * narrow * hidden * tokens / strategy.tensor_size + 2 * stream
     if gathering:
-        rest = sum(prod(shape) for name, shape in tensors(model).items() if ".blocks." not in name)
+        rest = sum(prod(shape) for name, shape in parameter_shapes(model).items() if ".blocks." not in name)
         working += FP32 * (3 * whole + 2 * rest)  # this block, the next, and gradients; the tables stay gathered
     return blocks + ends, working
 
 
-def saved_by_head(model: ModelConfig, mixed: bool) -> float:
+def head_activation_bytes(model: ModelConfig, mixed: bool) -> float:
     """Bytes per token that the language-model head saves, at 15 masked tokens in a hundred."""
     narrow = BF16 if mixed else FP32
     return 0.15 * (FP32 * 3 * model.hidden_size + narrow * 2 * model.hidden_size + 3 * FP32 * model.vocab_size)
 
 
-def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, longest_scored: float = 0) -> float:
+def block_activation_bytes(model: ModelConfig, tensor_size: int, mixed: bool, longest_scored: float = 0) -> float:
     """Bytes per token that a block saves for its backward pass, with the attention weights of proteins of
     `longest_scored` tokens.
 
@@ -188,7 +190,7 @@ def saved_by_block(model: ModelConfig, tensor_size: int, mixed: bool, longest_sc
     the query, key and value, the attention's output and both sides of the GELU are in the precision of the products.
     """
     if isinstance(model, BaselineConfig):
-        return model.kept * (BF16 if mixed else FP32)
+        return model.activations_per_token * (BF16 if mixed else FP32)
     hidden, dropout = model.hidden_size, model.dropout > 0
     inner = model.intermediate_size / hidden
     narrow = BF16 if mixed else FP32

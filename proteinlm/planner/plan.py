@@ -11,8 +11,8 @@ import numpy as np
 from proteinlm.config import LanguageModelConfig, ModelConfig, RunConfig
 from proteinlm.planner import fit
 from proteinlm.planner.fit import RECOMPUTE, Change
-from proteinlm.planner.hardware import Hardware, Utilisation, utilised
-from proteinlm.planner.memory import BF16, FP32, Memory, gigabytes, held, memory, mixed
+from proteinlm.planner.hardware import Hardware, Utilisation, utilisation_at
+from proteinlm.planner.memory import BF16, FP32, Memory, computes_in_bf16, gigabytes, memory, parameters_per_process
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Proteins:
         return cls(len(tokens), int(tokens.sum()), int((tokens**2).sum()), int(tokens.max()))
 
     @property
-    def attended(self) -> float:
+    def attended_tokens(self) -> float:
         """Tokens that a token attends to, on average: packing attends within proteins alone."""
         return self.squares / self.tokens
 
@@ -54,7 +54,7 @@ class Plan:
     flops_per_token: float
     kernel: str
     memory: Memory
-    received: float
+    received_bytes: float
     """Bytes that one process receives in an optimiser step."""
     utilisation: Utilisation
     speed: tuple[float, float] | None
@@ -82,17 +82,17 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
     percent = config.task.target_percent if isinstance(config.task, LanguageModelConfig) else 15
     targets = percent * (proteins.tokens - proteins.count) // 100
     per_token = model.training_flops(proteins.tokens, proteins.squares, targets) / proteins.tokens
-    utilisation = utilised(model.hidden_size)
-    received = communication(config, mixed(config, hardware))
+    utilisation = utilisation_at(model.hidden_size)
+    received = communication(config, computes_in_bf16(config, hardware))
     return Plan(
         config=config,
         hardware=hardware,
         proteins=proteins,
         parameters=model.parameters,
         flops_per_token=per_token,
-        kernel=kernel(model, hardware.cuda and mixed(config, hardware)),
+        kernel=kernel(model, hardware.cuda and computes_in_bf16(config, hardware)),
         memory=memory(config, hardware),
-        received=received,
+        received_bytes=received,
         utilisation=utilisation,
         speed=_speed(config, hardware, per_token, utilisation, received) if model.num_heads else None,
         epochs=config.train.tokens / proteins.tokens,
@@ -157,7 +157,7 @@ def kernel(model: ModelConfig, fused: bool) -> str:
 def communication(config: RunConfig, mixed: bool) -> float:
     """Bytes that a process receives in an optimiser step, by ring algorithms."""
     strategy, model = config.strategy, config.backbone
-    weights = FP32 * sum(held(model, strategy).values())
+    weights = FP32 * sum(parameters_per_process(model, strategy).values())
     micro = config.train.micro_batches // strategy.data_processes
     tensor, shards = strategy.tensor_size, strategy.shards
     total = 0.0
@@ -165,7 +165,7 @@ def communication(config: RunConfig, mixed: bool) -> float:
         total += (2 if strategy.name == "ddp" else 3) * weights * _others(strategy.processes)
     if strategy.name in ("fsdp", "hsdp", "fsdp_tensor"):  # gathered twice, gradients reduced, in each micro-batch
         total += 3 * micro * weights * shards * _others(shards)
-        total += 2 * weights * _others(strategy.replicas_made)
+        total += 2 * weights * _others(strategy.replica_count)
     if tensor > 1:  # two sums forward and two backward in each block
         row = (BF16 if mixed else FP32) * model.hidden_size * config.train.micro_batch_tokens
         total += 2 * 4 * model.num_layers * row * micro * _others(tensor)
@@ -214,7 +214,7 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
     config, strategy = made.config, made.config.strategy
     lines = [
         ("model", f"{config.name}: {made.parameters:,} parameters, {made.flops_per_token / 1e9:.3g} GFLOP a token"),
-        ("attention", f"{made.kernel}; {made.proteins.attended:.0f} tokens attended on average"),
+        ("attention", f"{made.kernel}; {made.proteins.attended_tokens:.0f} tokens attended on average"),
         (
             "strategy",
             f"{strategy.name}, {strategy.processes} x {made.hardware.name}, activations: {strategy.activations}",
@@ -222,7 +222,7 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
         ("memory", f"{gigabytes(made.memory.total)} of {gigabytes(made.hardware.memory)} ({made.memory})"),
         (
             "communication",
-            f"{gigabytes(made.received)} received by each process in a step of {config.train.step_tokens:,} tokens",
+            f"{gigabytes(made.received_bytes)} received by each process in a step of {config.train.step_tokens:,} tokens",
         ),
         ("data", f"{config.train.tokens:,} tokens, {made.epochs:.3g} epochs of {made.proteins.count:,} proteins"),
     ]

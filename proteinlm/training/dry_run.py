@@ -25,7 +25,7 @@ def run(config: RunConfig) -> None:
     lengths = sources.corpus(config.data).splits["train"].lengths()
     proteins = Proteins.of(lengths, config.model.max_positions)
     name = "cpu" if config.hardware == "auto" else config.hardware
-    made = planner.plan(config, proteins, planner.named(name, config.strategy.devices))
+    made = planner.plan(config, proteins, planner.hardware_named(name, config.strategy.devices))
     for what, how_much in planner.describe(made):
         print(f"{what:<15} {how_much}")
     module = divided(config)

@@ -62,7 +62,7 @@ def run(config: FinetuneConfig) -> Result:
         if finished.exists():
             result, inputs = results.load(finished), (splits.source.fingerprint, start.fingerprint)
             if (result.config, result.data, result.start) == (config.digest(), *inputs):
-                if config.keep_weights and not config.kept.exists():
+                if config.keep_weights and not config.kept_weights.exists():
                     raise InputError(
                         f"{directory} is finished and its weights were not kept: for keep_weights=true choose another name, "
                         "or remove it"

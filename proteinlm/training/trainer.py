@@ -72,9 +72,9 @@ def settle(train: MachineConfig, strategy: StrategyConfig) -> Machine:
 def hardware(machine: Machine, config: StageConfig) -> planner.Hardware:
     """What the planner must reckon with."""
     if config.hardware != "auto":
-        return planner.named(config.hardware, config.strategy.devices)
+        return planner.hardware_named(config.hardware, config.strategy.devices)
     if machine.accelerator == "cuda":
-        return planner.hardware(machine.hardware, torch.cuda.get_device_properties().total_memory)
+        return planner.gpu(machine.hardware, torch.cuda.get_device_properties().total_memory)
     return planner.processor(config.strategy.devices)
 
 

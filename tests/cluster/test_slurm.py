@@ -181,8 +181,8 @@ def test_the_largest_row_on_16_nodes():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         launcher = compose("pretrain", ["launcher=slurm", *overrides], return_hydra_config=True).hydra.launcher
     assert (launcher.nodes, launcher.tasks_per_node, launcher.gpus_per_node) == (16, 8, 8)
-    made = planner.check(cli.composed(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
-    assert made.config.strategy.replicas_made == 16
+    made = planner.check(cli.run_config(list(overrides)), planner.PFAM, planner.HARDWARE["h100"])
+    assert made.config.strategy.replica_count == 16
     assert made.config.strategy.shards == 8
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proteinlm.config import scored
+from proteinlm.config import max_scored_tokens
 from proteinlm.models import attention_cpu
 from proteinlm.models.attention import attend, boundaries, rotate, rotation, turned
 
@@ -38,7 +38,7 @@ def test_attention_is_softmax_of_scaled_products(
     monkeypatch.setattr(attention_cpu, "BLOCK", 100)
     torch.manual_seed(0)
     bf16 = dtype == torch.bfloat16
-    lengths = [scored(bf16) + 1 if length < 0 else length for length in lengths]
+    lengths = [max_scored_tokens(bf16) + 1 if length < 0 else length for length in lengths]
     tokens = sum(lengths)
     given = torch.randn(tokens, HEADS, 3, DIM).to(dtype).requires_grad_()
     exact = given.detach().double().requires_grad_()

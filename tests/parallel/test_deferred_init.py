@@ -58,7 +58,10 @@ def test_a_divided_model_starts_from_the_same_values(processes: int):
             arrange(module, config.strategy, sharded)
             assert module.draws is None
             held = sum(dtensors.local(parameter).numel() for parameter in module.parameters())
-            assert held == sum(planner.held(config.backbone, config.strategy).values()) or distributed.get_rank()
+            assert (
+                held == sum(planner.parameters_per_process(config.backbone, config.strategy).values())
+                or distributed.get_rank()
+            )
             for name, parameter in module.named_parameters():
                 assert torch.equal(dtensors.whole(parameter), whole[name]), (division, name)
 

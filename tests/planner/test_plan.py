@@ -15,13 +15,13 @@ from torch import nn
 
 from experiments.table7.published import TABLE7
 from proteinlm import planner
-from proteinlm.config import ModelConfig, RunConfig, scored
+from proteinlm.config import ModelConfig, RunConfig, max_scored_tokens
 from proteinlm.errors import InputError
 from proteinlm.models.attention import boundaries
 from proteinlm.models.backbone import Block
 from proteinlm.parallel.recompute import recompute
-from proteinlm.planner import HARDWARE, PFAM, Proteins, plan, tensors
-from proteinlm.planner.cli import composed
+from proteinlm.planner import HARDWARE, PFAM, Proteins, parameter_shapes, plan
+from proteinlm.planner.cli import run_config
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.training import dry_run, pretraining
 from tests.runs import ROOT, SMALL, in_group
@@ -33,10 +33,12 @@ LARGEST = "experiment/table7=hidden-3072-layer-24-head-16"
 
 @pytest.mark.parametrize("row", TABLE7)
 def test_the_tensors_of_every_row(row: str):
-    config = composed([f"experiment/table7={row}"])
+    config = run_config([f"experiment/table7={row}"])
     with torch.device("meta"):
         module = MaskedLanguageModel(config, ())
-    assert [(name, tuple(p.shape)) for name, p in module.named_parameters()] == list(tensors(config.backbone).items())
+    assert [(name, tuple(p.shape)) for name, p in module.named_parameters()] == list(
+        parameter_shapes(config.backbone).items()
+    )
 
 
 def test_attention_reaches_as_far_as_the_proteins_do():
@@ -45,7 +47,7 @@ def test_attention_reaches_as_far_as_the_proteins_do():
     proteins = Proteins.of(data.corpus.splits["train"].lengths(), config.model.max_positions)
     one_epoch = sum(1 for step in data.schedule.steps(0, 100) for m in step if m.epoch == 0)
     seen = data.schedule.totals(-(-one_epoch // config.train.micro_batches))
-    assert proteins.attended == pytest.approx(seen.squares / seen.tokens, rel=0.05)
+    assert proteins.attended_tokens == pytest.approx(seen.squares / seen.tokens, rel=0.05)
     assert Proteins.of(np.array([9, 99, 4999]), 1000) == Proteins(3, 1110, 10**2 + 100**2 + 1000**2, 1000)
 
 
@@ -69,7 +71,7 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("longer", [0, 1])
 def test_what_a_block_saves(mixed: bool, dropout: float, longer: int):
-    length = scored(mixed) + longer
+    length = max_scored_tokens(mixed) + longer
     model = ModelConfig(128, 1, 4, dropout=dropout)
     block = Block(model)
     starts = torch.tensor([0, length], dtype=torch.int32)
@@ -80,7 +82,9 @@ def test_what_a_block_saves(mixed: bool, dropout: float, longer: int):
         measured = saved(lambda: block(x, where))
     copies = 2 * 12 * 128**2 if mixed else 0  # autocast's, of the matrices
     weights_of = 0 if longer else length
-    assert planner.saved_by_block(model, 1, mixed, weights_of) * length + copies == pytest.approx(measured, rel=0.2)
+    assert planner.block_activation_bytes(model, 1, mixed, weights_of) * length + copies == pytest.approx(
+        measured, rel=0.2
+    )
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
@@ -95,29 +99,31 @@ def test_what_a_whole_model_saves(activations: str):
     batch = data._masked("train", 0)[micro_batch]
     measured = saved(lambda: module(batch))
     lengths = batch.masked.packed.starts.diff()
-    weights_of = float((lengths[lengths <= scored(False)] ** 2).sum() / lengths.sum())
-    planned, _ = planner.kept(config, False, weights_of)
+    weights_of = float((lengths[lengths <= max_scored_tokens(False)] ** 2).sum() / lengths.sum())
+    planned, _ = planner.activation_bytes(config, False, weights_of)
     planned *= len(batch.masked.packed.tokens) / config.train.micro_batch_tokens
     if activations == "recompute":  # a block's own are made in the backward pass, which has not begun
-        planned -= planner.saved_by_block(config.backbone, 1, False, weights_of) * len(batch.masked.packed.tokens)
+        planned -= planner.block_activation_bytes(config.backbone, 1, False, weights_of) * len(
+            batch.masked.packed.tokens
+        )
     assert planned == pytest.approx(measured, rel=0.2)
 
 
 def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
     cluster = ("strategy=fsdp", "strategy.devices=8", "strategy.nodes=8", "hardware=h100")
-    config = composed([LARGEST, "profile=paper", *cluster, "train.micro_batch_tokens=4352"])
+    config = run_config([LARGEST, "profile=paper", *cluster, "train.micro_batch_tokens=4352"])
 
     def work() -> None:
         made = plan(config, PFAM, H100)
         assert made.parameters == 2_735_398_016
         module = dry_run.divided(config)
         assert all(p.is_meta for p in module.parameters())
-        held = sum(planner.held(config.backbone, config.strategy).values())
+        held = sum(planner.parameters_per_process(config.backbone, config.strategy).values())
         assert sum(p.to_local().numel() for p in module.parameters()) == held
         assert made.memory.weights == 4 * held
         config.strategy.name, config.strategy.tensor = "fsdp_tensor", 4
         module = dry_run.divided(config)
-        held = sum(planner.held(config.backbone, config.strategy).values())
+        held = sum(planner.parameters_per_process(config.backbone, config.strategy).values())
         assert sum(p.to_local().numel() for p in module.parameters()) == held
         config.strategy.name = "hsdp"
         printed = io.StringIO()
@@ -139,13 +145,13 @@ def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
 )
 def test_what_cannot_fit_is_refused_with_what_would(overrides: tuple[str, ...], message: str, remedy: str):
     overrides = ("profile=single_gpu", *overrides)
-    config = composed([LARGEST, *overrides])
+    config = run_config([LARGEST, *overrides])
     with pytest.raises(InputError, match=rf"{message}.*: {remedy}\d* would fit \(force=true") as error:
         planner.check(config, PFAM, H100)
     config.force = True
     planner.check(config, PFAM, H100)
     suggested = str(error.value).rsplit(": ", 1)[1].split(" would fit")[0]
-    assert not planner.check(composed([LARGEST, *overrides, *suggested.split()]), PFAM, H100).config.force
+    assert not planner.check(run_config([LARGEST, *overrides, *suggested.split()]), PFAM, H100).config.force
 
 
 def test_a_launch_is_refused_before_it_owns_a_directory(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -158,18 +164,18 @@ def test_a_launch_is_refused_before_it_owns_a_directory(tmp_path, monkeypatch: p
 
 def test_sums_known_from_elsewhere():
     def planned(*overrides: str) -> planner.Plan:
-        config: RunConfig = composed([LARGEST, "profile=paper", *overrides])
+        config: RunConfig = run_config([LARGEST, "profile=paper", *overrides])
         return plan(config, PFAM, H100)
 
     # Cheng et al.'s optimum for the 3B row, by their figure: 173 billion tokens
     assert planned().optimal_tokens[0] == pytest.approx(173e9, rel=0.01)
     # 6 N + 12 L H s per token
-    known = 6 * 12 * 24 * 3072**2 + 12 * 24 * 3072 * PFAM.attended
+    known = 6 * 12 * 24 * 3072**2 + 12 * 24 * 3072 * PFAM.attended_tokens
     assert planned().flops_per_token == pytest.approx(known, rel=0.005)
     weights = 4 * 2_735_398_016
-    assert planned("strategy=ddp", "strategy.devices=8").received == pytest.approx(2 * weights * 7 / 8, rel=1e-3)
+    assert planned("strategy=ddp", "strategy.devices=8").received_bytes == pytest.approx(2 * weights * 7 / 8, rel=1e-3)
     sharded = planned("strategy=fsdp", "strategy.devices=8")  # four micro-batches in each process
-    assert sharded.received == pytest.approx(4 * 3 * weights * 7 / 8, rel=1e-3)
+    assert sharded.received_bytes == pytest.approx(4 * 3 * weights * 7 / 8, rel=1e-3)
     assert sharded.memory.states == pytest.approx(16 / 4 * weights / 8, rel=1e-3)
 
 

@@ -10,7 +10,7 @@ from experiments.table7.rows import shape_of
 from proteinlm import planner
 from proteinlm.config import BaselineConfig, LSTMConfig, ScaleConfig
 from proteinlm.errors import InputError
-from proteinlm.planner.cli import composed
+from proteinlm.planner.cli import run_config
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from tests.models.baselines.samples import TINY, proteins
 from tests.planner.test_plan import saved
@@ -24,13 +24,13 @@ def of_backbone(config: BaselineConfig) -> int:
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_shapes_in_yaml_are_built_tensor_by_tensor(row: str):
-    config = composed([f"experiment/baselines={row}"])
+    config = run_config([f"experiment/baselines={row}"])
     assert config.name == row
     assert config.backbone == shape_of(row)
     with torch.device("meta"):
         module = MaskedLanguageModel(config, ())
     built = [(name, tuple(parameter.shape)) for name, parameter in module.named_parameters()]
-    assert built == list(planner.tensors(config.backbone).items())
+    assert built == list(planner.parameter_shapes(config.backbone).items())
     assert sum(prod(shape) for _, shape in built) == config.backbone.parameters
 
 
@@ -57,7 +57,7 @@ def test_parameters_are_tapes_but_for_these_pieces():
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "single_gpu", "paper"])
 @pytest.mark.parametrize("row", ROWS)
 def test_every_profile_scales_them_like_the_rest(row: str, profile: str):
-    config = composed([f"experiment/baselines={row}", f"profile={profile}"])
+    config = run_config([f"experiment/baselines={row}", f"profile={profile}"])
     full, built = config.model, config.backbone
     assert isinstance(full, BaselineConfig)
     assert isinstance(built, BaselineConfig)
@@ -75,14 +75,14 @@ def test_what_is_kept_for_the_backward_pass(family: str):
     from proteinlm.models import registry
 
     config = TINY[family]
-    if not config.kept:
+    if not config.activations_per_token:
         return
     wide = ScaleConfig().apply(config)
     wide.hidden_size, wide.num_layers = 128, 1 if family == "unirep" else 3
     backbone, sample = registry.build(wide), proteins((64,) * 8)
     starts = torch.arange(0, 513, 64, dtype=torch.int32)
     measured = saved(lambda: backbone(torch.cat(sample), starts, 64))
-    assert 4 * wide.kept * wide.num_layers * 512 == pytest.approx(measured, rel=0.3)
+    assert 4 * wide.activations_per_token * wide.num_layers * 512 == pytest.approx(measured, rel=0.3)
 
 
 def test_work_is_six_for_each_weight_and_token():
@@ -114,12 +114,12 @@ def test_work_is_six_for_each_weight_and_token():
 )
 def test_impossible_values_are_one_line(overrides: list[str], message: str):
     with pytest.raises(InputError, match=message) as refusal:
-        composed(overrides)
+        run_config(overrides)
     assert "\n" not in str(refusal.value)
 
 
 def test_plans_say_what_nobody_has_measured():
-    made = planner.plan(composed(["experiment/baselines=lstm"]), planner.PFAM, planner.HARDWARE["h100"])
+    made = planner.plan(run_config(["experiment/baselines=lstm"]), planner.PFAM, planner.HARDWARE["h100"])
     told = dict(planner.describe(made))
     assert made.parameters == shape_of("lstm").parameters
     assert made.speed is None
@@ -127,7 +127,7 @@ def test_plans_say_what_nobody_has_measured():
     assert told["time"] == "unknown: nobody has measured lstm on H100"
     assert "optimal tokens" not in told
     transformer = planner.plan(
-        composed(["experiment/baselines=bert_base_tape"]), planner.PFAM, planner.HARDWARE["h100"]
+        run_config(["experiment/baselines=bert_base_tape"]), planner.PFAM, planner.HARDWARE["h100"]
     )
     assert transformer.speed
     assert transformer.memory.weights == 4 * shape_of("bert_base_tape").parameters
