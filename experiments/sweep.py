@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from experiments.table7 import table as table7
+from experiments.table7 import __main__ as table7
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
 from proteinlm.config import BaselineConfig

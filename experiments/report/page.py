@@ -11,7 +11,7 @@ from experiments.figures import all as figures
 from experiments.figures import style
 from experiments.figures.all import Drawing
 from experiments.report import numbers, provenance, summary, tables
-from experiments.table7 import claims, table
+from experiments.table7 import claims, render
 from experiments.table7.published import COLUMNS
 from experiments.table7.rows import Row
 
@@ -57,7 +57,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         summary=summary.of(rows, findings),
         columns=COLUMNS,
         lines=tables.lines(rows),
-        caption=table.caption(rows).replace("in brackets the", "below it the"),
+        caption=render.caption(rows).replace("in brackets the", "below it the"),
         findings=[(finding, pieces(finding.evidence)) for finding in findings],
         medium="" if any(row.name == tables.MEDIUM for row in rows) else tables.MEDIUM,
         small=[tables.first(rows), *tables.downstream(rows)],

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.table7 import audit, table, without_relatives
+from experiments.table7 import __main__ as table7
+from experiments.table7 import audit, without_relatives
 from experiments.table7.published import COLUMNS
 from experiments.table7.rows import Row
 from proteinlm.data.similarity import leakage
@@ -76,7 +77,7 @@ def test_predictions_that_were_cut_are_named(copy: Path, capsys: pytest.CaptureF
     file.write_bytes(file.read_bytes()[:-200])
     (found,) = problems(copy)
     assert found.startswith(f"{file}: damaged: ")
-    assert table.main([str(copy.parent), "--verify"]) == 1
+    assert table7.main([str(copy.parent), "--verify"]) == 1
     assert f"{file}: damaged: " in capsys.readouterr().err
 
 

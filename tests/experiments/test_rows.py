@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.table7 import table
+from experiments.table7 import __main__ as table7
+from experiments.table7 import render
 from experiments.table7.published import COLUMNS
 from experiments.table7.rows import PRETRAIN, Cell, Row, collect, problems
 from proteinlm.records import predictions, results
@@ -46,16 +47,16 @@ def test_the_difference_is_that_of_the_saved_predictions(tmp_path: Path):
 
 def test_a_row_with_a_name_of_its_own_breaks_no_table(tmp_path: Path):
     made_up(tmp_path)
-    ten = json.dumps(table.as_json(collect(tmp_path), []))
+    ten = json.dumps(render.as_json(collect(tmp_path), []))
     for result in results.load_all(tmp_path / "hidden-768-layer-12-head-6"):
         mine = tmp_path / "mine" / result.stage
         shutil.copytree(tmp_path / result.row / result.stage, mine)
         replace(result, row="mine").save(mine)
     rows = collect(tmp_path)
-    assert table.main([str(tmp_path)]) == 0
+    assert table7.main([str(tmp_path)]) == 0
     (own,) = (row for row in rows if row.name == "mine")
     assert (own.full.hidden_size, own.full.num_layers) == (own.built.hidden_size, own.built.num_layers)
-    of_others = table.as_json([row for row in rows if row is not own], [])
+    of_others = render.as_json([row for row in rows if row is not own], [])
     assert json.dumps(of_others) == ten
 
 

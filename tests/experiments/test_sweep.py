@@ -15,7 +15,7 @@ import pytest
 
 from experiments import sweep as front
 from experiments.sweep import ROWS, chosen, largest_first, planned
-from experiments.table7 import table as table7
+from experiments.table7 import __main__ as table7
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from proteinlm.records import predictions, results
 from proteinlm.storage.atomic import owned
