@@ -25,6 +25,8 @@ CONF = next(
 )
 """The configs: in the package where it was installed from a wheel, else beside it."""
 Config = TypeVar("Config", bound=StageConfig)
+UNUSED = ("matplotlib", "scipy", "transformers")
+"""What torchmetrics imports if it finds it, and a stage never asks it for."""
 
 
 def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None]]:
@@ -121,11 +123,21 @@ def _log(config: StageConfig) -> Path:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import many modules without garbage collection, and never search them later: a stage begins a fifth sooner."""
+    """Import Lightning, and what belongs to it, at half the cost: two seconds of processor time instead of four or five.
+
+    Objects that are imported are not searched for garbage, now and ever after. And torchmetrics, which Lightning imports,
+    does not find the libraries that its scores of texts and sounds and its plots need: it would import them at once.
+    """
+    from lightning_utilities.core import imports
+
+    found, available = imports.RequirementCache.__bool__, imports.package_available
     gc.disable()
+    imports.RequirementCache.__bool__ = lambda self: not str(self.requirement).startswith(UNUSED) and found(self)
+    imports.package_available = lambda name: name not in UNUSED and available(name)
     try:
         yield
     finally:
+        imports.RequirementCache.__bool__, imports.package_available = found, available
         gc.freeze()
         gc.enable()
 

@@ -73,3 +73,18 @@ def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: li
     assert ended.returncode == 2
     assert ended.stderr.startswith(line)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_starts_without_libraries_that_it_does_not_use():
+    code = (
+        "import sys\n"
+        "from proteinlm.launch import entry\n"
+        "with entry.importing():\n"
+        "    from proteinlm.training import finetuning, pretraining\n"
+        "imported = {module.partition('.')[0] for module in sys.modules}\n"
+        "print(*sorted(imported & {*entry.UNUSED, 'lightning', 'torchmetrics'}))\n"
+        "from lightning_utilities.core.imports import RequirementCache, package_available\n"
+        "print(all(package_available(name) and RequirementCache(name) for name in entry.UNUSED))\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["lightning torchmetrics", "True"]
