@@ -26,6 +26,8 @@ BATCH = 8
 """Proteins that a peer computes at once: the Trainer's default."""
 WARMING = 4
 """Rounds that do not count: in bfloat16 the first steps compile kernels for the shapes that they meet."""
+PRODUCT_FLOPS = 2e11
+"""Of a round of matrix products: a few seconds."""
 OURS = "proteinlm"
 MEGATRON = "MegatronBertForMaskedLM, padded"
 FP32, BF16, COMPILED = "fp32", "bf16", "bf16, compiled"
@@ -161,7 +163,7 @@ def matrix_product(hidden: int, tokens: int, bf16: bool = False) -> tuple[Callab
     """The largest product of a block, and its FLOPs: what the machine does at best at this width."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     x, weight = torch.randn(tokens, hidden, dtype=dtype), torch.randn(4 * hidden, hidden, dtype=dtype)
-    times = max(1, round(2e11 / (8 * tokens * hidden**2)))  # a few seconds
+    times = max(1, round(PRODUCT_FLOPS / (8 * tokens * hidden**2)))
 
     def multiply() -> None:
         for _ in range(times):
