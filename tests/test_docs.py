@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -297,3 +298,10 @@ def check(command: str) -> None:
                 options = {option for each in found.params for option in each.opts}
                 if word.split("=")[0] not in options:
                     raise LookupError(f"no option {word}")
+
+
+def test_the_design_page_has_the_layers_that_are_checked():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    rows = re.findall(r"^\| \d+ \| ([^|]+) \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [set(layer.split(" | ")) for layer in layers]
