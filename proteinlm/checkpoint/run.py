@@ -170,6 +170,8 @@ def load_weights(directory: Path) -> Weights:
     """
     if huggingface.is_foreign(directory):
         return Weights(*huggingface.read(directory), str(directory))
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory")
     for name in (WEIGHTS, SHAPE):
         if not (directory / name).is_file():
             raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
@@ -194,6 +196,11 @@ def load_weights(directory: Path) -> Weights:
 
 def _beside_base(adapter: lora.Adapter, saved: dict[str, Tensor], directory: Path) -> dict[str, Tensor]:
     """The tensors of a model whose adapters alone were saved; `InputError` if what they belong to is not there."""
+    if adapter.base and not Path(adapter.base).is_dir():
+        raise InputError(
+            f"{directory / lora.FILE}: made for the weights in {adapter.base}, which is not there: put them back, "
+            "or write their new place into this file as base"
+        )
     base = load_weights(Path(adapter.base)) if adapter.base else None
     if base and base.fingerprint != adapter.fingerprint:
         raise InputError(f"{directory / lora.FILE}: made for the weights that {adapter.base} held before")

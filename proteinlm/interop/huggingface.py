@@ -269,6 +269,8 @@ def _check_vocabulary(source: Path) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if not file.parent.is_dir():
+        raise InputError(f"{file.parent}: no such directory")
     if not file.is_file():
         raise InputError(f"{file.parent}: no {file.name} in it")
     try:

@@ -135,6 +135,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _files(source: Path) -> list[Path]:
     """The shards' files in order of their ranks."""
+    if not source.is_dir():
+        raise InputError(f"{source}: no such directory")
     if (source / LATEST).is_file():
         iteration = (source / LATEST).read_text().strip()
         source = source / (f"iter_{int(iteration):07d}" if iteration.isdigit() else "release")

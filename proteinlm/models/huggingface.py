@@ -1,7 +1,7 @@
-"""Encoders of Hugging Face behind our backbone's interface, so that all tasks and heads run on them.
+"""Runs encoders of Hugging Face behind our backbone's interface, so that all tasks and heads work on them.
 
-ESM-1b and ESM-2, BERT (ProtBert), T5's encoder (ProtT5) and MegatronBert, each with its own tokens: ours are translated
-one by one, and the special tokens that its tokenizer puts around a protein are put there too. The only module that needs
+These are ESM-1b and ESM-2, BERT (ProtBert), T5's encoder (ProtT5) and MegatronBert. Each has its own tokens: ours are
+translated one by one, and the special tokens that its tokenizer puts around a protein are added. No other module needs
 transformers.
 
 T tokens of packed proteins, B proteins, L residues of the longest, S special tokens, H hidden size.
@@ -24,6 +24,7 @@ from proteinlm.models.packed import per_protein
 from proteinlm.storage.untrusted import read_json
 
 CLASSES = {"esm": "EsmModel", "bert": "BertModel", "megatron-bert": "MegatronBertModel", "t5": "T5EncoderModel"}
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
 UNBOUNDED = 65_536  # positions of an encoder that has no table of them: the most that ours may have
 WASTE = 1.25
 """Longest protein of a padded batch over its shortest: at most a fifth of a batch is padding."""
@@ -31,7 +32,7 @@ WASTE = 1.25
 
 @final
 class ForeignBackbone(nn.Module):
-    """Packed proteins in, one hidden state per token out, as `Backbone`, by way of padded batches.
+    """Computes one hidden state per token of packed proteins, as `Backbone` does, in padded batches.
 
     The state of our [CLS] is that of the encoder's first special token; of T5, which has none there, the mean over the
     residues.
@@ -75,19 +76,24 @@ def is_foreign(directory: Path) -> bool:
 
 
 def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
-    """The encoder in `directory`: its shape, its tensors as `ForeignBackbone` names them, and their fingerprint.
+    """Read the encoder in `directory`: its shape, its tensors as `ForeignBackbone` names them, and their fingerprint.
 
-    `InputError` for another class of model, a file that is missing or needs code of its own, and without transformers.
+    Raises `InputError` for another class of model, a file that is missing or needs code of its own, and without
+    transformers.
     """
     architecture = read_json(directory / "config.json")
     name = CLASSES.get(architecture["model_type"])
     if name is None:
         raise InputError(f"{directory}: model_type {architecture['model_type']!r} is not one of {', '.join(CLASSES)}")
+    if not any((directory / file).is_file() for file in VOCABULARIES):  # without one transformers makes an empty one
+        raise InputError(f"{directory}: no vocabulary of its tokenizer in it: none of {', '.join(VOCABULARIES)}")
     transformers = _transformers()
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     pooling = {} if name == "T5EncoderModel" else {"add_pooling_layer": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
+        if getattr(tokenizer, "do_lower_case", False):  # BERT's default, where no tokenizer_config.json denies it
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options, do_lower_case=False)
         model, loading = getattr(transformers, name).from_pretrained(
             directory, **options, **pooling, dtype=torch.float32, output_loading_info=True
         )
@@ -127,7 +133,7 @@ def _encoder(architecture: dict[str, Any]) -> nn.Module:
 
 
 def _inner(model: Any) -> nn.Module:
-    """What computes hidden states, without parts that get no gradient and weights that have two names."""
+    """The part that computes hidden states, without parts that get no gradient and weights that have two names."""
     if model.config.model_type == "t5":
         return model.encoder
     if model.config.model_type == "esm":
@@ -154,17 +160,17 @@ def _tokens(tokenizer: Any, directory: Path) -> list[int]:
 
 
 def _specials(tokenizer: Any, tokens: list[int], directory: Path) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before and after a protein."""
+    """The special tokens that the tokenizer puts before and after a protein."""
     ids, alanine = tokenizer("A")["input_ids"], tokens[vocabulary.IDS["A"]]
     place = ids.index(alanine) if alanine in ids else 0
     prefix, suffix = ids[:place], ids[place + 1 :]
     if alanine not in ids or len(prefix) > 1:
-        raise InputError(f"{directory}: its tokenizer makes {ids} of the protein A: not one token for each residue")
+        raise InputError(f"{directory}: its tokenizer makes {ids} of the protein A, whose token is {alanine}")
     return prefix, suffix
 
 
 def _longest(values: Any, specials: int) -> int:
-    """Residues of the longest protein that there are positions for."""
+    """The number of residues of the longest protein that the encoder has positions for."""
     if values.model_type == "t5" or getattr(values, "position_embedding_type", "absolute") == "rotary":
         return UNBOUNDED - 1
     offset = values.pad_token_id + 1 if values.model_type == "esm" else 0  # ESM counts positions from there
@@ -172,7 +178,7 @@ def _longest(values: Any, specials: int) -> int:
 
 
 def _batches(proteins: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of similar length; micro-batches are sorted by it."""
+    """Group neighbours of similar length; micro-batches are sorted by it."""
     batch: list[Tensor] = []
     for protein in proteins:
         bounds = sorted((len(batch[0]), len(protein))) if batch else (1, 1)

@@ -66,6 +66,8 @@ def test_bad_input_is_one_line(directory: Path, tmp_path: Path):
             model.embed(["ACD", sequence])
     with pytest.raises(InputError, match=r"no model.safetensors in it"):
         proteinlm.load(tmp_path)
+    with pytest.raises(InputError, match=r"nowhere: no such directory"):
+        proteinlm.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="--device warp"):
         Machine.settled("warp")
     with pytest.raises(InputError, match="--precision fp8"):

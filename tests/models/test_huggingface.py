@@ -1,6 +1,7 @@
 """Encoders of Hugging Face give the states that transformers gives of each protein alone, in any company, in any task."""
 
 import os
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -125,6 +126,21 @@ def test_states_are_those_of_each_protein_alone(encoders: Path, name: str):
             np.testing.assert_allclose(states, states_alone(encoders / name, SEQUENCES[place]), atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["protbert", "megatron_bert"])
+def test_a_directory_without_settings_of_its_tokenizer_is_not_lower_cased(encoders: Path, name: str, tmp_path: Path):
+    shutil.copytree(encoders / name, tmp_path / name)
+    for file in ("tokenizer_config.json", "tokenizer.json"):  # BERT's own default is to lower-case
+        (tmp_path / name / file).unlink()
+    (tmp_path / name / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]))
+    bare, original = (load(directory / name, device="cpu") for directory in (tmp_path, encoders))
+    assert (bare.config.tokens, bare.config.prefix, bare.config.suffix) == (
+        original.config.tokens,
+        original.config.prefix,
+        original.config.suffix,
+    )
+    np.testing.assert_array_equal(bare.embed(SEQUENCES), original.embed(SEQUENCES))
+
+
 def test_the_padding_is_bounded():
     lengths = [1, 1, 4, 5, 5, 6, 7, 50]
     batches = [[len(part) for part in batch] for batch in foreign._batches([torch.zeros(n) for n in lengths])]
@@ -193,9 +209,12 @@ def test_what_is_no_protein_encoder_is_refused(tmp_path: Path):
     for name, content, message in (
         ("gpt", '{"model_type": "gpt2"}', "model_type 'gpt2' is not one of esm, bert, megatron-bert, t5"),
         ("empty", '{"model_type": "bert"}', "not readable by transformers"),
+        ("mute", '{"model_type": "bert"}', "no vocabulary of its tokenizer in it: none of tokenizer.json, vocab.txt"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
+        if name == "empty":
+            (tmp_path / name / "vocab.txt").write_text("[PAD]")
         with pytest.raises(InputError, match=message) as refusal:
             load(tmp_path / name)
         assert "\n" not in str(refusal.value)
