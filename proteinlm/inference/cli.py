@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from proteinlm import pretrained
+from proteinlm.data.cli import LettersOption
 from proteinlm.errors import InputError
 from proteinlm.storage.atomic import check_output
 
@@ -26,6 +27,7 @@ Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...; a
 Precision = Annotated[
     str, typer.Option("--precision", help="fp32, bf16-mixed; auto takes bfloat16 on a GPU that has it.")
 ]
+STRICT = "strict"
 LISTED = 20
 """The number of skipped variants that are printed."""
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens computed at once; 0: 4,096, on a GPU 32,768.")]
@@ -38,6 +40,7 @@ def embed(
     pooling: Annotated[
         str, typer.Option("--pooling", help="mean, cls, or residue: one vector of each residue.")
     ] = "mean",
+    letters: LettersOption = STRICT,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -47,9 +50,11 @@ def embed(
     from proteinlm.inference.model import load
     from proteinlm.inference.proteins import file_of
 
+    _check_letters(letters)
     writers.writer(out)  # a mistake there should not wait for the model
     check_output(out, file_of(source))
-    embeddings.embed(load(model, device=device, precision=precision, batch_tokens=batch_tokens), source, out, pooling)
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    embeddings.embed(loaded, source, out, pooling, letters)
 
 
 def score(
@@ -63,6 +68,7 @@ def score(
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out, and list, variants that are no substitutions, as K2*.")
     ] = False,
+    letters: LettersOption = STRICT,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -72,12 +78,20 @@ def score(
     from proteinlm.inference.model import load
     from proteinlm.inference.proteins import file_of
 
+    _check_letters(letters)
     if out.suffix in (".gz", ".xz"):
         raise InputError(f"{out}: the table is written plain: leave out {out.suffix}")
     check_output(out, file_of(wildtype), variants)
-    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
     skipped = likelihoods.score_variants(
-        loaded, wildtype, variants, out, column=column, column_out=column_out, first=first, skip_unknown=skip_unknown
+        load(model, device=device, precision=precision, batch_tokens=batch_tokens),
+        wildtype,
+        variants,
+        out,
+        column=column,
+        column_out=column_out,
+        first=first,
+        skip_unknown=skip_unknown,
+        letters=letters,
     )
     if skipped:
         more = f", and {len(skipped) - LISTED} more" if len(skipped) > LISTED else ""
@@ -88,6 +102,7 @@ def pppl(
     source: Fasta,
     model: OptionalModel = pretrained.DIRECTORY,
     out: Lines = None,
+    letters: LettersOption = STRICT,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -96,10 +111,11 @@ def pppl(
     from proteinlm.inference import likelihoods, tables
     from proteinlm.inference.model import load
 
+    _check_letters(letters)
     if out:
         tables.check_output(out, source, states=False)
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
-    likelihoods.write_pseudo_perplexities(loaded, source, out)
+    likelihoods.write_pseudo_perplexities(loaded, source, out, letters)
 
 
 def contacts(
@@ -118,6 +134,7 @@ def contacts(
         typer.Option("--fit", help="Fit the readout of attention to 20 chains of this data directory (or synthetic)."),
     ] = "",
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Directory for a picture of each map.")] = None,
+    letters: LettersOption = STRICT,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -126,9 +143,10 @@ def contacts(
     from proteinlm.inference import contact_maps
     from proteinlm.inference.model import Machine
 
+    _check_letters(letters)
     contact_maps.check_paths(source, out, pictures)
     maps = contact_maps.map_source(model, method, fit, Machine.settled(device, precision, batch_tokens))
-    contact_maps.write_maps(maps, source, out, pictures)
+    contact_maps.write_maps(maps, source, out, pictures, letters)
 
 
 def score_contacts(
@@ -151,6 +169,7 @@ def predict(
     source: Fasta,
     model: Annotated[Path, typer.Option("--model", help="A fine-tuning that ran with keep_weights=true.")],
     out: Lines = None,
+    letters: LettersOption = STRICT,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
@@ -160,10 +179,18 @@ def predict(
     from proteinlm.inference import tables
     from proteinlm.inference.model import Machine
 
+    _check_letters(letters)
     if out:
         tables.check_output(out, source)
     loaded = fine_tuned.load(model, task, Machine.settled(device, precision, batch_tokens))
-    fine_tuned.predict(loaded, source, out)
+    fine_tuned.predict(loaded, source, out, letters)
+
+
+def _check_letters(letters: str) -> None:
+    from proteinlm.config.checks import one_of
+    from proteinlm.config.data import LETTERS
+
+    one_of("--letters", letters, LETTERS)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from proteinlm import checkpoint
 from proteinlm.data.batches.packing import pack_letters
+from proteinlm.data.formats.letters import STRICT
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
@@ -74,7 +75,7 @@ def check_paths(proteins: Path, output: Path, pictures: Path | None) -> None:
         raise InputError(f"--pictures {pictures}: not a directory")
 
 
-def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None) -> None:
+def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None, letters: str = STRICT) -> None:
     """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures` if it is given."""
     check_paths(proteins, output, pictures)
 
@@ -89,7 +90,7 @@ def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None
             for name, matrix in _matrices(finished):
                 _draw(name, matrix, pictures / _picture_name(name))
 
-    job = Job(proteins, maps.model, table, maps.settings, "contacts", _pairs, npz_name)
+    job = Job(proteins, maps.model, table, maps.settings, "contacts", _pairs, letters, npz_name)
     job.to_file(output, write)
 
 

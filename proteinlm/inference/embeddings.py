@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from proteinlm.data.formats.letters import STRICT
 from proteinlm.errors import InputError
 from proteinlm.inference.jobs import Job, proteins_table
 from proteinlm.inference.model import POOLINGS, Model, Pooling
@@ -18,12 +19,20 @@ from proteinlm.inference.proteins import Window
 from proteinlm.inference.writers import stored_names, writer
 
 
-def embed(model: Model, source: Path, output: Path, pooling: str) -> None:
+def embed(model: Model, source: Path, output: Path, pooling: str, letters: str = STRICT) -> None:
     """Write the embeddings of the proteins in `source` to `output`, or go on where an earlier attempt stopped."""
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling} is not one of {', '.join(POOLINGS)}")
     names = stored_names(output, by_name=pooling == "residue")
-    job = Job(source, model, partial(table, model, pooling), {"pooling": pooling}, "embedding", stored_name=names)
+    job = Job(
+        source,
+        model,
+        partial(table, model, pooling),
+        {"pooling": pooling},
+        "embedding",
+        letters=letters,
+        stored_name=names,
+    )
     job.to_file(output, writer(output, {"model_name": model.name, "pooling": pooling}))
 
 

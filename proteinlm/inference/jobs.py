@@ -8,6 +8,7 @@ model or a changed sequence does not.
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import final
 
 import pyarrow as pa
 
+from proteinlm.data.formats.letters import STRICT, Letters
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference.model import LoadedModel
@@ -39,18 +41,22 @@ class Job:
     title: str
     cost: Callable[[Protein], int] = tokens_of
     """The number of tokens that the model computes for a protein."""
+    letters: str = STRICT
+    """What is done with characters that are no residues: one of `config.data.LETTERS`."""
     stored_name: Callable[[str], str] | None = None
     """The function from a protein's name to the one by which the output finds it, if that is another."""
 
     def windows(self) -> Generator[Window]:
-        """The proteins, with a progress bar."""
+        """The proteins, with a progress bar; at the end a line says which letters were dropped or replaced."""
         path = self.source
         plain = path.is_file() and path.suffix not in (".gz", ".xz")
-        budget = BATCHES * self.model.machine.batch_tokens
+        letters, budget = Letters(self.letters), BATCHES * self.model.machine.batch_tokens
         with Bar(self.title, path.stat().st_size if plain else None) as bar:
-            for window in windows(read(path, self.model.longest, self.stored_name), budget, self.cost):
+            for window in windows(read(path, self.model.longest, self.stored_name, letters), budget, self.cost):
                 yield window
                 bar.advance(sum(protein.size for protein in window))
+        if summary := letters.summary():
+            print(f"{file_of(path)}: {summary}", file=sys.stderr)
 
     def tables(self) -> Iterator[pa.Table]:
         """The table of each window, as soon as it is computed."""
@@ -61,7 +67,7 @@ class Job:
         """Compute the windows that are not finished yet, then let `write` make the output of all."""
         check_output(output, file_of(self.source))
         if self.stored_name and self.source.is_file():  # standard input can be read only once
-            check_names(self.source, self.stored_name)
+            check_names(self.source, self.stored_name, self.letters)
         with resume(output, self.model, self.settings) as finished, closing(self.windows()) as coming:
             for window in coming:
                 content = [f"{protein.name} {len(protein.letters)}\n".encode() for protein in window]

@@ -4,6 +4,7 @@ L residues of a protein, K of them hidden one at a time, V vocabulary.
 """
 
 import csv
+import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from io import StringIO
@@ -15,6 +16,7 @@ import torch
 
 from proteinlm import vocabulary
 from proteinlm.data.batches.packing import Packed
+from proteinlm.data.formats.letters import STRICT, Letters
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
@@ -47,13 +49,19 @@ def masked_log_probabilities(model: Model, letters: np.ndarray, positions: np.nd
 
 
 def pseudo_perplexity(model: Model, letters: np.ndarray) -> float:
-    """Exponential of the mean loss of the residues, each hidden by itself (Salazar et al. 2020)."""
-    residues = np.arange(len(letters))
-    logs = masked_log_probabilities(model, letters, residues)[residues, vocabulary.encode_bytes(letters)]
+    """The exponential of the mean loss of the residues, each hidden by itself (Salazar et al. 2020).
+
+    A residue read as [UNK] has no likelihood: it is left out of the mean, which is nan if no other is there.
+    """
+    residues = np.flatnonzero(letters != ord(vocabulary.UNKNOWN_LETTER))
+    if not len(residues):
+        return float("nan")
+    tokens = vocabulary.encode_bytes(letters)[residues]
+    logs = masked_log_probabilities(model, letters, residues)[np.arange(len(residues)), tokens]
     return float(np.exp(-logs.mean(dtype=np.float64)))
 
 
-def write_pseudo_perplexities(model: Model, source: Path, output: Path | None) -> None:
+def write_pseudo_perplexities(model: Model, source: Path, output: Path | None, letters: str = STRICT) -> None:
     """Write one line for each protein in `source`."""
 
     def table(window: Window) -> pa.Table:
@@ -61,7 +69,8 @@ def write_pseudo_perplexities(model: Model, source: Path, output: Path | None) -
         return proteins_table(window, {"pseudo_perplexity": pa.array(values, pa.float64())})
 
     _ = model.head  # its absence should not wait for the first protein
-    tables.write_results(Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes), output)
+    job = Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes, letters)
+    tables.write_results(job, output)
 
 
 def _passes(protein: Protein) -> int:
@@ -78,6 +87,7 @@ def score_variants(
     column_out: str = SCORE,
     first: int = 1,
     skip_unknown: bool = False,
+    letters: str = STRICT,
 ) -> list[str]:
     """Write the table `variants` with a further column `column_out`: higher is likelier to function.
 
@@ -90,7 +100,10 @@ def score_variants(
     without it they raise `InputError`, as all other errors do, before anything is computed.
     """
     _ = model.head
-    protein, *others = read(wildtype, model.longest)
+    reading = Letters(letters)
+    protein, *others = read(wildtype, model.longest, letters=reading)
+    if summary := reading.summary():
+        print(f"{wildtype}: {summary}", file=sys.stderr)
     if others:
         raise InputError(f"{wildtype}: {1 + len(others)} records, not the wild type alone")
     table = read_table(variants, column)

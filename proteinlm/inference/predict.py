@@ -13,6 +13,7 @@ from proteinlm import checkpoint, tasks
 from proteinlm.checkpoint import WEIGHTS, Weights, best_of
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.data.batches.packing import Packed
+from proteinlm.data.formats.letters import STRICT
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import Job, proteins_table
@@ -98,18 +99,21 @@ def load(path: Path, task: str, machine: Machine) -> FineTuned:
     return FineTuned(task_file.load(weights) or config, checkpoint.load_weights(weights), machine)
 
 
-def predict(model: FineTuned, source: Path, output: Path | None) -> None:
+def predict(model: FineTuned, source: Path, output: Path | None, letters: str = STRICT) -> None:
     """Write one line for each protein in `source`; see `tables.write_results`."""
     if model.task.name == "contact":
         raise InputError("contact maps are not lines of a table: use proteinlm contacts")
     of_residues = isinstance(model.task, SecondaryStructureConfig) or getattr(model.task, "kind", "") == "residues"
     if output is not None:
         tables.check_output(output, source, states=of_residues)
-    tables.write_results(Job(source, model, model.table, {"of": model.task.label}, "predicting"), output)
+    job = Job(source, model, model.table, {"of": model.task.label}, "predicting", letters=letters)
+    tables.write_results(job, output)
 
 
 def task_of(path: Path) -> LabelledTaskConfig:
     """The task of the fine-tuning that `path` belongs to; raises `InputError` if it belongs to none."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory")
     stage = next((place for place in (path, *path.absolute().parents[:3]) if (place / CONFIG).is_file()), None)
     if stage is None:
         raise InputError(f"{path}: no {CONFIG} in it: not the directory of a fine-tuning")

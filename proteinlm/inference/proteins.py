@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from proteinlm.data.formats.fasta import read_fasta
+from proteinlm.data.formats.letters import Letters
 from proteinlm.errors import InputError
 from proteinlm.inference.model import check_length
 
@@ -19,7 +20,7 @@ class Protein(NamedTuple):
     name: str
     """The header's first word; ``record_<number>``, from 0, where the > is followed by a blank."""
     letters: np.ndarray
-    """(L,) uint8: capital ASCII letters."""
+    """(L,) uint8: capital ASCII letters, and `vocabulary.UNKNOWN_LETTER` where the letters were so read."""
     size: int
     """The approximate number of its bytes in the file."""
 
@@ -32,15 +33,18 @@ def file_of(source: Path) -> Path:
     return STANDARD_INPUT if str(source) == "-" else source
 
 
-def read(path: Path, longest: int, stored_name: Callable[[str], str] | None = None) -> Iterator[Protein]:
+def read(
+    path: Path, longest: int, stored_name: Callable[[str], str] | None = None, letters: Letters | None = None
+) -> Iterator[Protein]:
     """Read the proteins of a FASTA file (plain, .gz, .xz), or of standard input (plain, gzip) if it is ``-``.
 
     Raises `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before,
     and a protein of more than `longest` residues; the records before it are given first. If the output finds proteins
-    by another name, `stored_name`, these must differ too.
+    by another name, `stored_name`, these must differ too. `letters` decides about characters that are no residues, and
+    counts what it drops and replaces.
     """
     names = _Names(path, stored_name)
-    for protein in _records(path):
+    for protein in _records(path, letters):
         names.add(protein.name)
         try:
             check_length(len(protein.letters), longest)
@@ -49,12 +53,12 @@ def read(path: Path, longest: int, stored_name: Callable[[str], str] | None = No
         yield protein
 
 
-def check_names(path: Path, stored_name: Callable[[str], str]) -> None:
+def check_names(path: Path, stored_name: Callable[[str], str], letters: str) -> None:
     """Raise `InputError` if two proteins of a FASTA file have the same stored name.
 
     Whatever else is wrong is left to `read`, which gives the records before it.
     """
-    names, records = _Names(path, stored_name), _records(path)
+    names, records = _Names(path, stored_name), _records(path, Letters(letters))
     while True:
         try:
             protein = next(records, None)
@@ -84,14 +88,14 @@ class _Names:
         self.hashes.add(hash(stored))
 
 
-def _records(path: Path) -> Iterator[Protein]:
+def _records(path: Path, letters: Letters | None) -> Iterator[Protein]:
     path, number = file_of(path), 0
     try:
-        for block in read_fasta(path, lambda raw: None):
+        for block in read_fasta(path, lambda raw: None, letters):
             headers = np.split(block.headers, np.cumsum(block.header_lengths)[:-1])
             sequences = np.split(block.letters, np.cumsum(block.lengths)[:-1])
-            for header, letters in zip(headers, sequences, strict=True):
-                yield Protein(_name(header) or f"record_{number}", letters, len(header) + len(letters) + 1)
+            for header, sequence in zip(headers, sequences, strict=True):
+                yield Protein(_name(header) or f"record_{number}", sequence, len(header) + len(sequence) + 1)
                 number += 1
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None

@@ -235,6 +235,19 @@ def test_pseudo_perplexity(model: Path, tmp_path: Path):
         assert float(row["pseudo_perplexity"]) == pytest.approx(math.exp(np.mean(losses)), rel=1e-4)
 
 
+def test_a_file_that_pppl_cannot_write_is_refused_before_the_model_is_read(tmp_path: Path):
+    (tmp_path / "in.fasta").write_text(">a\nACD\n")
+    for name, message in (
+        ("out.fasta", "--out: only secondary structure, or labels of residues"),
+        ("out.txt", "its name ends in none of .csv, .jsonl, .fasta"),
+        ("nowhere/out.csv", "no such directory"),
+        ("there.csv", "a directory, not a file to write"),
+    ):
+        (tmp_path / "there.csv").mkdir(exist_ok=True)
+        command = ("pppl", tmp_path / "in.fasta", "--model", tmp_path / "no model", "--out", tmp_path / name)
+        assert_refused(run(*command), message)
+
+
 def test_rows_before_a_bad_record_are_given(model: Path, tmp_path: Path):
     fasta = tmp_path / "in.fasta"
     fasta.write_text(">a\nACD\n>b\nAC\n>c\nAJ\n")

@@ -112,6 +112,7 @@ def test_what_is_no_fine_tuned_model_is_refused(output: Path, tmp_path: Path):
         run("predict", "fluorescence", fasta, "--model", stage), "fine-tuned for stability, not for fluorescence"
     )
     assert_refused(run("predict", "stability", fasta, "--model", tmp_path), "no config.yaml in it")
+    assert_refused(run("predict", "stability", fasta, "--model", tmp_path / "x"), f"{tmp_path}/x: no such directory")
     assert_refused(
         run("predict", "stability", fasta, "--model", stage, "--out", tmp_path / "a.fasta"), "only secondary structure"
     )
