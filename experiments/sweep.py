@@ -28,9 +28,8 @@ from proteinlm.errors import InputError
 from proteinlm.launch import cores, entry, processes
 from proteinlm.records import results
 from proteinlm.records.results import Result
+from proteinlm.records.run_directory import PROGRESS
 from proteinlm.storage.atomic import owned
-
-PROGRESS = "progress.json"
 
 
 class Stage(NamedTuple):

@@ -1,4 +1,4 @@
-"""The one kind of error that a user's input can cause."""
+"""The error that a user's input can cause, and the errors of other libraries in one line."""
 
 
 class InputError(Exception):
@@ -6,3 +6,8 @@ class InputError(Exception):
 
     Entry points print the line without a traceback and exit with code 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its type if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,7 +14,7 @@ from proteinlm.errors import InputError
 from proteinlm.launch import entry
 
 if TYPE_CHECKING:
-    from proteinlm.training.trainer import Machine
+    from proteinlm.device import TrainingDevice
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.what == "growth":
         from experiments.bench.growth import growth as measure_growth
 
-        _, machine = settled(options.threads)
+        _, described = choose_device(options.threads)
         report(
-            f"growth: {machine}",
+            f"growth: {described}",
             measure_growth(options.proteins, options.longest, options.repeats),
             options.output,
             "growth",
@@ -88,15 +88,15 @@ def gpu_title() -> str:
     return f"gpu: bf16, {torch.cuda.get_device_name()}; {peers.version()}"
 
 
-def settled(threads: int) -> "tuple[Machine, str]":
+def choose_device(threads: int) -> "tuple[TrainingDevice, str]":
     """The CPU with so many threads, by default one for each core, and how a title names it."""
     import torch
 
     from proteinlm.config import MachineConfig, StrategyConfig
-    from proteinlm.training.trainer import settle
+    from proteinlm.device import TrainingDevice
 
-    machine = settle(MachineConfig(accelerator="cpu", threads=threads), StrategyConfig())
-    return machine, f"{torch.get_num_threads()} threads, {machine.hardware}"
+    device = TrainingDevice.choose(MachineConfig(accelerator="cpu", threads=threads), StrategyConfig())
+    return device, f"{torch.get_num_threads()} threads, {device.hardware}"
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -104,7 +104,7 @@ def compare(options: argparse.Namespace) -> None:
     from experiments.bench import embed, peers, train, workload
     from proteinlm.config import ModelConfig
 
-    machine, described = settled(options.threads)
+    device, described = choose_device(options.threads)
     modern = options.recipe == "modern"
     config = ModelConfig(
         options.hidden_size,
@@ -122,7 +122,7 @@ def compare(options: argparse.Namespace) -> None:
         f"({'random letters' if options.data is None else 'real'}), {described}; "
         f"{peers.version()}"
     )
-    bf16 = machine.precision == "bf16-mixed"
+    bf16 = device.precision == "bf16-mixed"
     measure = train.train if options.what == "train" else embed.embed
     figures = measure(config, samples, bf16)
     report(title, figures, options.output, f"{options.what}-{options.hidden_size}x{options.layers}-{options.recipe}")

@@ -11,8 +11,7 @@ from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
-
-METRICS = "metrics.csv"
+from proteinlm.records.run_directory import CONTACT_MAP, METRICS
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def maps(rows: list[Row]) -> Maps | None:
 
     Without a control, beside what nearness along the sequence alone gives (`experiments.controls`).
     """
-    having = [row for row in rows if (row.directory / "contact" / contact_map.FILE).is_file()]
+    having = [row for row in rows if (row.directory / "contact" / CONTACT_MAP).is_file()]
     ten = [row for row in having if row.name in TABLE7]
     if not ten:
         return None

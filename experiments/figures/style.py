@@ -18,7 +18,7 @@ from proteinlm.storage.atomic import written_whole
 
 INK, FAINT, RULE = "#1d2129", "#5f6875", "#d3d8df"
 PAPER = "#fdfdfe"
-OURS, PUBLISHED, WRONG = "#0072b2", "#d55e00", "#cc79a7"
+OURS, PUBLISHED = "#0072b2", "#d55e00"
 """Blue, vermilion and reddish purple of Okabe and Ito (2008); shape tells the same as colour."""
 WIDE, NARROW = 10.0, 3.75
 """Inches: a page or a screen, and a telephone."""

@@ -20,8 +20,8 @@ from experiments.report.numbers import (
 from experiments.table7.published import COLUMNS, TABLE1, TABLE7, TABLE_COLUMNS, TABLES
 from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.errors import InputError
+from proteinlm.records.run_directory import PLAN
 
-PLAN = "plan.json"
 LARGEST, BILLION, MEDIUM = (
     "hidden-3072-layer-24-head-16",
     "hidden-2048-layer-24-head-16",

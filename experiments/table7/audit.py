@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proteinlm.config import FinetuneConfig, StageConfig, digest, relevant
 from proteinlm.errors import InputError
-from proteinlm.records import predictions, results
+from proteinlm.records import predictions, results, run_directory
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Result, Score
 from proteinlm.storage.checksums import sum_of
@@ -28,8 +28,8 @@ def _stage(place: Path) -> tuple[int, list[str]]:
         found = [*_config(place, result), *_start(place, result)]
         if not result.predictions:
             return 0, [*found, "it does not say which predictions its scores were made of"]
-        if sum_of(place / predictions.FILE) != result.predictions:
-            found.append(f"{predictions.FILE} is not the one that {results.RESULT} names")
+        if sum_of(place / run_directory.PREDICTIONS) != result.predictions:
+            found.append(f"{run_directory.PREDICTIONS} is not the one that {results.RESULT} names")
         samples = predictions.load(place)
     except (InputError, OSError) as error:
         return 0, [str(error)]
@@ -73,7 +73,7 @@ def _config(place: Path, result: Result) -> Iterator[str]:
 
 def _start(place: Path, result: Result) -> Iterator[str]:
     """The weights that were fine-tuned, if the row still has them."""
-    file = place.parent / "pretrain" / "model" / "model.safetensors"
+    file = place.parent / "pretrain" / run_directory.MODEL / run_directory.WEIGHTS
     if result.start != "scratch" and file.is_file() and not sum_of(file).startswith(result.start):
         yield f"it started from the weights {result.start}, which {file} does not hold"
 

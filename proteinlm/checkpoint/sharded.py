@@ -4,7 +4,6 @@ It holds tensors by name, and `REST`, everything else. It can be read by any num
 in any way, or by one that does not divide them.
 """
 
-import errno
 import os
 import pickle
 import shutil
@@ -19,13 +18,32 @@ from torch import Tensor, distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from proteinlm.errors import InputError
-from proteinlm.storage.atomic import delete, write_text, written_whole
+from proteinlm.errors import InputError, first_line
+from proteinlm.storage.atomic import DISK_FULL, delete, is_disk_full, sync_directory, write_text, written_whole
 from proteinlm.storage.checksums import SUMS, check_sums, listed
 
 REST = "rest.pt"
-FULL = "no space left on device"
 INDEX = ".metadata"
+WEIGHT, MOMENT = "weight/", "moment/"
+"""Prefixes of the tensors' names: ``weight/<parameter>`` and ``moment/<parameter>/<which>``."""
+
+
+def checkpoint_tensors(weights: Mapping[str, Tensor], moments: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a sharded checkpoint."""
+    tensors = {f"{WEIGHT}{name}": tensor for name, tensor in weights.items()}
+    return tensors | {f"{MOMENT}{name}/{key}": t for name, state in moments.items() for key, t in state.items()}
+
+
+def lightning_entries(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The entries of Lightning's checkpoint that hold the `tensors` of a sharded one."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for name in (name for name in tensors if name.startswith(MOMENT)):
+        parameter, key = name.removeprefix(MOMENT).rsplit("/", 1)
+        states.setdefault(parameter, {})[key] = tensors[name]
+    group = {"params": list(range(len(states))), "names": list(states)}
+    weights = {n.removeprefix(WEIGHT): tensor for n, tensor in tensors.items() if n.startswith(WEIGHT)}
+    optimizer = {"state": dict(enumerate(states.values())), "param_groups": [group]}
+    return {"state_dict": weights, "optimizer_states": [optimizer]}
 
 
 def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -> None:
@@ -48,12 +66,12 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
     except (dcp.api.CheckpointException, InputError, OSError, RuntimeError) as error:
         problem = error  # of all processes, or of one alone, for which the others must not wait
     outcomes: list[Any] = [""] * distributed.get_world_size()
-    distributed.all_gather_object(outcomes, _in_words(problem) if problem else "")
+    distributed.all_gather_object(outcomes, _reason(problem) if problem else "")
     if any(outcomes):
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-        if FULL in outcomes or problem is None:
-            reason = FULL if FULL in outcomes else next(filter(None, outcomes))
+        if DISK_FULL in outcomes or problem is None:
+            reason = DISK_FULL if DISK_FULL in outcomes else next(filter(None, outcomes))
             raise InputError(f"{directory}: {reason}; what was there before is untouched") from None
         raise problem
     _by_the_first(directory, lambda: _replace(directory, partial))
@@ -154,7 +172,7 @@ def _by_the_first(directory: Path, action: Callable[[], None]) -> None:
         try:
             action()
         except OSError as error:
-            reason = [_in_words(error)]
+            reason = [_reason(error)]
     distributed.broadcast_object_list(reason)
     if reason[0]:
         raise InputError(f"{directory}: {reason[0]}; what was there before is untouched")
@@ -174,17 +192,10 @@ def _replace(directory: Path, partial: Path) -> None:
     elif directory.exists():
         directory.unlink()
     os.replace(partial, directory)
-    descriptor = os.open(directory.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory(directory.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _in_words(problem: BaseException) -> str:
+def _reason(problem: BaseException) -> str:
     """Why nothing could be written, in one line."""
-    causes = [problem, *(cause for cause, _ in getattr(problem, "failures", {}).values())]
-    causes += [inner for cause in causes if (inner := cause.__cause__ or cause.__context__)]
-    full = (errno.ENOSPC, errno.EDQUOT)
-    if any((isinstance(cause, OSError) and cause.errno in full) or FULL in str(cause) for cause in causes):
-        return FULL
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    return DISK_FULL if is_disk_full(problem) else first_line(problem)

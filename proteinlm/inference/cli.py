@@ -141,11 +141,11 @@ def contacts(
 ) -> None:
     """Contact maps of all proteins of a FASTA file: an .npz with a matrix for each."""
     from proteinlm.inference import contact_maps
-    from proteinlm.inference.model import Machine
+    from proteinlm.inference.model import Placement
 
     _check_letters(letters)
     contact_maps.check_paths(source, out, pictures)
-    maps = contact_maps.map_source(model, method, fit, Machine.settled(device, precision, batch_tokens))
+    maps = contact_maps.map_source(model, method, fit, Placement.choose(device, precision, batch_tokens))
     contact_maps.write_maps(maps, source, out, pictures, letters)
 
 
@@ -177,12 +177,12 @@ def predict(
     """Predictions of a fine-tuned model, a line for each protein."""
     from proteinlm.inference import predict as fine_tuned
     from proteinlm.inference import tables
-    from proteinlm.inference.model import Machine
+    from proteinlm.inference.model import Placement
 
     _check_letters(letters)
     if out:
         tables.check_output(out, source)
-    loaded = fine_tuned.load(model, task, Machine.settled(device, precision, batch_tokens))
+    loaded = fine_tuned.load(model, task, Placement.choose(device, precision, batch_tokens))
     fine_tuned.predict(loaded, source, out, letters)
 
 

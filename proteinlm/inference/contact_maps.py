@@ -21,7 +21,7 @@ from proteinlm.data.formats.letters import STRICT
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
-from proteinlm.inference.model import LoadedModel, Machine, Model
+from proteinlm.inference.model import LoadedModel, Model, Placement
 from proteinlm.inference.predict import FineTuned
 from proteinlm.inference.proteins import Protein, Window, file_of
 from proteinlm.inference.writers import npz_name, write_npz_arrays
@@ -42,7 +42,7 @@ class Source(NamedTuple):
     """The settings that the maps depend on besides the model."""
 
 
-def map_source(directory: Path, method: str, fit: str, machine: Machine) -> Source:
+def map_source(directory: Path, method: str, fit: str, machine: Placement) -> Source:
     """Load the model in `directory` and choose how its contact maps are made.
 
     ``head`` is for models fine-tuned for contacts, where ``auto`` chooses it. ``regression`` and ``best-heads`` read

@@ -16,6 +16,7 @@ from proteinlm import checkpoint, pretrained, vocabulary
 from proteinlm.checkpoint import Weights
 from proteinlm.config import BaselineConfig
 from proteinlm.data.batches.packing import Packed, cut, pack_letters
+from proteinlm.device import choose_precision, default_device
 from proteinlm.errors import InputError
 from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
@@ -29,7 +30,7 @@ PRECISIONS = ("auto", "fp32", "bf16-mixed")
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 
 
-class Machine(NamedTuple):
+class Placement(NamedTuple):
     """What a model computes on."""
 
     device: torch.device
@@ -39,7 +40,7 @@ class Machine(NamedTuple):
     """Tokens that are computed at once; a longer protein is a batch by itself."""
 
     @classmethod
-    def settled(cls, device: str = "auto", precision: str = "auto", batch_tokens: int = 0) -> "Machine":
+    def choose(cls, device: str = "auto", precision: str = "auto", batch_tokens: int = 0) -> "Placement":
         """Choose what is left open: a GPU if there is one, bfloat16 where it has the instructions, batches that fit.
 
         `InputError` for a device that torch does not know or find, and for another precision.
@@ -49,14 +50,17 @@ class Machine(NamedTuple):
         if batch_tokens < 0:
             raise InputError(f"--batch-tokens {batch_tokens} is negative")
         try:
-            chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            chosen = default_device() if device == "auto" else torch.device(device)
             torch.empty(0, device=chosen)
         except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
             raise InputError(f"--device {device}: torch finds no such device") from None
-        if precision == "auto":
-            fast = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-            precision = "bf16-mixed" if fast else "fp32"
-        return cls(chosen, precision, batch_tokens or BATCH_TOKENS.get(chosen.type, BATCH_TOKENS["cpu"]))
+        if precision == "auto" and chosen.type == "cpu":
+            precision = "fp32"  # the same embeddings on every CPU
+        return cls(
+            chosen,
+            choose_precision(chosen, precision),
+            batch_tokens or BATCH_TOKENS.get(chosen.type, BATCH_TOKENS["cpu"]),
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         if self.precision == "fp32":
@@ -80,16 +84,16 @@ def load(
     """The model whose weights are in the directory `path`: pretrained, fine-tuned or imported.
 
     Without `path`, the model that comes with the suite (docs/model_card.md). `InputError` if the directory holds no
-    weights; see `Machine.settled` for the rest.
+    weights; see `Placement.choose` for the rest.
     """
-    machine = Machine.settled(device, precision, batch_tokens)
+    machine = Placement.choose(device, precision, batch_tokens)
     return Model(checkpoint.load_weights(Path(path)), machine)
 
 
 class LoadedModel:
     """Weights on a device; the base of `Model` and of `predict.FineTuned`."""
 
-    def __init__(self, weights: Weights, machine: Machine) -> None:
+    def __init__(self, weights: Weights, machine: Placement) -> None:
         self.config, self.machine = weights.config, machine
         self.fingerprint, self.origin = weights.fingerprint, weights.origin
 
@@ -109,7 +113,7 @@ class LoadedModel:
 class Model(LoadedModel):
     """A backbone with its language-model head, if that was saved, in evaluation mode."""
 
-    def __init__(self, weights: Weights, machine: Machine) -> None:
+    def __init__(self, weights: Weights, machine: Placement) -> None:
         super().__init__(weights, machine)
         self.backbone = registry.build(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}

@@ -10,17 +10,17 @@ import pyarrow as pa
 import torch
 
 from proteinlm import checkpoint, tasks
-from proteinlm.checkpoint import WEIGHTS, Weights, best_of
+from proteinlm.checkpoint import Weights, best_of
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.data.batches.packing import Packed
 from proteinlm.data.formats.letters import STRICT
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import Job, proteins_table
-from proteinlm.inference.model import LoadedModel, Machine
+from proteinlm.inference.model import LoadedModel, Placement
 from proteinlm.inference.proteins import Window
 from proteinlm.models.packed import per_protein
-from proteinlm.records.results import CONFIG
+from proteinlm.records.run_directory import BEST, CONFIG, SELECTED, WEIGHTS
 from proteinlm.storage.untrusted import read_json, read_yaml
 from proteinlm.tasks import task_file
 from proteinlm.tasks.regression import ScalarRegression
@@ -35,7 +35,7 @@ LABEL = "label"
 class FineTuned(LoadedModel):
     """A backbone and the head of a task."""
 
-    def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Machine) -> None:
+    def __init__(self, task: LabelledTaskConfig, weights: Weights, machine: Placement) -> None:
         super().__init__(weights, machine)
         self.task = task
         self.module = tasks.module_of(task)(task, weights.config)
@@ -87,7 +87,7 @@ class FineTuned(LoadedModel):
         return rows
 
 
-def load(path: Path, task: str, machine: Machine) -> FineTuned:
+def load(path: Path, task: str, machine: Placement) -> FineTuned:
     """Load the fine-tuned model in `path`; of several seeds, the one with the best validation score.
 
     Raises `InputError` if it was fine-tuned for something else than `task`, or its weights were not kept.
@@ -126,9 +126,9 @@ def _weights(path: Path) -> Path:
     if (path / WEIGHTS).is_file():
         return path
     best: dict[Path, float] = {}
-    for record in sorted([*path.glob("selected.json"), *path.glob("seed-*/selected.json")]):
+    for record in sorted([*path.glob(SELECTED), *path.glob(f"seed-*/{SELECTED}")]):
         selected = read_json(record)
-        best[best_of(record.parent / "best", selected["step"])] = selected["score"]
+        best[best_of(record.parent / BEST, selected["step"])] = selected["score"]
     best = {place: score for place, score in best.items() if (place / WEIGHTS).is_file()}
     if not best:
         raise InputError(f"{path}: no weights in it: fine-tune with keep_weights=true")

@@ -15,12 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.checkpoint import SHAPE, WEIGHTS, Weights
+from proteinlm.checkpoint import Weights
 from proteinlm.config import BaselineConfig, ModelConfig
-from proteinlm.errors import InputError
-from proteinlm.interop.tensors import SourceTensors, first_line, new_directory, shapes
+from proteinlm.errors import InputError, first_line
+from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
 from proteinlm.models.backbone import LAYER_NORM_EPSILON, Backbone
 from proteinlm.models.heads import LanguageModelHead
+from proteinlm.records.run_directory import SHAPE, WEIGHTS
 from proteinlm.storage.atomic import write_text, written_whole
 from proteinlm.storage.untrusted import read_json
 

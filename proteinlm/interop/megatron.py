@@ -16,8 +16,8 @@ from torch import Tensor
 
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
-from proteinlm.errors import InputError
-from proteinlm.interop.tensors import SourceTensors, first_line, new_directory, shapes
+from proteinlm.errors import InputError, first_line
+from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
 from proteinlm.launch import entry
 from proteinlm.models.backbone import LAYER_NORM_EPSILON
 

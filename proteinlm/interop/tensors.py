@@ -51,11 +51,6 @@ def shapes(config: ModelConfig, *, head: bool) -> dict[str, Size]:
     }
 
 
-def first_line(error: Exception) -> str:
-    """The first line of another library's error message, to go into our one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def new_directory(path: Path) -> Path:
     """Make the directory `path`; raises `InputError` if it holds something already."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from proteinlm import vocabulary
 from proteinlm.config import ForeignConfig
-from proteinlm.errors import InputError
+from proteinlm.errors import InputError, first_line
 from proteinlm.models.packed import per_protein
 from proteinlm.storage.untrusted import read_json
 
@@ -98,8 +98,7 @@ def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
             directory, **options, **pooling, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers says in many ways that a file is missing, damaged or another's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{directory}: not readable by transformers: {reason}") from None
+        raise InputError(f"{directory}: not readable by transformers: {first_line(error)}") from None
     if loading["missing_keys"]:
         raise InputError(f"{directory}: no tensor {sorted(loading['missing_keys'])[0]}")
     tokens = _tokens(tokenizer, directory)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from proteinlm.errors import InputError
+from proteinlm.records.run_directory import CONTACT_MAP
 from proteinlm.storage.atomic import written_whole
 
-FILE = "contact_map.npz"
 PAPER = ("T0889", "5JO9")
 """The protein of the paper's Figures 6 to 8: its CASP12 target, and the PDB entry of that structure."""
 MEDIUM, LONG = 12, 24
@@ -84,15 +84,15 @@ def chosen(names: Sequence[str], lengths: np.ndarray) -> int:
 
 
 def save(directory: Path, drawn: ContactMap) -> None:
-    with written_whole(directory / FILE) as file:
+    with written_whole(directory / CONTACT_MAP) as file:
         np.savez_compressed(file, **vars(drawn))
 
 
 def load(directory: Path) -> ContactMap:
     """Read what `save` wrote; `InputError` if it is not there or something else."""
-    file = directory / FILE
+    file = directory / CONTACT_MAP
     if not file.is_file():
-        raise InputError(f"{directory}: no {FILE} in it")
+        raise InputError(f"{directory}: no {CONTACT_MAP} in it")
     try:
         with np.load(file, allow_pickle=False) as found:
             scalars = (str(found["name"]), int(found["record"]), int(found["seed"]))

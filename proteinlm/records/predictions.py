@@ -14,26 +14,25 @@ import pyarrow.compute as pc
 
 from proteinlm.errors import InputError
 from proteinlm.records.bootstrap import Predictions, Sample, Scores
+from proteinlm.records.run_directory import PREDICTIONS
 from proteinlm.storage.atomic import written_whole
 from proteinlm.storage.checksums import sum_of
-
-FILE = "predictions.arrow"
 
 
 def save(directory: Path, samples: Mapping[tuple[str, str], Sample]) -> str:
     """Write ``predictions.arrow``, whose SHA-256 is returned; samples are named by split and metric."""
     tables = [_table(split, metric, sample) for (split, metric), sample in samples.items()]
     whole = pa.concat_tables(tables)
-    with written_whole(directory / FILE) as file, pa.ipc.new_file(file, whole.schema) as writer:
+    with written_whole(directory / PREDICTIONS) as file, pa.ipc.new_file(file, whole.schema) as writer:
         writer.write_table(whole)
-    return sum_of(directory / FILE)
+    return sum_of(directory / PREDICTIONS)
 
 
 def load(directory: Path) -> dict[tuple[str, str], Sample]:
     """Read what `save` wrote: the samples by split and metric."""
-    file = directory / FILE
+    file = directory / PREDICTIONS
     if not file.is_file():
-        raise InputError(f"{directory}: no {FILE} in it")
+        raise InputError(f"{directory}: no {PREDICTIONS} in it")
     try:
         whole = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
         names = dict.fromkeys(zip(whole["split"].to_pylist(), whole["metric"].to_pylist(), strict=True))

@@ -17,11 +17,13 @@ from omegaconf import OmegaConf
 
 from proteinlm.config import StageConfig
 from proteinlm.errors import InputError
+from proteinlm.records.run_directory import CONFIG, RESULT, STAMP
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_json, read_yaml
 
 ROOT = Path(__file__).parents[2]
-RESULT, CONFIG, STAMP = "result.json", "config.yaml", "stamp.json"
+RETIRED = ("mfu",)
+"""Fields of earlier versions, which are dropped from an old record."""
 _PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "pyarrow", "hydra-core", "proteinlm")
 
 
@@ -62,8 +64,6 @@ class Result:
     """Of training, by the formula of the backbone's family; a task's head is not counted."""
     seconds: float
     """Training time over all attempts, without start-up."""
-    mfu: float | None
-    """Share of the hardware's peak, where the peak is known."""
     precision: str
     processes: int
     threads: int
@@ -104,9 +104,9 @@ class Result:
 def load(file: Path) -> Result:
     """Read one ``result.json``."""
     try:
-        values = read_json(file)
+        values = {name: value for name, value in read_json(file).items() if name not in RETIRED}
         return Result(**{**values, "scores": [Score(**score) for score in values["scores"]]})
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: not a result record of this version ({error})") from None
 
 

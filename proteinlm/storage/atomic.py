@@ -1,15 +1,17 @@
-"""Files that appear whole or not at all, and directories that one process owns at a time."""
+"""Writes files completely or not at all, and lets one process at a time own a directory or a lock."""
 
 import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from proteinlm.errors import InputError
+
+DISK_FULL = "no space left on device"
 
 
 @contextmanager
@@ -28,10 +30,10 @@ def written_whole(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if _is_full(error):
-            raise InputError(f"{path}: no space left on device; what was there before is untouched") from error
+        if is_disk_full(error):
+            raise InputError(f"{path}: {DISK_FULL}; what was there before is untouched") from error
         raise
-    _sync(path.parent)
+    sync_directory(path.parent)
 
 
 def check_output(output: Path, *inputs: Path) -> None:
@@ -74,16 +76,41 @@ def owned(directory: Path, what: str) -> Iterator[None]:
         yield
 
 
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is among the causes; torch wraps the system's error in its own."""
+@contextmanager
+def locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Keep all other processes out of the block, by a lock on `file`, which is deleted at the end of the block.
+
+    Calls `waiting` once if another process is in the block, then waits for it. The lock ends with its process.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with file.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+                continue  # the process before this one deleted the file that this one waited for
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
+            return
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is among the causes of `error`; torch wraps the system's error in its own."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if DISK_FULL in str(error) or any(is_disk_full(cause) for cause, _ in getattr(error, "failures", {}).values()):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
-def _sync(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Make a renaming in `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -9,10 +9,9 @@ from typing import Any
 from proteinlm import tasks
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.errors import InputError
+from proteinlm.records.run_directory import TASK
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_json
-
-FILE = "task.json"
 
 CONFIGS: dict[str, type[LabelledTaskConfig]] = {
     "secondary_structure": SecondaryStructureConfig,
@@ -23,12 +22,12 @@ CONFIGS: dict[str, type[LabelledTaskConfig]] = {
 
 def save(directory: Path, task: LabelledTaskConfig) -> None:
     """Write the task of the weights in `directory`."""
-    write_text(directory / FILE, json.dumps(asdict(task), indent=2) + "\n")
+    write_text(directory / TASK, json.dumps(asdict(task), indent=2) + "\n")
 
 
 def load(directory: Path) -> LabelledTaskConfig | None:
     """The task of the weights in `directory`; None if they were saved without it."""
-    file = directory / FILE
+    file = directory / TASK
     if not file.is_file():
         return None
     try:

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from proteinlm.errors import first_line
+
 PATIENCE = 10.0
 """Seconds that a process waits at its end for all calls that are still to be made."""
 WAITING = 10_000
@@ -54,8 +56,7 @@ class Background:
                 action()
             except BaseException as error:  # a client may call sys.exit
                 self._over = True
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                print(f"warning: {self.what} failed, the run goes on without it: {first}", file=sys.stderr)
+                print(f"warning: {self.what} failed, the run goes on without it: {first_line(error)}", file=sys.stderr)
                 return
 
     def join(self, seconds: float) -> bool:

@@ -30,7 +30,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         if not Path(path).is_dir():
             return super().load_checkpoint(path, *args, **kwargs)
         tensors, rest = sharded.load_whole(Path(path))
-        return rest | checkpoint.undivided(tensors)
+        return rest | checkpoint.lightning_entries(tensors)
 
 
 class Checkpoints(L.Callback):

@@ -22,7 +22,7 @@ from torch import distributed
 from proteinlm import checkpoint
 from proteinlm.checkpoint import Weights, best_of, discard_all_but
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
-from proteinlm.config.baselines import family_of
+from proteinlm.device import TrainingDevice
 from proteinlm.errors import InputError
 from proteinlm.launch import processes
 from proteinlm.models import lora
@@ -31,15 +31,17 @@ from proteinlm.planner import finetuning
 from proteinlm.records import contact_map, predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Result, Score
+from proteinlm.records.run_directory import BEST, CHECKPOINTS, CONTACT_MAP, RESULT, SELECTED
 from proteinlm.storage.atomic import owned, write_text
 from proteinlm.tasks.labelled import LabelledTask
 from proteinlm.training.best_weights import Selection
+from proteinlm.training.checkpoints import Checkpoints
 from proteinlm.training.finetuning_data import Batches, Splits
 from proteinlm.training.guard import Guard
+from proteinlm.training.report import Report
+from proteinlm.training.result import common_fields
 from proteinlm.training.tracking import Tracker
-from proteinlm.training.trainer import Budget, Checkpoints, Machine, Report, build_trainer, hardware, settle
-
-SELECTED = "selected.json"
+from proteinlm.training.trainer import Budget, build_trainer, hardware
 
 Samples = dict[tuple[str, str], Sample]
 """What the score of each (split, metric) is computed from."""
@@ -52,11 +54,11 @@ def run(config: FinetuneConfig) -> Result:
         start = Start.of(config)
         config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
-        finished = directory / results.RESULT
-        machine = settle(config.train, config.strategy)
+        finished = directory / RESULT
+        device = TrainingDevice.choose(config.train, config.strategy)
         if not finished.exists():  # before anything is written: a config that is refused must not own the directory
             longest = int(splits.train.lengths.max(initial=0))
-            finetuning.check(config, start.shape, longest, hardware(machine, config))
+            finetuning.check(config, start.shape, longest, hardware(device, config))
         if reports:
             results.claim(directory, config, data=splits.source.fingerprint, start=start.fingerprint)
         if finished.exists():
@@ -70,13 +72,13 @@ def run(config: FinetuneConfig) -> Result:
                 return result
         if reports:
             splits.announce()
-        return Finetuning(config, start, splits, machine).run()
+        return Finetuning(config, start, splits, device).run()
 
 
 def evaluate(config: EvaluateConfig) -> list[Score]:
     """Score on one split the weights that `run` left behind because of ``keep_weights``."""
     start = Start.of(config)
-    stage = Finetuning(config, start, Splits(config, start.shape), settle(config.train, config.strategy))
+    stage = Finetuning(config, start, Splits(config, start.shape), TrainingDevice.choose(config.train, config.strategy))
     return stage.scores(stage.samples((config.split,)))
 
 
@@ -121,15 +123,15 @@ class Selected:
 class Finetuning:
     """One attempt at the stage."""
 
-    def __init__(self, config: FinetuneConfig, start: Start, splits: Splits, machine: Machine) -> None:
-        self.config, self.start, self.splits, self.machine = config, start, splits, machine
+    def __init__(self, config: FinetuneConfig, start: Start, splits: Splits, device: TrainingDevice) -> None:
+        self.config, self.start, self.splits, self.device = config, start, splits, device
         self.directory, self.reports = config.directory, processes.is_rank_zero()
         self.seeds = range(config.seed, config.seed + config.seeds)
         self.trackers: dict[int, Tracker] = {}
 
     def run(self) -> Result:
         if self.reports:
-            results.write_stamp(self.directory, hardware=self.machine.hardware, threads=self.machine.threads)
+            results.write_stamp(self.directory, hardware=self.device.hardware, threads=self.device.threads)
         try:
             selected = [self._selected(seed) for seed in self.seeds]
             samples = self.samples(self.splits.scored, draw=True)
@@ -144,7 +146,7 @@ class Finetuning:
             result.save(self.directory)
             if not self.config.keep_weights:
                 for seed in self.seeds:
-                    shutil.rmtree(self._home(seed) / "best")
+                    shutil.rmtree(self._home(seed) / BEST)
         return result
 
     def samples(self, splits: tuple[str, ...], draw: bool = False) -> Samples:
@@ -182,7 +184,7 @@ class Finetuning:
             tracker.conclude(
                 {f"{label}/{split}/{name}": float(each[0, place]) for (split, name), each in scores.items()}
             )
-            if seed == self.config.seed and (self.directory / contact_map.FILE).exists():
+            if seed == self.config.seed and (self.directory / CONTACT_MAP).exists():
                 tracker.show(contact_map.load(self.directory))
             if self.config.keep_weights:
                 tracker.refer(self._best(seed))
@@ -211,7 +213,7 @@ class Finetuning:
         record = self._home(seed) / SELECTED
         if not record.exists():
             raise InputError(f"{self._home(seed)}: no {SELECTED} in it: nothing was fine-tuned there")
-        return best_of(self._home(seed) / "best", json.loads(record.read_text())["step"])
+        return best_of(self._home(seed) / BEST, json.loads(record.read_text())["step"])
 
     def _module(self, seed: int) -> LabelledTask:
         torch.manual_seed(seed)
@@ -237,7 +239,7 @@ class Finetuning:
     def _trainer(self, callbacks: Sequence[L.Callback] = (), steps: int = 1) -> L.Trainer:
         task = self.config.task
         budget = Budget(steps, task.micro_batches, task.optim.max_grad_norm)
-        return build_trainer(self.config.strategy, self.machine, budget, self.directory, list(callbacks))
+        return build_trainer(self.config.strategy, self.device, budget, self.directory, list(callbacks))
 
     def _selected(self, seed: int) -> Selected:
         """Train with one seed, unless that has been done."""
@@ -245,15 +247,15 @@ class Finetuning:
         selected = Selected(**json.loads(record.read_text())) if record.exists() else self._train(seed)
         if self.reports:
             write_text(record, json.dumps(asdict(selected), indent=2) + "\n")
-            discard_all_but(self._home(seed) / "best", selected.step)
-            shutil.rmtree(self._home(seed) / "checkpoints", ignore_errors=True)
+            discard_all_but(self._home(seed) / BEST, selected.step)
+            shutil.rmtree(self._home(seed) / CHECKPOINTS, ignore_errors=True)
         if distributed.is_initialized():
             distributed.barrier()  # the others read what the first has written
         return selected
 
     def _train(self, seed: int) -> Selected:
         config, task, home = self.config, self.config.task, self._home(seed)
-        checkpoints = home / "checkpoints"
+        checkpoints = home / CHECKPOINTS
         checkpoints.mkdir(parents=True, exist_ok=True)
         schedule = self.splits.schedule(seed)
         steps = self.splits.steps(schedule)
@@ -271,7 +273,7 @@ class Finetuning:
             self.trackers[seed] = Tracker(config, task.label, home, done, seed)
         tracker = self.trackers.get(seed)
         report = Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
-        selection = Selection(home / "best", self.start.shape, task.patience, adapter)
+        selection = Selection(home / BEST, self.start.shape, task.patience, adapter)
         saving = Checkpoints(checkpoints, config.train.checkpoint_seconds)
 
         def records(step: int) -> list[np.ndarray]:
@@ -299,23 +301,19 @@ class Finetuning:
         )
 
     def _result(self, selected: list[Selected], scores: list[Score]) -> Result:
-        config, shape, provenance = self.config, self.start.shape, results.provenance()
+        config, shape = self.config, self.start.shape
         with torch.device("meta"):
             module = self.splits.module()
             parameters = counts(module)[1]
             if isinstance(config.adapter, LoraConfig):
                 lora.adapt(module.backbone, config.adapter)
         return Result(
-            row=config.name,
+            **common_fields(config, shape, self.device, self.splits.source.fingerprint),
             stage=config.task.label,
             scores=scores,
-            hidden_size=shape.hidden_size,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
             scale={},
             parameters=parameters,
             trained=counts(module)[0],
-            seed=config.seed,
             steps=sum(run.steps for run in selected),
             tokens=sum(run.tokens for run in selected),
             residues=sum(run.residues for run in selected),
@@ -323,22 +321,9 @@ class Finetuning:
             cropped=0,
             flops=sum(run.flops for run in selected),
             seconds=sum(run.seconds for run in selected),
-            mfu=None,
-            precision=self.machine.precision,
-            processes=config.strategy.processes,
-            threads=self.machine.threads,
-            hardware=self.machine.hardware,
-            accelerator=self.machine.accelerator,
-            versions=provenance.versions,
-            commit=provenance.commit,
-            source=provenance.source,
-            config=config.digest(),
-            data=self.splits.source.fingerprint,
             seeds=config.seeds,
             start=self.start.fingerprint,
-            family=family_of(shape),
             skipped=sum(run.skipped for run in selected),
-            deterministic=config.train.deterministic,
         )
 
 

@@ -17,11 +17,9 @@ from torch.optim import Optimizer
 from proteinlm import optim
 from proteinlm.errors import InputError
 from proteinlm.parallel.module import data_processes
+from proteinlm.records.run_directory import ANOMALIES
 from proteinlm.tasks.base import TaskModule
 from proteinlm.training.checkpoints import Checkpoints
-
-ANOMALIES = "anomalies.jsonl"
-"""In the run directory: one line of JSON for every skipped step and every spike, with all records of its micro-batches."""
 
 Records = Callable[[int], Sequence[np.ndarray]]
 """The record numbers of the micro-batches of a step, by the number of steps before it."""
@@ -51,7 +49,7 @@ class Guard(L.Callback):
         self.statistics: list[tuple[Tensor, Tensor]] = []  # of batches, in the head, and as they were before the step
 
     def state_dict(self) -> dict[str, Any]:
-        self.settle()  # a checkpoint must not be made of steps that nobody has looked at
+        self.flush()  # a checkpoint must not be made of steps that nobody has looked at
         names = ("skipped", "in_a_row", "seen", "mean", "variance")
         return {name: getattr(self, name) for name in names}
 
@@ -95,9 +93,9 @@ class Guard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if len(self.pending) >= self.every or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Ask the device about the steps since the last time, and act on it."""
         if not self.pending:
             return

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from proteinlm import checkpoint, planner, tasks
 from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
-from proteinlm.config.baselines import family_of
 from proteinlm.data import sources
 from proteinlm.data.batches.language_model import (
     PINNED_SEED,
@@ -26,31 +25,30 @@ from proteinlm.data.batches.language_model import (
     validation_loader,
 )
 from proteinlm.data.batches.schedule import Schedule
+from proteinlm.device import TrainingDevice
 from proteinlm.errors import InputError
 from proteinlm.launch import processes
 from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Result, Score
+from proteinlm.records.run_directory import CHECKPOINTS, MODEL, PLAN, RESULT
 from proteinlm.storage.atomic import owned, write_text
 from proteinlm.tasks.language_model import LanguageModel
+from proteinlm.training.checkpoints import Checkpoints
 from proteinlm.training.guard import Guard
+from proteinlm.training.report import Report
+from proteinlm.training.result import common_fields
 from proteinlm.training.tracking import Tracker
 from proteinlm.training.trainer import (
     Budget,
-    Checkpoints,
-    Machine,
-    Report,
     announce,
     build_trainer,
     hardware,
     next_validation,
-    settle,
 )
 
 STAGE = "pretrain"
-PLAN = "plan.json"
-"""In the run directory: speed and memory as planned and as measured."""
 EVALUATIONS = ("valid", "holdout")
 """Splits that are scored: unseen proteins of the training families, and families held out as a whole."""
 
@@ -68,7 +66,7 @@ def run(config: RunConfig) -> Result:
     reports = processes.is_rank_zero()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
-        finished = directory / results.RESULT
+        finished = directory / RESULT
         # before anything is written: a config that is refused must not own the directory
         planned = None if finished.exists() else data.planned()
         if reports:
@@ -77,8 +75,8 @@ def run(config: RunConfig) -> Result:
             result = results.load(finished)
             if (result.config, result.data) == (config.digest(), data.corpus.fingerprint):
                 return result
-        machine = settle(config.train, config.strategy)
-        return Pretraining(config, directory, data, machine, reports, planned or data.planned()).run()
+        device = TrainingDevice.choose(config.train, config.strategy)
+        return Pretraining(config, directory, data, device, reports, planned or data.planned()).run()
 
 
 class PretrainingData(L.LightningDataModule):
@@ -105,9 +103,9 @@ class PretrainingData(L.LightningDataModule):
 
     def planned(self) -> Plan:
         """What the run will take here; `InputError` if it cannot fit."""
-        machine = settle(self.config.train, self.config.strategy)
+        device = TrainingDevice.choose(self.config.train, self.config.strategy)
         proteins = Proteins.of(self.corpus.splits["train"].lengths(), self.config.model.max_positions)
-        return planner.check(self.config, proteins, hardware(machine, self.config))
+        return planner.check(self.config, proteins, hardware(device, self.config))
 
     def train_dataloader(self) -> DataLoader[MaskedBatch]:
         """Up to the next validation."""
@@ -151,13 +149,13 @@ class Pretraining:
         config: RunConfig,
         directory: Path,
         data: PretrainingData,
-        machine: Machine,
+        device: TrainingDevice,
         reports: bool,
         planned: Plan,
     ) -> None:
-        self.config, self.directory, self.data, self.machine, self.reports = config, directory, data, machine, reports
+        self.config, self.directory, self.data, self.device, self.reports = config, directory, data, device, reports
         self.planned = planned
-        self.checkpoints = directory / "checkpoints"
+        self.checkpoints = directory / CHECKPOINTS
         self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> Result:
@@ -166,8 +164,8 @@ class Pretraining:
         latest = checkpoint.last_good(self.checkpoints, reports=self.reports)
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
-            results.write_stamp(self.directory, step=step, hardware=self.machine.hardware, threads=self.machine.threads)
-            announce(self.config.name, self.config.backbone.parameters, self.machine, step)
+            results.write_stamp(self.directory, step=step, hardware=self.device.hardware, threads=self.device.threads)
+            announce(self.config.name, self.config.backbone.parameters, self.device, step)
             hours = "{:.3g} to {:.3g} hours".format(*self.planned.hours) if self.planned.hours else "unknown time"
             print(f"planned: {gigabytes(self.planned.memory.total)} in each process, {hours}", file=sys.stderr)
         tracker = Tracker(self.config, STAGE, self.directory, step) if self.reports else None
@@ -175,7 +173,7 @@ class Pretraining:
         saving = Checkpoints(self.checkpoints, self.config.train.checkpoint_seconds)
         guard = Guard(self.directory, self.config.train.nonfinite, saving, self._records)
         budget = Budget(self.config.train.steps, self.config.train.micro_batches, self.config.optim.max_grad_norm)
-        trainer = build_trainer(self.config.strategy, self.machine, budget, self.directory, [guard, report, saving])
+        trainer = build_trainer(self.config.strategy, self.device, budget, self.directory, [guard, report, saving])
         try:
             if step < self.config.train.steps:
                 trainer.fit(module, datamodule=self.data, ckpt_path=latest, weights_only=True)
@@ -185,10 +183,10 @@ class Pretraining:
                     callback.load_state_dict(module.resumed[callback.state_key])
             result = self._result(module, report.seconds, guard.skipped)
             modules = {"backbone": module.backbone, "head": module.head}
-            checkpoint.save_weights(self.directory / "model", modules, self.config.backbone)
+            checkpoint.save_weights(self.directory / MODEL, modules, self.config.backbone)
             if tracker:
                 tracker.conclude({f"{one.task}/{one.split}/{one.metric}": one.value for one in result.scores})
-                tracker.refer(self.directory / "model")
+                tracker.refer(self.directory / MODEL)
             if self.reports:
                 self._compare(result)
                 samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}
@@ -204,7 +202,7 @@ class Pretraining:
 
     def _compare(self, result: Result) -> None:
         """Write what was planned beside what was measured, and say so."""
-        peak = torch.cuda.max_memory_allocated() if self.machine.accelerator == "cuda" else None
+        peak = torch.cuda.max_memory_allocated() if self.device.accelerator == "cuda" else None
         speed = result.tokens / max(result.seconds, 1e-9)
         comparison = {
             "tokens_per_second": {"planned": self.planned.speed, "measured": speed},
@@ -222,17 +220,12 @@ class Pretraining:
     def _result(self, module: LanguageModel, seconds: float, skipped: int) -> Result:
         config, model = self.config, self.config.backbone
         seen = self.data.schedule.totals(config.train.steps)
-        provenance = results.provenance()
         return Result(
-            row=config.name,
+            **common_fields(config, model, self.device, self.data.corpus.fingerprint),
             stage=STAGE,
             scores=[score(config.task.name, split, module.scored[split]) for split in EVALUATIONS],
-            hidden_size=model.hidden_size,
-            num_layers=model.num_layers,
-            num_heads=model.num_heads,
             scale=asdict(config.scale),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            seed=config.seed,
             steps=config.train.steps,
             tokens=seen.tokens,
             residues=seen.residues,
@@ -240,20 +233,7 @@ class Pretraining:
             cropped=seen.cropped,
             flops=model.training_flops(seen.tokens, seen.squares, seen.targets),
             seconds=seconds,
-            mfu=None,
-            precision=self.machine.precision,
-            processes=config.strategy.processes,
-            threads=self.machine.threads,
-            hardware=self.machine.hardware,
-            accelerator=self.machine.accelerator,
-            versions=provenance.versions,
-            commit=provenance.commit,
-            source=provenance.source,
-            config=config.digest(),
-            data=self.data.corpus.fingerprint,
-            family=family_of(model),
             skipped=skipped,
-            deterministic=config.train.deterministic,
         )
 
 

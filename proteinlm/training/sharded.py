@@ -64,7 +64,7 @@ class Sharded(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         states = checkpoint.pop("optimizer_states", [])
         moments = {name: state for dump in states for name, state in optim.moments(dump).items()}
-        tensors = files.divided(checkpoint.pop("state_dict"), moments)
+        tensors = files.checkpoint_tensors(checkpoint.pop("state_dict"), moments)
         sharded.save(Path(filepath), tensors, checkpoint)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _load_shards(directory: Path, model: nn.Module, optimizers: list[Optimizer])
     """Fill the model and the optimisers from a directory."""
     there = sharded.names(directory)
     moments = {name: _moments(parameter, there, name) for name, parameter in _trained(optimizers)}
-    tensors = files.divided(model.state_dict(), moments)
+    tensors = files.checkpoint_tensors(model.state_dict(), moments)
     for name in sorted(there - tensors.keys()):
         if name.startswith(files.WEIGHT):
             raise InputError(f"{directory}: another architecture: an unknown tensor {name}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from proteinlm.config import StageConfig, TrackingConfig, digest
 from proteinlm.launch import processes
+from proteinlm.records.run_directory import METRICS
 from proteinlm.storage.atomic import write_text
 from proteinlm.training import background
 from proteinlm.training.background import Background
@@ -26,7 +27,6 @@ from proteinlm.training.background import Background
 if TYPE_CHECKING:
     from proteinlm.records.contact_map import ContactMap
 
-METRICS = "metrics.csv"
 TOKENS, HOURS = "progress/tokens", "progress/hours"
 """What has been trained on, and for how long, over all attempts."""
 PAUSE = 1.0

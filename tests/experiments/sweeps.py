@@ -51,7 +51,6 @@ def result_of(name: str, stage: str) -> Result:
         cropped=0,
         flops=1e9 * full.num_layers,
         seconds=100.0,
-        mfu=None,
         precision="fp32",
         processes=1,
         threads=1,

@@ -14,7 +14,7 @@ from experiments.table7.rows import Row
 from proteinlm.data.similarity import leakage
 from proteinlm.data.similarity.leakage import Closest
 from proteinlm.errors import InputError
-from proteinlm.records import predictions, results
+from proteinlm.records import predictions, results, run_directory
 from proteinlm.records.bootstrap import bootstrap
 from proteinlm.training import finetuning
 from tests.experiments.sweeps import result_of
@@ -32,7 +32,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(tuned: Path, tmp_path: Path) -> Path:
-    for file in (results.RESULT, results.CONFIG, predictions.FILE):
+    for file in (results.RESULT, results.CONFIG, run_directory.PREDICTIONS):
         (tmp_path / file).write_bytes((tuned / file).read_bytes())
     return tmp_path
 
@@ -73,7 +73,7 @@ def test_other_predictions_are_named(copy: Path):
 
 
 def test_predictions_that_were_cut_are_named(copy: Path, capsys: pytest.CaptureFixture[str]):
-    file = copy / predictions.FILE
+    file = copy / run_directory.PREDICTIONS
     file.write_bytes(file.read_bytes()[:-200])
     (found,) = problems(copy)
     assert found.startswith(f"{file}: damaged: ")
@@ -89,7 +89,7 @@ def test_another_config_is_named(copy: Path):
 
 
 def test_a_result_without_predictions_is_named(copy: Path):
-    (copy / predictions.FILE).unlink()
+    (copy / run_directory.PREDICTIONS).unlink()
     assert "No such file" in problems(copy)[0]
 
 

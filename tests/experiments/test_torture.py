@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.torture import killed_runs
-from proteinlm import checkpoint
+from proteinlm.checkpoint import run
 from proteinlm.tasks.base import TaskModule
 
 
@@ -40,5 +40,5 @@ def test_a_step_that_is_left_out_is_found(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_start_from_a_damaged_checkpoint_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoint, "verify", lambda file: None)
+    monkeypatch.setattr(run, "verify", lambda file: None)
     assert faults(tmp_path, "pretrain, damaged checkpoints", 4)

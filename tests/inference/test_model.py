@@ -11,7 +11,7 @@ import torch
 import proteinlm
 from proteinlm import checkpoint, vocabulary
 from proteinlm.errors import InputError
-from proteinlm.inference.model import Machine
+from proteinlm.inference.model import Placement
 from proteinlm.models.backbone import Backbone
 from tests.data.samples import protein
 from tests.inference.models import CONFIG, saved
@@ -69,12 +69,12 @@ def test_bad_input_is_one_line(directory: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere: no such directory"):
         proteinlm.load(tmp_path / "nowhere")
     with pytest.raises(InputError, match="--device warp"):
-        Machine.settled("warp")
+        Placement.choose("warp")
     with pytest.raises(InputError, match="--precision fp8"):
-        Machine.settled(precision="fp8")
+        Placement.choose(precision="fp8")
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="--device cuda"):
-            Machine.settled("cuda")
+            Placement.choose("cuda")
     with pytest.raises(InputError, match="no language-model head"):
         _ = proteinlm.load(saved(tmp_path / "headless", head=False), device="cpu").head
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proteinlm.errors import InputError
-from proteinlm.records import contact_map, predictions
+from proteinlm.records import contact_map, predictions, run_directory
 from proteinlm.records.contact_map import ContactMap
 from proteinlm.training import finetuning
 from tests.tasks import toys
@@ -52,6 +52,6 @@ def test_it_comes_back_as_it_was(tmp_path: Path):
 def test_what_is_no_map_is_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"no contact_map\.npz in it"):
         contact_map.load(tmp_path)
-    np.savez(tmp_path / contact_map.FILE, logits=np.zeros(3))
+    np.savez(tmp_path / run_directory.CONTACT_MAP, logits=np.zeros(3))
     with pytest.raises(InputError, match=r"contact_map\.npz: not a contact map of this version"):
         contact_map.load(tmp_path)

@@ -66,7 +66,7 @@ def test_torch_reads_a_sealed_file_in_every_way(tmp_path: Path):
 def test_the_one_before_is_taken_and_said(
     unfinished: Path, undisturbed: Path, damage, capsys: pytest.CaptureFixture[str]
 ):
-    newest = checkpoint.newest(home(unfinished) / "checkpoints")
+    newest = checkpoint.last_good(home(unfinished) / "checkpoints", reports=False)
     assert newest is not None
     damage(newest, 0.5)
     (newest.parent / ".step-000000009.ckpt.partial").write_bytes(b"half of one")
@@ -100,7 +100,7 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("part", ["__0_0.distcp", "__1_0.distcp", ".metadata", "rest.pt", "1.SHA256SUMS"])
 def test_any_part_of_a_divided_checkpoint(divided: Path, tmp_path: Path, part: str):
-    newest = checkpoint.newest(home(divided) / "checkpoints")
+    newest = checkpoint.last_good(home(divided) / "checkpoints", reports=False)
     assert newest is not None
     checkpoint.verify(newest)
     for damage in (flip, cut):
@@ -135,7 +135,7 @@ def test_no_bit_of_a_list_of_sums_may_change(tmp_path: Path):
 
 
 def test_a_part_without_a_checksum_is_refused(divided: Path, tmp_path: Path):
-    newest = checkpoint.newest(home(divided) / "checkpoints")
+    newest = checkpoint.last_good(home(divided) / "checkpoints", reports=False)
     assert newest is not None
     for lost in (".metadata", "rest.pt", "__0_0.distcp"):
         shutil.copytree(newest, tmp_path / lost)
@@ -150,7 +150,7 @@ def test_all_processes_go_back_to_the_same_one(divided: Path, tmp_path: Path):
     output = tmp_path / "run"
     shutil.copytree(divided, output)
     (home(output) / "result.json").unlink()
-    newest = checkpoint.newest(home(output) / "checkpoints")
+    newest = checkpoint.last_good(home(output) / "checkpoints", reports=False)
     assert newest is not None
     flip(newest / "__1_0.distcp", 0.5)
     in_group(2, lambda: pretraining.run(composed(*DIVIDED, f"output={output}")))

@@ -93,7 +93,7 @@ def test_it_stops_as_it_was_before_and_goes_on_from_there(
     assert "\n" not in str(error.value)
     assert ", ".join(map(str, blamed[:10])) in str(error.value)
     assert anomalies(home(tmp_path))[0]["records"] == blamed
-    latest = checkpoint.newest(home(tmp_path) / "checkpoints")
+    latest = checkpoint.last_good(home(tmp_path) / "checkpoints", reports=False)
     assert latest is not None
     assert checkpoint.step_of(latest) == 5
     assert pretraining.run(config).skipped == 0
@@ -199,7 +199,7 @@ def test_all_processes_decide_alike(tmp_path: Path, processes: int, division: tu
         assert said == {"1"}
     else:
         assert "the loss is not finite in step 6" in said.pop()
-        latest = checkpoint.newest(home(tmp_path) / "checkpoints")
+        latest = checkpoint.last_good(home(tmp_path) / "checkpoints", reports=False)
         assert latest is not None
         assert checkpoint.step_of(latest) == 5
     assert anomalies(home(tmp_path))[0]["records"] == planned(BAD)
@@ -235,7 +235,7 @@ def test_fine_tuning_is_guarded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 return
             with pytest.raises(InputError, match="the loss is not finite in step 6, from training records "):
                 finetuning.run(config)
-        latest = checkpoint.newest(toys.home(tmp_path, "stability") / "seed-0/checkpoints")
+        latest = checkpoint.last_good(toys.home(tmp_path, "stability") / "seed-0/checkpoints", reports=False)
         assert latest is not None
         assert checkpoint.step_of(latest) == 5
         assert finetuning.run(config).skipped == 0

@@ -1,12 +1,10 @@
 """Building a store beside its place and moving it there, and checking one against its manifest."""
 
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ from proteinlm.data.store.layout import Source
 from proteinlm.data.store.manifest import Manifest, SourceFile, Split
 from proteinlm.data.store.reader import Store
 from proteinlm.errors import InputError
+from proteinlm.storage.atomic import locked
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +66,8 @@ def build(root: Path, target: Path, letters: str = STRICT) -> None:
     if target.exists() and not manifest.is_store(target) and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists and is not a store, so it is not replaced")
     try:
-        with _alone(target):
+        lock = target.with_name(f".{target.name}.lock")
+        with locked(lock, lambda: _log.warning("waiting for another process that builds %s", target)):
             if not _is_current(target, root, sources, letters):  # nobody else built it in the meantime
                 _build(root, target, sources, letters)
     except OSError as error:
@@ -172,27 +172,6 @@ def _splits(target: Path, letters: str = "") -> dict[tuple[str, str], Split]:
     if letters and content.letters != letters:
         return {}
     return {(task, name): split for task, splits in content.tasks.items() for name, split in splits.items()}
-
-
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Wait until no other process builds `target`, and keep others from it; the lock ends with its process."""
-    path = target.with_name(f".{target.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.warning("waiting for another process that builds %s", target)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                continue  # the one before removed the file that was waited for
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 class Checked(NamedTuple):

@@ -1,0 +1,70 @@
+"""Chooses the device, the precision and the threads of a process; training and inference ask the same functions."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from proteinlm.config import MachineConfig, StrategyConfig
+from proteinlm.errors import InputError
+from proteinlm.launch import cores
+
+
+@dataclass(frozen=True)
+class TrainingDevice:
+    """What one process of a training computes on."""
+
+    accelerator: str
+    """``cpu`` or ``cuda``."""
+    precision: str
+    """``fp32`` or ``bf16-mixed``."""
+    threads: int
+    hardware: str
+    """Name of the GPU, or of the CPU with its number of cores."""
+    compiled: bool = False
+
+    @classmethod
+    def choose(cls, train: MachineConfig, strategy: StrategyConfig) -> "TrainingDevice":
+        """Choose what `train` leaves open, and set torch's threads and determinism accordingly.
+
+        Raises `InputError` if `train` asks for a GPU and there is none.
+        """
+        if train.accelerator == "cuda" and not torch.cuda.is_available():
+            raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
+        device = torch.device("cpu") if train.accelerator == "cpu" else default_device()
+        threads = train.threads or cores.threads(strategy.devices)
+        torch.set_num_threads(threads)
+        if train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition
+        torch.use_deterministic_algorithms(train.deterministic)
+        return cls(device.type, choose_precision(device, train.precision), threads, name_of(device), train.compile)
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_precision(device: torch.device, wanted: str) -> str:
+    """``fp32`` or ``bf16-mixed``: what is `wanted`, or for ``auto`` bf16 if `device` has instructions for it."""
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if has_fast_bf16(device) else "fp32"
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 by instructions of its own; emulated, bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def name_of(device: torch.device) -> str:
+    """The GPU's name, or the CPU's with the number of cores that this process may use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return f"{next(names, 'CPU')}, {cores.physical_cores()} cores"

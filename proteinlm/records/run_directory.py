@@ -1,0 +1,37 @@
+"""The name of every file and folder in a run directory, ``output/group/name/stage``.
+
+The log of a run (``output/group/name/log.txt``) belongs to `proteinlm.launch`, an adapter's ``adapter.json`` to
+`proteinlm.models.lora`.
+"""
+
+RESULT = "result.json"
+"""Scores, settings and provenance of a finished stage; its presence means that the stage is finished."""
+CONFIG = "config.yaml"
+"""The resolved config that the directory belongs to, with the fingerprints of its inputs."""
+STAMP = "stamp.json"
+"""Command, host, code and packages of each attempt."""
+PREDICTIONS = "predictions.arrow"
+"""What the scores are computed from, one row for each protein."""
+CONTACT_MAP = "contact_map.npz"
+"""One protein's contacts and their predicted probabilities, for a figure."""
+METRICS = "metrics.csv"
+"""Losses, scores and speed by step."""
+PROGRESS = "progress.json"
+"""The latest step, for a program that watches the run."""
+PLAN = "plan.json"
+"""Speed and memory as planned and as measured."""
+ANOMALIES = "anomalies.jsonl"
+"""One line for every skipped step and every loss spike, with all records of its micro-batches."""
+SELECTED = "selected.json"
+"""In ``seed-<n>``: the step of the best weights and what training came to; its presence ends the seed's training."""
+TASK = "task.json"
+"""Beside a fine-tuned model's weights: the task and the names of its classes."""
+WEIGHTS, SHAPE = "model.safetensors", "config.json"
+"""The tensors of a model, and the shape of its backbone."""
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the states that training can go on from."""
+MODEL = "model"
+"""Folder of a pretraining's final weights."""
+BEST = "best"
+"""In ``seed-<n>``: folder of a fine-tuning's best weights, by step."""
