@@ -54,7 +54,7 @@ class Placement(NamedTuple):
             torch.empty(0, device=chosen)
         except (RuntimeError, AssertionError, NotImplementedError):  # AssertionError: torch built without CUDA
             raise InputError(f"--device {device}: torch finds no such device") from None
-        if precision == "auto" and chosen.type == "cpu":
+        if precision == "auto" and chosen.type != "cuda":
             precision = "fp32"  # the same embeddings on every CPU
         return cls(
             chosen,
