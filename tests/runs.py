@@ -1,15 +1,19 @@
 """Pretraining runs small enough for tests, as real processes or in this one."""
 
+import functools
+import logging
 import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
@@ -45,21 +49,61 @@ def composed(*overrides: str) -> RunConfig:
     return config
 
 
-def start(output: Path, *overrides: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+class Command:
+    """``python -m module words`` as a process of its own: a fork of this one, so that it need not import everything again.
+
+    It is used like `subprocess.Popen` with pipes.
+    """
+
+    def __init__(self, module: str, words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self._written = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")  # noqa: SIM115
+        work = functools.partial(self._run, module, [module, *words], environment or {})
+        self._process = multiprocessing.get_context("fork").Process(target=work)
+        self._process.start()
+
+    def _run(self, module: str, arguments: list[str], environment: Mapping[str, str]) -> None:
+        sys.argv[:] = arguments
+        os.environ |= environment
+        for descriptor, (name, file) in enumerate(zip(("stdout", "stderr"), self._written, strict=True), 1):
+            os.dup2(file.fileno(), descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w", buffering=1, closefd=False))
+        logging.getLogger().handlers.clear()
+        GlobalHydra.instance().clear()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        if self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait for the end; what was written to standard output and to standard error."""
+        self._process.join(timeout)
+        if self.poll() is None:
+            self._process.kill()
+            raise TimeoutError(f"still running after {timeout} s")
+        said = []
+        for file in self._written:
+            file.seek(0)
+            said.append(file.read())
+        return said[0], said[1]
+
+
+def start(output: Path, *overrides: str) -> Command:
     """A pretraining run in a process of its own; its results go to ``output/single/tiny/pretrain``."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.pretrain", *SMALL, f"output={output}", *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Command("experiments.pretrain", [*SMALL, f"output={output}", *overrides])
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Command) -> str:
     """Wait for a run that must succeed; its output."""
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate()
     assert process.returncode == 0, errors
     return output
 

@@ -15,6 +15,7 @@ from experiments.table7.published import TABLE7
 from proteinlm.config import ModelConfig, OptimConfig, ScaleConfig, TrainConfig, register_schema
 from proteinlm.errors import InputError
 from tests.models.test_backbone import PARAMETERS
+from tests.runs import Command
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -127,11 +128,6 @@ def test_impossible_values_name_their_knob(make: object, message: str):
         make()
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "experiments.pretrain", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment())
-
-
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -145,12 +141,16 @@ def environment() -> dict[str, str]:
         ("model=enormous", "model=enormous is not one of bert_base_tape, hf, lstm, one_hot, pretrained"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(override: str, message: str, tmp_path: Path):
-    ended = run(override, cwd=tmp_path)
-    assert ended.returncode == 2
-    assert ended.stderr.count("\n") == 1
-    assert ended.stderr.startswith("error: ")
-    assert message in ended.stderr
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(
+    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    process = Command("experiments.pretrain", [override])
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.count("\n") == 1
+    assert errors.startswith("error: ")
+    assert message in errors
     assert not list(tmp_path.iterdir())
 
 

@@ -1,7 +1,5 @@
 """Controls without a network are what they say: a window, the nearest protein, the nearest pairs, residues by position."""
 
-import subprocess
-import sys
 from collections import Counter
 from math import sqrt
 from pathlib import Path
@@ -15,7 +13,7 @@ from experiments import controls
 from proteinlm.config import register_schema
 from proteinlm.data.batches.labelled import LabelledProteins
 from proteinlm.vocabulary import AMINO_ACIDS
-from tests.runs import ROOT
+from tests.runs import ROOT, Command
 
 
 def proteins(texts: list[str], targets: list[np.ndarray]) -> LabelledProteins:
@@ -117,17 +115,10 @@ def test_mutations_are_counted_from_the_wild_type_or_from_the_nearest():
 
 def test_a_task_without_controls_is_named(tmp_path: Path):
     (tmp_path / "mine.csv").write_text("sequence,label\nACD,1\n")
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.controls",
-        "task=custom",
-        f"data.csv={tmp_path}/mine.csv",
-        "model=tiny",
-    ]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 2
-    assert found.stderr.startswith("error: task=custom has no controls, only ")
+    process = Command("experiments.controls", ["task=custom", f"data.csv={tmp_path}/mine.csv", "model=tiny"])
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith("error: task=custom has no controls, only ")
 
 
 def test_every_control_of_a_task_is_to_be_had():

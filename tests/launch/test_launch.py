@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from proteinlm.launch import cores, processes
-from tests.runs import ROOT
+from tests.runs import ROOT, Command
 
 
 @pytest.fixture
@@ -67,11 +67,12 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
-    command = [sys.executable, "-m", "experiments.pretrain", "model=tiny", f"output={tmp_path}", *words]
+    command = ["model=tiny", f"output={tmp_path}", *words]
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # of a batch script on a cluster, which has started nobody else
-    ended = subprocess.run(command, cwd=ROOT, env=os.environ | script, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(line)
+    process = Command("experiments.pretrain", command, script)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith(line)
     assert not list(tmp_path.iterdir())
 
 

@@ -23,7 +23,7 @@ from proteinlm.tasks import TASKS, downstream
 from proteinlm.tasks.base import TaskModule
 from proteinlm.tasks.labelled import LabelledTask
 from proteinlm.training import finetuning
-from tests.runs import ROOT, equal, in_group
+from tests.runs import ROOT, Command, equal, in_group
 from tests.tasks import toys
 from tests.tasks.toys import composed, home
 
@@ -358,9 +358,9 @@ def test_printing_the_config_imports_no_torch(entry: str, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "experiments.finetune", "task=contact"]
-    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "model.path is empty" in ended.stderr
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    process = Command("experiments.finetune", ["task=contact"])
+    _, errors = process.communicate()
+    assert (process.returncode, errors.count("\n")) == (2, 1)
+    assert "model.path is empty" in errors

@@ -4,7 +4,6 @@ import csv
 import json
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from proteinlm.data.batches.language_model import MaskedBatch
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.training import pretraining
-from tests.runs import SMALL, composed, equal, finish, home, start, weights
+from tests.runs import SMALL, Command, composed, equal, finish, home, start, weights
 
 
 class Killed(BaseException):
@@ -79,7 +78,7 @@ def test_killed_for_real(undisturbed: Path, tmp_path: Path):
     assert_same(tmp_path, undisturbed)
 
 
-def kill(process: subprocess.Popen[str], output: Path, steps: int, delay: float) -> None:
+def kill(process: Command, output: Path, steps: int, delay: float) -> None:
     """SIGKILL once so many steps are on the disk, and a moment later: in the midst of a step or of a checkpoint."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
