@@ -1,5 +1,6 @@
 """Every metric equals an independent computation of its definition, under one, two and three processes."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,6 +22,7 @@ from proteinlm.tasks.metrics import (
     ResidueAccuracy,
     ResidueLoss,
 )
+from tests.runs import in_group
 
 
 class Protein(NamedTuple):
@@ -244,7 +245,6 @@ SHARES = {1: [range(12)], 2: [range(9), range(9, 12)], 3: [range(0, 12, 2), [], 
 
 
 def score_in_process(rank: int, directory: str) -> None:
-    torch.set_num_threads(1)
     for processes, shares in SHARES.items():
         if rank < processes:
             store = torch.distributed.FileStore(f"{directory}/store-{processes}", processes)
@@ -255,10 +255,7 @@ def score_in_process(rank: int, directory: str) -> None:
 
 
 def test_processes_with_uneven_shares_report_what_one_would(tmp_path: Path):
-    torch.multiprocessing.set_forkserver_preload(
-        ["proteinlm.tasks.metrics", __name__]
-    )  # imported once, not three times
-    torch.multiprocessing.start_processes(score_in_process, (str(tmp_path),), nprocs=3, start_method="forkserver")
+    in_group(3, lambda: score_in_process(int(os.environ["RANK"]), str(tmp_path)))
     expected = read(fill(list(range(12))))
     assert len(expected) == 4 + len(CONTACT_SCORES)
     for processes in SHARES:
