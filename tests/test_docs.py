@@ -305,3 +305,17 @@ def test_the_design_page_has_the_layers_that_are_checked():
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     rows = re.findall(r"^\| \d+ \| ([^|]+) \|", (ROOT / "docs/design.md").read_text(), re.MULTILINE)
     assert [set(re.findall(r"`(\w+)", row)) for row in rows] == [set(layer.split(" | ")) for layer in layers]
+
+
+def test_the_front_page_and_the_guides_are_short():
+    lengths = {str(page.relative_to(ROOT)): len(page.read_text().splitlines()) for page in GUIDES}
+    assert lengths.pop("README.md") <= 120
+    assert max(lengths.values()) < 150
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/results/*.md")), ids=lambda page: page.stem)
+def test_a_result_has_its_date_commit_and_machine(page: Path):
+    text = page.read_text()
+    assert re.search(r"^\| date and commit \| 20\d\d-\d\d-\d\d, recorded in [0-9a-f]{7}\b", text, re.MULTILINE)
+    assert re.search(r"^\| machine \| .+ \|$", text, re.MULTILINE)
+    assert f"({page.relative_to(ROOT / 'docs')})" in (ROOT / "docs/index.md").read_text()
