@@ -211,11 +211,11 @@ def test_hydra_commands_compose():
 
 def hydra(command: str) -> tuple[str, list[str]] | None:
     """Entry point and overrides of a Hydra command; None for another, and for one with a placeholder as its choice."""
-    words = shlex.split(command, comments=True)
-    stage = words[2].removeprefix("experiments.") if words[:2] == ["python", "-m"] else ""
+    words = shlex.split(command.replace("python -m experiments.", "proteinlm "), comments=True)
+    stage = words[1] if words[0] == "proteinlm" and len(words) > 1 else ""
     if stage not in HYDRA or re.search(r"\.\.\.|task=(TASK|NAME)", command):
         return None
-    overrides = [word for word in words[3:] if "=" in word and not word.startswith("hydra.") and "glob(" not in word]
+    overrides = [word for word in words[2:] if "=" in word and not word.startswith("hydra.") and "glob(" not in word]
     if stage in ("finetune", "evaluate") and not any(word.startswith(("model=", "model.path=")) for word in overrides):
         overrides.append("model=tiny")
     if stage == "pretrain":
@@ -294,6 +294,8 @@ def check(command: str) -> None:
                 if word not in known:
                     raise LookupError(f"no command {word}")
                 found = known[word]
+            elif found.context_settings.get("ignore_unknown_options"):
+                return  # the command reads its words itself
             elif word.startswith("--") and word != "--help":
                 options = {option for each in found.params for option in each.opts}
                 if word.split("=")[0] not in options:
