@@ -10,6 +10,7 @@ import torch
 from proteinlm import checkpoint, load, vocabulary
 from proteinlm.config import ModelConfig
 from proteinlm.data import synthetic
+from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts
 from proteinlm.inference.attention_contacts import SolvedChain
 from proteinlm.models.backbone import Backbone
@@ -137,14 +138,64 @@ def test_scores_on_the_test_chains_are_those_of_the_metric(tmp_path: Path):
     lines, chains = output.splitlines(), list(attention_contacts.solved_chains("synthetic", "test"))
     assert [line.split()[0] for line in lines] == ["separation", "regression", "best-heads"]
     assert len(chains) == toys.TESTED
-    for line, read in zip(lines[1:], (readout.probabilities, readout.mean_of_best), strict=True):
-        precisions = []
-        for chain in chains:
-            scores, pairs = read(model, chain.letters).numpy(), np.triu_indices(len(chain.letters), 24)
-            best = np.argsort(-scores[pairs], kind="stable")[: int(chain.resolved.sum())]
-            precisions.append(chain.contacts[pairs][best].mean())
-        assert f"P@L {np.mean(precisions):.3f} (" in line
+    precisions: dict[str, list[float]] = {}
+    for chain in chains:
+        pairs = np.triu_indices(len(chain.letters), 24)
+        counted = chain.resolved[pairs[0]] & chain.resolved[pairs[1]]
+        for name, scores in {
+            "separation": pairs[0] - pairs[1],
+            "regression": readout.probabilities(model, chain.letters).numpy()[pairs],
+            "best-heads": readout.mean_of_best(model, chain.letters).numpy()[pairs],
+        }.items():
+            best = np.argsort(-scores[counted], kind="stable")[: int(chain.resolved.sum())]
+            precisions.setdefault(name, []).append(chain.contacts[pairs][counted][best].mean())
+    alone = np.mean(precisions["separation"])
+    for line in lines:
+        mean = np.mean(precisions[line.split()[0]])
+        assert f"P@L {mean:.3f} (" in line
         assert "13 chains" in line
+        if not line.startswith("separation"):
+            assert f"; {mean - alone:+.3f} (" in line
+
+
+def chain_with_contact(length: int, separation: int) -> SolvedChain:
+    """A chain whose only contact is at this separation."""
+    contacts = np.zeros((length, length), bool)
+    contacts[2, 2 + separation] = contacts[2 + separation, 2] = True
+    return SolvedChain(letters(protein(length, length)), contacts, np.ones(length, bool))
+
+
+def test_a_readout_is_fitted_to_twenty_chains_with_a_contact_six_apart(monkeypatch: pytest.MonkeyPatch):
+    sizes = [(29, 6), (30, 6), (40, 5), (300, 9), (301, 9), *((50 + number, 6) for number in range(30))]
+    asked = []
+
+    def chains(data: str, split: str) -> list[SolvedChain]:
+        asked.append((data, split))
+        return [chain_with_contact(*size) for size in sizes]
+
+    monkeypatch.setattr(attention_contacts, "solved_chains", chains)
+    found = attention_contacts.training_chains("somewhere", attention_contacts.LONGEST)
+    assert [len(each.letters) for each in found] == [30, 300, *range(50, 68)]
+    assert asked == [("somewhere", "train")]
+    assert [len(each.letters) for each in attention_contacts.training_chains("x", 51)] == [30, 50, 51]
+    with pytest.raises(InputError, match="no training chain of 30 to 20 residues with a contact"):
+        attention_contacts.training_chains("x", 20)
+
+
+def test_only_resolved_pairs_are_counted(tmp_path: Path):
+    """Residues without coordinates have no contacts: as pairs, they would count as wrong."""
+    model = load(saved(tmp_path / "model"), device="cpu")
+    proteins = []
+    for seed in range(3):
+        sequence = letters(protein(60, seed))
+        shown = torch.cat(attention_contacts.attention_maps(model, sequence)).numpy()[2]
+        resolved = np.arange(60) >= 20
+        both = resolved[:, None] & resolved
+        threshold = np.sort(shown[both & (np.subtract.outer(np.arange(60), np.arange(60)) >= 6)])[-40]
+        proteins.append(SolvedChain(sequence, both & (shown >= threshold), resolved))
+    readout = attention_contacts.fit(model, proteins)
+    assert readout.heads == [2]
+    assert readout.precision["best-heads"] == 1  # the 40 highest of 40 resolved residues
 
 
 def test_the_regression_minimises_the_penalised_loss():

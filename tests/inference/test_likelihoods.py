@@ -111,6 +111,9 @@ def test_bad_variants_are_one_line_with_the_place(model: Path, tmp_path: Path):
     assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv"), "a name that came")
     fasta.write_text(f">a\n{WILDTYPE}\n>b\n{WILDTYPE}\n")
     assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv"), "2 records, not")
+    fasta.write_text(f">a\n{'A' * 128}\n")
+    assert_refused(run("score", fasta, mutants, "--model", model, "--out", tmp_path / "out.csv"), "more than the 127")
+    fasta.write_text(f">a\n{WILDTYPE}\n")
     headless = saved(tmp_path / "headless", head=False)
     refused = run("score", fasta, mutants, "--model", headless, "--out", tmp_path / "out.csv")
     assert_refused(refused, "no language-model head in it")
@@ -218,6 +221,39 @@ def test_scoring_goes_on_where_it_was_killed(model: Path, tmp_path: Path, monkey
     assert run(*command, tmp_path / "out.csv")[0] == 0
     assert [position for part in done for position in part] == list(range(60))
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, parts: int, *command: object) -> None:
+    """Run a command that is killed when it has computed so many parts."""
+    compute, done = likelihoods.masked_log_probabilities, []
+
+    def computed_or_killed(*arguments) -> np.ndarray:
+        if len(done) == parts:
+            raise Killed
+        done.append(True)
+        return compute(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(likelihoods, "masked_log_probabilities", computed_or_killed)
+        run(*command)
+
+
+def test_parts_of_another_wild_type_are_not_taken(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    variants = [named((position, "W" if WILDTYPE[position] != "W" else "A")) for position in range(60)]
+    fasta, mutants = write(tmp_path, ["mutant", *variants])
+    command = ("score", fasta, mutants, "--model", model, *MODEL, "--out")
+    killed_after(monkeypatch, 2, *command, tmp_path / "out.csv")
+    fasta.write_text(f">wt\n{WILDTYPE[:-1]}{'C' if WILDTYPE[-1] != 'C' else 'D'}\n")  # no variant is there
+    assert run(*command, tmp_path / "out.csv")[0] == 0
+    assert run(*command, tmp_path / "again.csv")[0] == 0
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
+
+
+def test_a_protein_of_many_passes_is_a_part_of_its_own(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text("".join(f">p{number}\n{protein(40, number)}\n" for number in range(3)))
+    killed_after(monkeypatch, 2, "pppl", fasta, "--model", model, *MODEL, "--out", tmp_path / "out.csv")
+    assert len(list((tmp_path / ".out.csv.parts").glob("*.arrow"))) == 2
 
 
 def test_pseudo_perplexity(model: Path, tmp_path: Path):

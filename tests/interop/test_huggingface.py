@@ -56,7 +56,7 @@ def test_megatron_to_ours_to_hugging_face_to_ours(head_dim: int, tmp_path: Path)
 
 
 def test_equal_activations_give_equal_logits_both_ways(tmp_path: Path):
-    config = ModelConfig(96, 3, 2, max_positions=80)
+    config = ModelConfig(96, 3, 2, max_positions=80, dropout=0.2)
     source, tokens = saved(tmp_path / "source", config), protein(70)
     report = huggingface.export(source, tmp_path / "exported")
     assert (report.has_head, report.left_out, report.difference) == (True, [], None)
@@ -65,7 +65,8 @@ def test_equal_activations_give_equal_logits_both_ways(tmp_path: Path):
     assert equal(checkpoint.load_weights(source).tensors, checkpoint.load_weights(tmp_path / "back").tensors)
 
 
-def test_a_model_that_transformers_saved(tmp_path: Path):
+@pytest.mark.parametrize("layout", ["one file", "shards", "pickle"])
+def test_a_model_that_transformers_saved(tmp_path: Path, layout: str):
     torch.manual_seed(0)
     config = MegatronBertConfig(
         vocab_size=128,
@@ -80,7 +81,11 @@ def test_a_model_that_transformers_saved(tmp_path: Path):
     with torch.no_grad():
         for parameter in model.parameters():  # token types and biases too
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    model.save_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="100KB" if layout == "shards" else "1GB")
+    if layout == "pickle":
+        (tmp_path / "theirs/model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "theirs/pytorch_model.bin")
+    assert (len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 1) == (layout == "shards")
     report = huggingface.import_directory(tmp_path / "theirs", tmp_path / "ours")
     assert report.unused == []
     tokens = protein(70)
@@ -167,6 +172,7 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     changes = (
         ({"model_type": "bert"}, "model_type 'bert', not 'megatron-bert'"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not one of"),
+        ({"is_decoder": True}, "is_decoder is True"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
         ({"intermediate_size": 64}, "intermediate_size is 64"),
         ({"num_hidden_layers": 2}, "no tensor bert.encoder.layer.1"),
@@ -181,6 +187,8 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     tensors = load_file(weights)
     save_file(tensors | {"cls.predictions.decoder.weight": torch.zeros(128, 32)}, weights)
     refused("cls.predictions.decoder.weight is not tied")
+    save_file(tensors | {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 1}, weights)
+    refused("cls.predictions.decoder.bias is not tied")
     weights.write_bytes(b"nothing")
     refused("its weights are damaged")
     weights.unlink()

@@ -47,6 +47,30 @@ def test_logits_are_megatrons(shards: int, tmp_path: Path):
     assert (report.shards, report.iteration, report.has_head, report.unused) == (shards, 70000, True, [])
 
 
+def test_layer_norms_add_megatrons_epsilon(tmp_path: Path):
+    """States of a variance of 1e-8, where an epsilon of 1e-5 would decide the result."""
+    args = samples.arguments(64, 2, 4, vocab=128, positions=64, shards=1)
+    state = samples.model(args)
+    for table in state["language_model"]["embedding"].values():
+        table["weight"] *= 1e-3
+    megatron.import_checkpoint(samples.write(tmp_path / "source", args, state), tmp_path / "ours")
+    tokens = protein(50)
+    wanted = samples.logits(state, args, tokens) - state["lm_head"]["bias"].float()
+    found = ours(tmp_path / "ours", tokens) - state["lm_head"]["bias"].float()
+    assert (found - wanted).abs().max() < 1e-2 * wanted.abs().max()
+
+
+@pytest.mark.parametrize(("tanh", "head"), [(False, "gelu"), (True, "gelu_tanh")])
+def test_what_the_arguments_say_is_in_the_config(tanh: bool, head: str, tmp_path: Path):
+    args = samples.arguments(32, 1, 4, vocab=256, positions=64, shards=1)
+    args.openai_gelu, args.bias_gelu_fusion, args.hidden_dropout = tanh, not tanh, 0.25
+    source = samples.write(tmp_path / "source", args, samples.model(args))
+    (source / "release").rename(source / "iter_0070000")
+    (source / "latest_checkpointed_iteration.txt").write_text("70000\n")
+    config = megatron.import_checkpoint(source, tmp_path / "ours").config
+    assert (config.head_activation, config.dropout, config.vocab_size, config.max_positions) == (head, 0.25, 256, 64)
+
+
 def test_weights_are_the_files_bit_for_bit(tmp_path: Path):
     args = samples.arguments(32, 1, 4, vocab=128, positions=64, shards=1)
     state = samples.model(args)
@@ -106,6 +130,9 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
 
     refused("version", "checkpoint_version 1.0, not 3.0", checkpoint_version=1.0)
     refused("erf", "bias_gelu_fusion=False", change={"bias_gelu_fusion": False})
+    refused("epsilon", "layernorm_epsilon=1e-05", change={"layernorm_epsilon": 1e-5})
+    refused("post", "post_layernorm=True", change={"apply_residual_connection_post_layernorm": True})
+    refused("stages", "pipeline_model_parallel_size=2", change={"pipeline_model_parallel_size": 2})
     refused("heads", "num_heads=5 does not divide", change={"num_attention_heads": 5})
     refused("positions", r"\(64, 32\), not \(65, 32\)", change={"max_position_embeddings": 65})
     refused("layers", "no tensor language_model.transformer.layers.1", change={"num_layers": 2})
@@ -118,6 +145,14 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     torch.save(content, second)
     with pytest.raises(InputError, match=r"the shards differ in language_model.transformer.final_layernorm.bias"):
         megatron.import_checkpoint(source, tmp_path / "ours")
+    content["model"]["language_model"]["transformer"]["final_layernorm.bias"] -= 1
+    torch.save(content | {"iteration": 60000}, second)
+    with pytest.raises(InputError, match="not of the same checkpoint as"):
+        megatron.import_checkpoint(source, tmp_path / "ours")
+    second.parent.rename(second.parents[1] / "mp_rank_02")
+    with pytest.raises(InputError, match="ranks 00, 02: not a whole checkpoint"):
+        megatron.import_checkpoint(source, tmp_path / "ours")
+    (second.parents[1] / "mp_rank_02").rename(second.parent)
     second.unlink()
     with pytest.raises(InputError, match="one of 2 tensor-parallel shards, of which 1 are there"):
         megatron.import_checkpoint(source, tmp_path / "ours")
