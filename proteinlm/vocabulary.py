@@ -1,4 +1,4 @@
-"""Residues and special tokens: the only module that knows their ids.
+"""Residues, special tokens and states of secondary structure: the only module that knows their ids.
 
 The 31 tokens of ProteinLM's ``iupac_vocab.txt``, with its ids, so that its checkpoints can be read. The embedding
 has 128 rows (`ModelConfig.vocab_size`): Megatron pads the vocabulary to a multiple of 128.
@@ -15,6 +15,10 @@ AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"  # the 20 standard ones
 
 UNKNOWN_LETTER = "?"
 """Stands for [UNK] in stored letters (`proteinlm.data.formats.letters`); no file may hold it as a residue."""
+
+SS8, SS3 = "GHIBESTC", "HEC"
+"""Letters of the eight states of DSSP and of the three they are joined to, in the order of TAPE's codes."""
+SS3_OF_SS8 = np.array([0, 0, 0, 1, 1, 2, 2, 2], dtype=np.int32)  # helices, strands, the rest
 
 IDS = {token: index for index, token in enumerate(TOKENS)}
 AMINO_ACID_IDS = np.array([IDS[letter] for letter in AMINO_ACIDS], dtype=np.uint8)

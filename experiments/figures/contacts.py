@@ -10,14 +10,12 @@ from matplotlib.lines import Line2D
 
 from experiments.figures import style
 from experiments.figures.records import Maps
-from proteinlm.records.contact_map import LONG, ContactMap
+from proteinlm.records.contact_map import LONG, SHORT, ContactMap
 
 # colours of `style`, in shades of their own: a page that is dark changes those, and these maps stay white
 HIT: dict[str, Any] = {"marker": "o", "ls": "", "mfc": "none", "mec": "#0073b3", "mew": 1.1, "ms": 4.5}
 MISS: dict[str, Any] = {"marker": "x", "ls": "", "color": "#d45d00", "mew": 1.0, "ms": 3.5}
 GREYS = LinearSegmentedColormap.from_list("contacts", [(1, 1, 1, 0), "#9aa3af", "#1d2129"])
-SEPARATION = 6
-"""Nearer pairs always touch: as in the table, they are neither scored nor drawn."""
 
 
 def draw(found: Maps, narrow: bool = False) -> Figure:
@@ -51,7 +49,7 @@ def title(found: Maps) -> str:
 def _top(drawn: ContactMap) -> np.ndarray:
     """The pairs that are taken for P@L, (L, L)."""
     taken = np.zeros(drawn.contacts.shape)
-    pairs = drawn.best(SEPARATION)
+    pairs = drawn.best(SHORT)
     taken[pairs[:, 0], pairs[:, 1]] = taken[pairs[:, 1], pairs[:, 0]] = 1
     return taken
 
@@ -60,14 +58,15 @@ def _seen(drawn: ContactMap) -> np.ndarray:
     """Probabilities (L, L) of the pairs that count, nothing elsewhere."""
     known = drawn.resolved[:, None] & drawn.resolved
     place = np.arange(drawn.length)
-    return np.where(known & (np.abs(place[:, None] - place) >= SEPARATION), drawn.probabilities, 0.0)
+    far = np.abs(place[:, None] - place) >= SHORT  # as in the table, nearer pairs are neither scored nor drawn
+    return np.where(known & far, drawn.probabilities, 0.0)
 
 
 def _panel(panel: Axes, shade: np.ndarray, drawn: ContactMap, name: str, marked: bool = True) -> None:
     """`shade` (L, L) above the diagonal, the truth below, and the most confident long-range pairs `marked`."""
     length, place = drawn.length, np.arange(drawn.length)
     apart = place[None] - place[:, None]  # column less row: above the diagonal where positive
-    image = np.where(apart >= SEPARATION, shade, np.where(apart <= -SEPARATION, drawn.contacts, 0.0))
+    image = np.where(apart >= SHORT, shade, np.where(apart <= -SHORT, drawn.contacts, 0.0))
     extent = (0.5, length + 0.5, length + 0.5, 0.5)
     panel.set_facecolor("#ffffff")  # on dark pages too
     panel.imshow(image, cmap=GREYS, vmin=0, vmax=1, interpolation="none", extent=extent)
@@ -77,7 +76,7 @@ def _panel(panel: Axes, shade: np.ndarray, drawn: ContactMap, name: str, marked:
         right = drawn.contacts[pairs[:, 0], pairs[:, 1]]
         for chosen, look in ((pairs[right], HIT), (pairs[~right], MISS)):
             panel.plot(chosen[:, 1] + 1, chosen[:, 0] + 1, clip_on=False, **look)
-        name += f"\nP@L {drawn.precision(SEPARATION):.2f}, of long range {drawn.precision(LONG):.2f}"
+        name += f"\nP@L {drawn.precision(SHORT):.2f}, of long range {drawn.precision(LONG):.2f}"
     panel.set_title(name)
     panel.set_xlabel("residue")
     panel.set_ylabel("residue")

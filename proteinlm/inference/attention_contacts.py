@@ -26,13 +26,12 @@ from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
 from proteinlm.models.attention import turned
 from proteinlm.models.backbone import Block
+from proteinlm.records.contact_map import SHORT
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_json
 
 FILE = "attention_contacts.json"
 METHODS = ("regression", "best-heads")
-SEPARATION = 6
-"""The least distance along the sequence of the pairs in the fit: nearer residues always touch."""
 PENALTY = 1e-3  # of the squared coefficients, beside the mean loss of a pair, on maps of unit deviation
 FITTED_CHAINS = 20
 """The number of chains that a readout is fitted to, as in Rao et al. 2021."""
@@ -68,7 +67,7 @@ class Readout:
     """The best heads, best first."""
     proteins: int
     precision: dict[str, float]
-    """By method, the precision of the L most confident pairs at least `SEPARATION` apart, on the proteins of the fit."""
+    """By method, the precision of the L most confident pairs at least `SHORT` apart, on the proteins of the fit."""
 
     def probabilities(self, model: Model, letters: np.ndarray) -> Tensor:
         """The probability of contact of each pair by the regression, (L, L)."""
@@ -191,7 +190,7 @@ def training_chains(data: str, longest: int) -> list[SolvedChain]:
     """The first `FITTED_CHAINS` training chains that have `SHORTEST` to `longest` residues and a contact."""
 
     def fits(protein: SolvedChain) -> bool:
-        return SHORTEST <= len(protein.letters) <= longest and bool(np.triu(protein.contacts, SEPARATION).any())
+        return SHORTEST <= len(protein.letters) <= longest and bool(np.triu(protein.contacts, SHORT).any())
 
     chains = list(islice(filter(fits, solved_chains(data, "train")), FITTED_CHAINS))
     if not chains:
@@ -229,7 +228,7 @@ class _Pairs:
 
 
 def _pairs(model: Model, protein: SolvedChain) -> _Pairs:
-    counted = np.triu(protein.resolved[:, None] & protein.resolved, SEPARATION)
+    counted = np.triu(protein.resolved[:, None] & protein.resolved, SHORT)
     first, second = (torch.from_numpy(index) for index in np.nonzero(counted))
     values = [layer[:, first, second].cpu() for layer in attention_maps(model, protein.letters)]
     return _Pairs(torch.cat(values).T.contiguous().numpy(), protein.contacts[counted], int(protein.resolved.sum()))

@@ -9,7 +9,7 @@ from typing import Any, final
 import pyarrow as pa
 import torch
 
-from proteinlm import checkpoint, tasks
+from proteinlm import checkpoint, tasks, vocabulary
 from proteinlm.checkpoint import Weights, best_of
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, SecondaryStructureConfig
 from proteinlm.data.batches.packing import Packed
@@ -25,8 +25,6 @@ from proteinlm.storage.untrusted import read_json, read_yaml
 from proteinlm.tasks import task_file
 from proteinlm.tasks.regression import ScalarRegression
 
-STATES = {3: "HEC", 8: "GHIBESTC"}
-"""The letter of each class of secondary structure, by the number of classes: TAPE's codes."""
 LABEL = "label"
 """The column for predictions of a user's own labels."""
 
@@ -59,7 +57,7 @@ class FineTuned(LoadedModel):
     def _columns(self, output: Any, packed: Packed) -> list[dict[str, Any]]:
         """The result columns of each protein of a batch."""
         if isinstance(self.task, SecondaryStructureConfig):
-            states = STATES[self.task.classes]
+            states = {3: vocabulary.SS3, 8: vocabulary.SS8}[self.task.classes]
             classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
         if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":

@@ -15,8 +15,8 @@ from proteinlm.storage.atomic import written_whole
 
 PAPER = ("T0889", "5JO9")
 """The protein of the paper's Figures 6 to 8: its CASP12 target, and the PDB entry of that structure."""
-MEDIUM, LONG = 12, 24
-"""Least separations along the sequence of medium-range and of long-range pairs."""
+SEPARATIONS = SHORT, MEDIUM, LONG = 6, 12, 24
+"""Least separations along the sequence of the pairs from short, medium and long range on; nearer residues always touch."""
 
 
 @dataclass(frozen=True)

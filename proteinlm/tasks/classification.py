@@ -14,8 +14,8 @@ from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 from proteinlm.tasks.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
 
 
-class ProteinClassification(LabelledTask, ABC):
-    """Cross-entropy; scored by the share of proteins whose most likely class is theirs (top-1)."""
+class Classification(LabelledTask, ABC):
+    """Cross-entropy over whatever has a label; scored by the share of it that is right (top-1)."""
 
     score = "accuracy"
 
@@ -23,6 +23,13 @@ class ProteinClassification(LabelledTask, ABC):
     @abstractmethod
     def outputs(cls, config: LabelledTaskConfig) -> int:
         """Number of classes."""
+
+    def summed_loss(self, batch: LabelledBatch) -> Tensor:
+        return F.cross_entropy(self(batch.packed), batch.targets, ignore_index=IGNORED, reduction="sum")
+
+
+class ProteinClassification(Classification, ABC):
+    """A class of each protein."""
 
     @classmethod
     def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
@@ -31,22 +38,12 @@ class ProteinClassification(LabelledTask, ABC):
     def metric(self) -> RecordMetric:
         return ProteinAccuracy()
 
-    def summed_loss(self, batch: LabelledBatch) -> Tensor:
-        return F.cross_entropy(self(batch.packed), batch.targets, reduction="sum")
-
     def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
         metric.update(output, batch.targets, batch.records)
 
 
-class ResidueClassification(LabelledTask, ABC):
-    """Cross-entropy over the residues that have a label; scored by the share of them that is right."""
-
-    score = "accuracy"
-
-    @classmethod
-    @abstractmethod
-    def outputs(cls, config: LabelledTaskConfig) -> int:
-        """Number of classes."""
+class ResidueClassification(Classification, ABC):
+    """A class of each residue, but for those that have no label."""
 
     @classmethod
     def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
@@ -58,9 +55,6 @@ class ResidueClassification(LabelledTask, ABC):
 
     def metric(self) -> RecordMetric:
         return ResidueAccuracy()
-
-    def summed_loss(self, batch: LabelledBatch) -> Tensor:
-        return F.cross_entropy(self(batch.packed), batch.targets, ignore_index=IGNORED, reduction="sum")
 
     def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
         metric.update(output, batch.targets, batch.packed.starts, batch.records)

@@ -19,13 +19,11 @@ from proteinlm.errors import InputError
 from proteinlm.models.heads import PairHead, PairLinear, PairMLP, PairResidualNetwork
 from proteinlm.models.packed import per_protein
 from proteinlm.records import contact_map
-from proteinlm.records.contact_map import ContactMap
+from proteinlm.records.contact_map import SHORT, ContactMap
 from proteinlm.tasks.labelled import Heads, LabelledTask
-from proteinlm.tasks.metrics import SEPARATIONS, ContactPrecision, RecordMetric
+from proteinlm.tasks.metrics import ContactPrecision, RecordMetric
 
 CONTACT_DISTANCE = 8.0  # Å
-SEPARATION = SEPARATIONS[0]
-"""Least distance along the sequence: nearer residues always touch."""
 SAMPLE = 256
 """Proteins that the share of contacts is taken from."""
 DRAWN = "test"
@@ -52,7 +50,7 @@ class Contact(LabelledTask):
 
     dataset = "proteinnet"
     splits: ClassVar = {"train": 25299, "valid": 224, "test": 40}
-    score = f"precision_at_l5_separation_{SEPARATION}"
+    score = f"precision_at_l5_separation_{SHORT}"
     drawn: Drawn | None = None
 
     @classmethod
@@ -109,13 +107,13 @@ def coordinates(record: Record) -> np.ndarray:
 def pairs(target: np.ndarray) -> int:
     """Number of pairs of resolved residues that are far enough apart along the sequence."""
     position = np.flatnonzero(~np.isnan(target[:, 0]))
-    return int(np.searchsorted(position, position - SEPARATION, side="right").sum())
+    return int(np.searchsorted(position, position - SHORT, side="right").sum())
 
 
 def share_in_contact(targets: list[np.ndarray]) -> float:
     """Share of the pairs that count that are in contact; never quite none or all."""
     counted = sum(map(pairs, targets))
-    touching = sum(int(contacts(torch.from_numpy(target)).triu(SEPARATION).sum()) for target in targets)
+    touching = sum(int(contacts(torch.from_numpy(target)).triu(SHORT).sum()) for target in targets)
     return (touching + 1) / (counted + 2)
 
 
@@ -138,5 +136,5 @@ def contacts(places: Tensor) -> Tensor:
 def map_loss(logits: Tensor, places: Tensor) -> Tensor:
     """Cross-entropy of symmetric logits (L, L), summed over the pairs that count."""
     known = resolved(places)
-    counted = (known[:, None] & known).triu(SEPARATION)  # (L, L)
+    counted = (known[:, None] & known).triu(SHORT)  # (L, L)
     return F.binary_cross_entropy_with_logits(logits[counted], contacts(places)[counted].float(), reduction="sum")

@@ -14,9 +14,8 @@ from proteinlm.tasks.metrics import IGNORED
 from proteinlm.tasks.regression import ScalarRegression
 
 
-@final
-class CustomClass(ProteinClassification):
-    """One of the config's `classes` of each protein."""
+class NamedClasses:
+    """Mixin of the tasks whose classes are the config's `classes`."""
 
     dataset = "custom"
     splits: ClassVar = {}
@@ -24,6 +23,11 @@ class CustomClass(ProteinClassification):
     @classmethod
     def outputs(cls, config: LabelledTaskConfig) -> int:
         return len(_names(config))
+
+
+@final
+class CustomClass(NamedClasses, ProteinClassification):
+    """One of the config's `classes` of each protein."""
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:
@@ -41,15 +45,8 @@ class CustomNumber(ScalarRegression):
 
 
 @final
-class CustomResidues(ResidueClassification):
+class CustomResidues(NamedClasses, ResidueClassification):
     """One of the config's `classes`, a letter each, of each residue."""
-
-    dataset = "custom"
-    splits: ClassVar = {}
-
-    @classmethod
-    def outputs(cls, config: LabelledTaskConfig) -> int:
-        return len(_names(config))
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:

@@ -18,11 +18,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from proteinlm.records.bootstrap import Predictions, Sample, Scores
+from proteinlm.records.contact_map import SEPARATIONS, SHORT
 
 IGNORED = -1
 """Target of a token that is not scored: [CLS], an unresolved residue, a residue without a label."""
-SEPARATIONS = (6, 12, 24)
-"""Least distances along the sequence of a pair: from short, from medium and from long range on."""
 FRACTIONS = (1, 2, 5)
 """The n of P@L/n."""
 CONTACT_SCORES = (
@@ -187,7 +186,7 @@ def ranked_pairs(logits: Tensor, contacts: Tensor, resolved: Tensor) -> tuple[Te
     """
     position = resolved.nonzero().squeeze(1)
     first, second = position[torch.triu_indices(len(position), len(position), offset=1, device=position.device)]
-    far = second - first >= SEPARATIONS[0]
+    far = second - first >= SHORT
     first, second = first[far], second[far]  # in the order of (i, j), which the stable sort keeps among ties
     confidence, order = logits[first, second].sort(descending=True, stable=True)
     hits = contacts[first, second][order].double()

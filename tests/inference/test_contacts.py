@@ -90,7 +90,7 @@ def test_a_readout_finds_what_one_head_shows(tmp_path: Path):
     assert readout.precision["regression"] > 0.8
     unseen = proteins[5]
     probabilities = readout.probabilities(model, unseen.letters).numpy()
-    far = np.triu(np.ones_like(unseen.contacts), attention_contacts.SEPARATION)
+    far = np.triu(np.ones_like(unseen.contacts), 6)
     assert probabilities[far & unseen.contacts].mean() > 0.3 + probabilities[far & ~unseen.contacts].mean()
     assert (
         abs(probabilities[far].mean() - unseen.contacts[far].mean()) < 0.05

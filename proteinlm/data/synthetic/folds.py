@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SS8, SS3 = "GHIBESTC", np.array([0, 0, 0, 1, 1, 2, 2, 2], dtype=np.int32)  # TAPE's codes; 0 helix, 1 strand, 2 other
+from proteinlm.vocabulary import SS8
+
 STRAND, HELIX, LOOP, HEAD, TAIL = (
     5,
     13,

@@ -24,9 +24,9 @@ from proteinlm.data.synthetic.families import (
     members,
     universe_of,
 )
-from proteinlm.data.synthetic.folds import COMPLEMENTARY, FREE, SS3, Fold
+from proteinlm.data.synthetic.folds import COMPLEMENTARY, FREE, Fold
 from proteinlm.errors import InputError
-from proteinlm.vocabulary import AMINO_ACIDS
+from proteinlm.vocabulary import AMINO_ACIDS, SS3_OF_SS8
 
 Record = dict[str, Any]
 LETTERS = np.frombuffer(AMINO_ACIDS.encode(), dtype=np.uint8)
@@ -78,7 +78,7 @@ def _secondary_structure(config: SyntheticDataConfig, split: str, count: int) ->
     records = _proteins(universe, families, split, generator)
     for record, fold in zip(records, universe.fold[families], strict=True):
         ss8 = universe.folds[fold].secondary[: record["protein_length"]]
-        record |= {"ss3": SS3[ss8], "ss8": ss8, "valid_mask": _resolved(len(ss8), generator).astype(np.float32)}
+        record |= {"ss3": SS3_OF_SS8[ss8], "ss8": ss8, "valid_mask": _resolved(len(ss8), generator).astype(np.float32)}
     return records
 
 
