@@ -47,6 +47,11 @@ def mean_over_residues(x: Tensor, starts: Tensor) -> Tensor:
     return torch.stack([protein[1:].mean(dim=0) if len(protein) > 1 else protein[0] for protein in proteins])
 
 
+def mean_over_tokens(x: Tensor, starts: Tensor) -> Tensor:
+    """Mean of x (T, W) over the tokens of each protein, [CLS] included, (B, W); an empty protein has no row."""
+    return torch.stack([protein.mean(dim=0) for protein in per_protein(x, starts) if len(protein)])
+
+
 def with_means_at_cls(x: Tensor, starts: Tensor) -> Tensor:
     """X (T, W) with the mean over a protein's residues in the row of its [CLS]."""
     return x.index_copy(0, cls_positions(starts), mean_over_residues(x, starts))

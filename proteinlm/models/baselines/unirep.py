@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import UniRepConfig
-from proteinlm.models.packed import recurrent_order, with_means_at_cls
+from proteinlm.models.packed import cls_positions, mean_over_tokens, recurrent_order
 
 
 @final
@@ -18,7 +18,8 @@ class UniRep(nn.Module):
     """One layer of 1900 that reads forward (Alley et al. 2019; TAPE ``modeling_unirep.py``).
 
     - Learnt by recovering masked residues from those before them, as all rows are; the paper predicted the next.
-    - [CLS] has the mean of the states, UniRep's own representation; TAPE's had the last state and cell, twice as wide.
+    - [CLS] has UniRep's own representation (``get_rep`` of its published code): the mean over all L + 1 states of a protein
+      of L residues, the first of which is that after the start token. TAPE's had the last state and cell, twice as wide.
     """
 
     def __init__(self, config: UniRepConfig) -> None:
@@ -47,7 +48,8 @@ class UniRep(nn.Module):
             cell = forget.sigmoid() * cell[:size] + entry.sigmoid() * update.tanh()
             hidden = exit_.sigmoid() * cell.tanh()
             outputs.append(hidden)
-        return with_means_at_cls(torch.cat(outputs).index_select(0, by_step.inverse), starts)
+        states = torch.cat(outputs).index_select(0, by_step.inverse)  # (T, H)
+        return states.index_copy(0, cls_positions(starts), mean_over_tokens(states, starts))
 
 
 @final

@@ -1,9 +1,11 @@
 """Each baseline computes what its reference does for each protein alone, whatever the protein is packed with."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from scipy.special import expit
 from torch import Tensor, nn
 
 from proteinlm import vocabulary
@@ -11,7 +13,6 @@ from proteinlm.config import PostNormConfig
 from proteinlm.models.baselines.lstm import LSTM
 from proteinlm.models.baselines.post_norm import PostNorm
 from proteinlm.models.baselines.resnet import ResNet, sinusoids
-from proteinlm.models.baselines.unirep import UniRep
 from tests.models.baselines.samples import TINY, backbone, proteins, states
 
 LENGTHS = (30, 2, 30, 127, 1, 64, 2)
@@ -147,20 +148,28 @@ def test_the_residual_network_is_a_padded_one_with_masks():
 
 
 def test_unirep_is_its_published_cell_step_by_step():
+    """In numpy from the weights alone: the cell, the weights' normalisation, and the mean over all L + 1 states at [CLS]."""
     model, sample = backbone(TINY["unirep"]), proteins(LENGTHS)
-    assert isinstance(model, UniRep)
-    weights = {name: part() for name, part in model.named_children() if name != "token_embedding"}
+    known = {name: tensor.double().numpy() for name, tensor in model.state_dict().items()}
+    matrix = {
+        name: known[f"{name}.gain"][:, None] * direction / np.sqrt((direction**2).sum(axis=1, keepdims=True))
+        for name in ("input_factor", "state_factor", "input_gates", "state_gates")
+        for direction in [known[f"{name}.direction"]]
+    }
     for protein, found in zip(sample, states(model, sample), strict=True):
-        hidden = cell = torch.zeros(20)
-        outputs = []
-        for token in model.token_embedding(protein).detach():
-            product = (weights["input_factor"] @ token) * (weights["state_factor"] @ hidden)
-            gates = weights["input_gates"] @ token + weights["state_gates"] @ product + model.bias
-            entry, forget, leave, update = gates.detach().chunk(4)
-            cell = forget.sigmoid() * cell + entry.sigmoid() * update.tanh()
-            hidden = leave.sigmoid() * cell.tanh()
-            outputs.append(hidden)
-        torch.testing.assert_close(found[1:], torch.stack(outputs)[1:], rtol=0, atol=1e-5)
+        hidden = cell = np.zeros(20)
+        after = []  # the states after the start token and after each residue
+        for token in protein.tolist():
+            x = known["token_embedding.weight"][token]
+            product = (matrix["input_factor"] @ x) * (matrix["state_factor"] @ hidden)
+            gates = matrix["input_gates"] @ x + matrix["state_gates"] @ product + known["bias"]
+            entry, forget, leave, update = np.split(gates, 4)
+            cell = expit(forget) * cell + expit(entry) * np.tanh(update)
+            hidden = expit(leave) * np.tanh(cell)
+            after.append(hidden)
+        assert len(after) == len(protein)
+        np.testing.assert_allclose(found[1:], np.array(after)[1:], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(found[0], np.mean(after, axis=0), rtol=0, atol=1e-5)
 
 
 def test_the_residues_and_their_trigrams():
