@@ -25,8 +25,11 @@ PROFILES = sorted(file.stem for file in (CONF / "profile").glob("*.yaml"))
 
 @pytest.fixture(scope="module", autouse=True)
 def hydra() -> Iterator[None]:
+    """Compose many configs of files that are read once."""
     register_schema()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    read = cache(FileConfigSource.load_config)
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FileConfigSource, "load_config", lambda source, path: deepcopy(read(source, path)))
         yield
 
 
