@@ -4,38 +4,63 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.global_hydra import GlobalHydra
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
 
 from experiments.table7.published import TABLE7
 from proteinlm.config import ModelConfig, OptimConfig, ScaleConfig, TrainConfig, register_schema
 from proteinlm.errors import InputError
+from proteinlm.launch import entry
 from tests.models.test_backbone import PARAMETERS
 from tests.runs import Command
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 ROWS = sorted(file.stem for file in (CONF / "experiment/table7").glob("*.yaml"))
+BASELINES = [f"baselines={file.stem}" for file in (CONF / "experiment/baselines").glob("*.yaml")]
 PROFILES = sorted(file.stem for file in (CONF / "profile").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hydra() -> Iterator[None]:
-    """Compose many configs of files that are read once."""
+def read_files() -> Iterator[set[str]]:
+    """The files that were composed of; each is parsed once for all tests."""
+    names: set[str] = set()
     register_schema()
-    read = cache(FileConfigSource.load_config)
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(FileConfigSource, "load_config", lambda source, path: deepcopy(read(source, path)))
-        yield
+        files = SourcesRegistry.instance().resolve("file")
+        parse = cache(files.load_config)
+
+        def load(source: ConfigSource, config_path: str) -> ConfigResult:
+            names.add(config_path.removesuffix(".yaml"))
+            return deepcopy(parse(source, config_path))
+
+        patched.setattr(files, "load_config", load)
+        yield names
 
 
-def composed(entry: str, *overrides: str) -> Any:
-    overrides = (*overrides, "name=test") if entry == "pretrain" else overrides
-    return OmegaConf.to_object(compose(entry, list(overrides)))
+def options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+def composed(command: str, *overrides: str) -> Any:
+    return OmegaConf.to_object(values(command, *overrides, *(["name=test"] if command == "pretrain" else [])))
+
+
+@cache
+def values(command: str, *overrides: str) -> DictConfig:
+    """What a command line comes to, composed once."""
+    return compose(command, list(overrides))
 
 
 def test_there_are_exactly_the_ten_rows_of_the_paper():
@@ -54,12 +79,32 @@ def test_a_row_sets_its_name_and_shape_and_nothing_else(row: str):
     assert model.parameters == PARAMETERS[model.hidden_size, model.num_layers, model.num_heads]
 
 
+@pytest.mark.parametrize("data", ["synthetic", "files"])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_every_profile_scales_every_row(profile: str):
-    for row in ROWS:
-        config = composed("row", f"experiment/table7={row}", f"profile={profile}")
-        assert config.model.hidden_size == config.backbone.hidden_size * config.scale.hidden_size
-        assert config.backbone.head_dim >= 2
+def test_every_profile_scales_every_row_and_has_a_budget_for_each_kind_of_data(profile: str, data: str):
+    root = ["data.root=somewhere"] if data == "files" else []
+    config = composed("row", f"profile={profile}", f"data={data}", *root)
+    for hidden, layers, heads in (map(int, row.split("-")[1::2]) for row in ROWS):  # which is all that a row sets
+        model = replace(config.model, hidden_size=hidden, num_layers=layers, num_heads=heads)
+        scaled = replace(config, model=model).backbone
+        assert scaled.hidden_size * config.scale.hidden_size == hidden
+        assert scaled.head_dim >= 2
+    full = config.scale == ScaleConfig()
+    for task in config.finetune.values():  # full shapes are fine-tuned at less than a tenth of what suits small ones
+        assert task.learning_rate <= 5e-5 if full else task.learning_rate >= 1e-3
+        assert task.steps >= 10
+    assert config.seeds == (3 if full else 1)
+
+
+def test_a_profile_without_a_budget_for_its_data_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)  # which this module has in use
+    csv = ["profile=paper", "data=csv", "data.csv=mine.csv"]
+    with pytest.raises(
+        InputError, match=r"^no conf/budget/paper_csv.yaml .*: add it, or choose one of laptop_files, "
+    ) as e:
+        entry.compose("row", csv)
+    assert "\n" not in str(e.value)
+    assert entry.compose("row", [*csv, "budget=paper_files"]).seeds == 3
 
 
 def test_the_word_on_tracking_is_heard_in_a_profile_that_has_one_of_its_own():
@@ -69,26 +114,26 @@ def test_the_word_on_tracking_is_heard_in_a_profile_that_has_one_of_its_own():
         assert composed("row", "experiment/table7=hidden-512-layer-32-head-8", *words).tracking.backend == "wandb"
 
 
-@pytest.mark.parametrize("group", ["model", "strategy", "tracking", "data", "task", "profile"])
-def test_every_option_of_every_group_composes(group: str):
-    downstream = {
-        "pretrained",
-        "custom",
-        "secondary_structure",
-        "remote_homology",
-        "contact",
-        "fluorescence",
-        "stability",
-    }
-    for file in (CONF / group).glob("*.yaml"):
-        if file.stem in downstream or (group, file.stem) == ("data", "csv"):
-            required = ["data.csv=somewhere"] if (group, file.stem) in (("data", "csv"), ("task", "custom")) else []
-            composed("finetune", "model.path=somewhere", "name=test", f"{group}={file.stem}", *required)
-            continue
-        required = ["data.root=somewhere"] if (group, file.stem) == ("data", "files") else []
-        needed = {"profile": "small", "next_residue": "lstm"}
-        model = next((f"model={needed[key]}" for key in (group, file.stem) if key in needed), None)
-        composed("pretrain", f"{group}={file.stem}", *required, *([model] if model else []))
+def test_every_shipped_file_composes_under_its_command(read_files: set[str]):
+    csv, root, start = "data.csv=somewhere", "data.root=somewhere", "model.path=somewhere"
+    for profile, data in product(PROFILES, ("synthetic", "files")):
+        composed("row", f"profile={profile}", f"data={data}", *([root] if data == "files" else []))
+    alone = {group: cycle(options(group)) for group in ("profile", "tracking", "recipe", "launcher")}
+    for row in ROWS:  # and with each an option of these groups, of which none has more
+        composed("pretrain", f"experiment/table7={row}", *(f"{group}={next(names)}" for group, names in alone.items()))
+    for row in (*(f"other={row}" for row in options("experiment/other")), *BASELINES):
+        composed("pretrain", f"experiment/{row}")
+    for strategy in options("strategy"):
+        composed("pretrain", f"strategy={strategy}")
+    for model in ("tiny", "small", "lstm"):
+        composed("pretrain", f"model={model}", *(["task=next_residue"] if model == "lstm" else []))
+    for task in set(options("task")) - {"masked_language_model", "next_residue"}:
+        composed("finetune", f"task={task}", start, *([csv] if task == "custom" else []))
+    for adapter in options("adapter"):
+        composed("finetune", f"adapter={adapter}", start)
+    composed("evaluate", "split=valid", start)
+    shipped = {str(file.relative_to(CONF).with_suffix("")) for file in CONF.rglob("*.yaml")}
+    assert shipped - read_files == set()
 
 
 def test_the_two_shapes_outside_the_table():
