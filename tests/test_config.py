@@ -1,6 +1,7 @@
 """Every shipped config composes into a checked run, and a mistake is named in one line before anything is written."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,14 +15,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.global_hydra import GlobalHydra
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.table7.published import TABLE7
-from proteinlm.config import ModelConfig, OptimConfig, ScaleConfig, TrainConfig, register_schema
+from proteinlm.config import FAMILIES, ModelConfig, OptimConfig, ScaleConfig, TrainConfig, register_schema
 from proteinlm.errors import InputError
-from proteinlm.launch import entry
 from tests.models.test_backbone import PARAMETERS
 from tests.runs import Command
 
@@ -96,17 +95,6 @@ def test_every_profile_scales_every_row_and_has_a_budget_for_each_kind_of_data(p
     assert config.seeds == (3 if full else 1)
 
 
-def test_a_profile_without_a_budget_for_its_data_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(GlobalHydra.instance(), "hydra", None)  # which this module has in use
-    csv = ["profile=paper", "data=csv", "data.csv=mine.csv"]
-    with pytest.raises(
-        InputError, match=r"^no conf/budget/paper_csv.yaml .*: add it, or choose one of laptop_files, "
-    ) as e:
-        entry.compose("row", csv)
-    assert "\n" not in str(e.value)
-    assert entry.compose("row", [*csv, "budget=paper_files"]).seeds == 3
-
-
 def test_the_word_on_tracking_is_heard_in_a_profile_that_has_one_of_its_own():
     assert composed("row", "experiment/table7=hidden-512-layer-32-head-8", "profile=smoke").tracking.backend == "csv"
     said = ("profile=smoke", "tracking=wandb")
@@ -165,7 +153,9 @@ def test_the_digest_sees_what_matters_only():
             r"train.micro_batch_tokens=300 does not divide",
         ),
         (lambda: TrainConfig(precision="fp8"), r"train.precision=fp8"),
-        (lambda: OptimConfig(learning_rate=1e-6), r"optim.min_learning_rate"),
+        (lambda: OptimConfig(learning_rate=1e-6), r"optim.min_learning_rate=1e-05 is above optim.learning_rate=1e-06"),
+        (lambda: OptimConfig(beta2=1.0), r"optim.beta2=1.0 is not in \[0, 1\)"),
+        (lambda: composed("pretrain", f"seed={2**63}"), r"seed=9223372036854775808 is not below 2\*\*63"),
         (lambda: composed("pretrain", "strategy=ddp", "strategy.devices=3"), r"strategy.devices.*3 does not divide"),
         (lambda: composed("pretrain", "strategy.devices=2"), r"need strategy=ddp"),
         (lambda: composed("pretrain", "group=a/b"), r"group='a/b'"),
@@ -176,24 +166,57 @@ def test_impossible_values_name_their_knob(make: object, message: str):
         make()
 
 
+EVERY_NUMBER = (
+    ("pretrain", "task=masked_language_model"),
+    ("finetune", "task=secondary_structure", "model=tiny", "adapter=lora"),
+    ("finetune", "task=custom", "model=tiny", "data.csv=somewhere"),
+    *(("pretrain", f"model={family}") for family in FAMILIES if family != "post_norm"),
+    ("pretrain", "model=transformer_tape"),
+)
+"""Command lines whose configs have all numeric knobs between them."""
+
+
+@pytest.mark.parametrize("command", EVERY_NUMBER)
+def test_every_number_refuses_what_is_none_or_negative_by_its_name(command: tuple[str, ...]):
+    original = values(*command, "name=test")
+    numbers = [(knob, value) for knob, value in leaves(original) if type(value) in (int, float)]
+    assert len(numbers) > 25
+    for knob, value in numbers:
+        for wrong in ("-1", "nan", "inf", "-inf") if isinstance(value, float) else ("-1",):
+            changed = deepcopy(original)
+            OmegaConf.update(changed, knob, type(value)(wrong))
+            with pytest.raises(InputError, match=rf"^{re.escape(knob)}={wrong}") as error:
+                OmegaConf.to_object(changed)
+            assert "\n" not in str(error.value)
+
+
+def leaves(node: DictConfig, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in OmegaConf.to_container(node).items():  # type: ignore[union-attr]
+        inner = node._get_node(name)
+        yield from leaves(inner, f"{above}{name}.") if isinstance(inner, DictConfig) else [(f"{above}{name}", value)]
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("command", "message"),
     [
-        ("trian.tokens=3", "'trian.tokens'"),
-        ("train.tokens=many", "train.tokens=many"),
-        ("model.num_heads=5", "model.num_heads=5 does not divide model.hidden_size=64"),
-        ("model=enormous", "model=enormous is not one of bert_base_tape, hf, lstm, one_hot, pretrained"),
+        ("pretrain trian.tokens=3", "'trian.tokens'"),
+        ("pretrain train.tokens=many", "train.tokens=many"),
+        ("pretrain model.num_heads=5", "model.num_heads=5 does not divide model.hidden_size=64"),
+        ("pretrain model=enormous", "model=enormous is not one of bert_base_tape, hf, lstm, one_hot, pretrained"),
+        ("pretrain optim.beta1=nan", "optim.beta1=nan is not in [0, 1)"),
+        ("row profile=paper data=csv data.csv=x.csv", "no conf/budget/paper_csv.yaml says how this profile fine-tunes"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing_behind(
-    override: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    process = Command("experiments.pretrain", [override])
+    module, *overrides = command.split()
+    process = Command(f"experiments.{module}", overrides)
     _, errors = process.communicate()
     assert process.returncode == 2
     assert errors.count("\n") == 1

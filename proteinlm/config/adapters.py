@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from proteinlm.config.checks import at_least
+from proteinlm.config.checks import above, at_least, below_one
 from proteinlm.errors import InputError
 
 MATRICES = ("query_key_value", "output", "up", "down")
@@ -31,9 +31,7 @@ class LoraConfig(AdapterConfig):
 
     def __post_init__(self) -> None:
         at_least(1, "adapter.rank", self.rank)
-        if not self.alpha > 0:
-            raise InputError(f"adapter.alpha={self.alpha} is not above 0")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"adapter.dropout={self.dropout} is not in [0, 1)")
+        above(0, "adapter.alpha", self.alpha)
+        below_one("adapter.dropout", self.dropout)
         if not self.matrices:
             raise InputError(f"adapter.matrices is empty: name some of {', '.join(MATRICES)}")

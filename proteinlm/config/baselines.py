@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Any, ClassVar
 
-from proteinlm.config.checks import at_least
+from proteinlm.config.checks import at_least, below_one
 from proteinlm.config.model import ForeignConfig, ModelConfig
 from proteinlm.errors import InputError
 
@@ -60,8 +60,7 @@ class BaselineConfig(ModelConfig, ABC):
             raise InputError(f"model.max_positions={self.max_positions} is not between 2 and 65536")
         if self.vocab_size < 31:
             raise InputError(f"model.vocab_size={self.vocab_size} is smaller than the vocabulary of 31 tokens")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout={self.dropout} is not in [0, 1)")
+        below_one("model.dropout", self.dropout)
         at_least(0, "model.num_heads", self.num_heads)
         for known in fields(ModelConfig):
             value = getattr(self, known.name)

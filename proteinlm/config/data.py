@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.checks import above, at_least, one_of
 from proteinlm.errors import InputError
 
 LETTERS = ("strict", "clean", "unknown")
@@ -41,8 +41,7 @@ class SyntheticDataConfig(DataConfig):
             at_least(lowest, f"data.{knob}", getattr(self, knob))
         if self.folds > 300:
             raise InputError(f"data.folds={self.folds} is more than 300: there are not many more arrangements")
-        if not 0 < self.labelled <= 10:
-            raise InputError(f"data.labelled={self.labelled} is not above 0 and at most 10")
+        above(0, "data.labelled", self.labelled, highest=10)
 
 
 @dataclass
@@ -93,7 +92,9 @@ class CsvDataConfig(DataConfig):
             raise InputError("data.csv is empty: name the file with your sequences and labels")
         at_least(0, "data.seed", self.seed)
         one_of("data.letters", self.letters, LETTERS)
-        if self.valid <= 0 or self.test < 0 or self.valid + self.test >= 1:
+        above(0, "data.valid", self.valid)
+        at_least(0, "data.test", self.test)
+        if self.valid + self.test >= 1:
             raise InputError(f"data.valid={self.valid} and data.test={self.test} leave none to train on")
         if not 0.2 <= self.identity <= 1:
             raise InputError(f"data.identity={self.identity} is not between 0.2 and 1")

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.checks import at_least, below_one, one_of
 from proteinlm.errors import InputError
 
 
@@ -87,8 +87,7 @@ class ModelConfig(StartConfig):
             raise InputError(f"model.vocab_size={self.vocab_size} is smaller than the vocabulary of 31 tokens")
         if not 2 <= self.max_positions <= 65536:
             raise InputError(f"model.max_positions={self.max_positions} is not between 2 and 65536")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout={self.dropout} is not in [0, 1)")
+        below_one("model.dropout", self.dropout)
         one_of("model.head_activation", self.head_activation, ("gelu_tanh", "gelu"))
         one_of("model.positions", self.positions, ("learned", "rotary"))
         one_of("model.feed_forward", self.feed_forward, ("gelu", "gated"))

@@ -64,6 +64,9 @@ class StageConfig:
             value = getattr(self, knob)
             if not value or value.startswith(".") or "/" in value:
                 raise InputError(f"{knob}={value!r} is not a plain directory name")
+        at_least(0, "seed", self.seed)
+        if self.seed >= 2**63:
+            raise InputError(f"seed={self.seed} is not below 2**63")
 
     def digest(self) -> str:
         """Hash of every knob that can change the result."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from omegaconf import MISSING
 
-from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.checks import at_least, below_one, one_of
 from proteinlm.config.training import BudgetConfig, OptimConfig
 from proteinlm.errors import InputError
 
@@ -89,6 +89,9 @@ class LabelledTaskConfig(BudgetConfig, TaskConfig):
         super().__post_init__()
         for knob in ("epochs", "patience", "valid_proteins", "test_proteins"):
             at_least(0, f"task.{knob}", getattr(self, knob))
+        for knob in ("learning_rate", "weight_decay"):
+            at_least(0, f"task.{knob}", getattr(self, knob))
+        below_one("task.warmup_fraction", self.warmup_fraction)
         one_of("task.freeze", self.freeze, ("none", "backbone"))
 
     @property

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proteinlm.config.baselines import BaselineConfig
-from proteinlm.config.checks import at_least, one_of
+from proteinlm.config.checks import at_least, below_one, one_of
 from proteinlm.config.model import ModelConfig
 from proteinlm.errors import InputError
 
@@ -31,15 +31,14 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         one_of("optim.matrices", self.matrices, ("adamw", "muon"))
-        if not 0 <= self.min_learning_rate <= self.learning_rate:
+        for name in ("learning_rate", "min_learning_rate", "weight_decay", "epsilon", "max_grad_norm"):
+            at_least(0, f"optim.{name}", getattr(self, name))
+        for name in ("warmup_fraction", "beta1", "beta2"):
+            below_one(f"optim.{name}", getattr(self, name))
+        if self.min_learning_rate > self.learning_rate:
             raise InputError(
-                f"optim.min_learning_rate={self.min_learning_rate} is not between 0 and "
-                f"optim.learning_rate={self.learning_rate}"
+                f"optim.min_learning_rate={self.min_learning_rate} is above optim.learning_rate={self.learning_rate}"
             )
-        if not 0 <= self.warmup_fraction < 1:
-            raise InputError(f"optim.warmup_fraction={self.warmup_fraction} is not in [0, 1)")
-        if self.max_grad_norm < 0:
-            raise InputError(f"optim.max_grad_norm={self.max_grad_norm} is negative")
 
 
 @dataclass

@@ -191,7 +191,7 @@ def _in_one_line(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "budget":
             choices = ", ".join(sorted(error.options))
-            return f"no conf/budget/{name}.yaml says how this profile fine-tunes on this data: add it, or choose one of {choices}"
+            return f"no conf/budget/{name}.yaml says how this profile fine-tunes on this data; there are {choices}"
         return f"{group}={name} is not one of {', '.join(sorted(o for o in error.options if not o.endswith('schema')))}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
