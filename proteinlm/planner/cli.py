@@ -29,6 +29,10 @@ def plan(
     """Say what a run takes before it starts: memory, communication, time and cost."""
     from proteinlm import planner
 
+    if on not in (choices := (*planner.HARDWARE, "cpu")):
+        raise InputError(f"--on {on} is not one of {', '.join(choices)}")
+    if price is not None and not 0 <= price < float("inf"):
+        raise InputError(f"--price {price} is not a price")
     given = overrides or []
     names = sorted(file.stem for file in (entry.CONF / "experiment/table7").glob("*.yaml"))
     chosen = [[f"experiment/table7={name}", *given] for name in names] if rows else [given]

@@ -61,7 +61,7 @@ class Plan:
     """Tokens per second of all processes together, at least and at most."""
     epochs: float
     optimal_tokens: tuple[float, float] | None
-    """None without attention: the fits are to Transformers."""
+    """None outside the range of the fits, and without attention: they are to Transformers."""
 
     @property
     def flops(self) -> float:
@@ -96,7 +96,7 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
         utilisation=utilisation,
         speed=_speed(config, hardware, per_token, utilisation, received) if model.num_heads else None,
         epochs=config.train.tokens / proteins.tokens,
-        optimal_tokens=optimal_tokens(model) if model.num_heads else None,
+        optimal_tokens=optimal_tokens(model),
     )
 
 
@@ -197,13 +197,22 @@ def _speed(
     return speed(utilisation.low), speed(utilisation.high)
 
 
-def optimal_tokens(model: ModelConfig) -> tuple[float, float]:
-    """Tokens at which this size is the best use of its compute, by two published fits for masked language models.
+FITTED_SIZES = (3.5e6, 10.7e9)
+"""Parameters, without embeddings, of the smallest and the largest model that Cheng et al. trained (their abstract)."""
 
-    Cheng et al., NeurIPS 2024: N = 6.19e-8 C^0.776 and D = 2.02e6 C^0.230 (figure), or 1.36e-7 C^0.760 and 6.15e5 C^0.256
-    (notebook), without embeddings. Serrano et al. (arXiv 2406.07249) find the opposite exponents: no reason to refuse.
+
+def optimal_tokens(model: ModelConfig) -> tuple[float, float] | None:
+    """Tokens at which a model of this size is the best use of its compute, by two fits to masked language models.
+
+    Cheng et al., "Training Compute-Optimal Protein Language Models", NeurIPS 2024: N = 6.19e-8 C^0.776 and
+    D = 2.02e6 C^0.230 (figure), or 1.36e-7 C^0.760 and 6.15e5 C^0.256 (notebook), with N and C without embeddings. They
+    trained 300 models of 3.5 million to 10.7 billion parameters. Returns None outside of this range, where the fits say
+    nothing, and for a model without attention. Serrano et al. (arXiv 2406.07249) find the opposite exponents: a plan
+    shows these numbers and refuses nothing because of them.
     """
     size = 12 * model.num_layers * model.hidden_size**2
+    if not model.num_heads or not FITTED_SIZES[0] <= size <= FITTED_SIZES[1]:
+        return None
     fits = ((6.19e-8, 0.776, 2.02e6, 0.230), (1.36e-7, 0.760, 6.15e5, 0.256))
     tokens = [d * ((size / n) ** (1 / a)) ** b for n, a, d, b in fits]
     return min(tokens), max(tokens)
@@ -227,8 +236,8 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
         ("data", f"{config.train.tokens:,} tokens, {made.epochs:.3g} epochs of {made.proteins.count:,} proteins"),
     ]
     if made.optimal_tokens:
-        told = "{:.3g} to {:.3g} (Cheng et al. 2024; Serrano et al. 2024 disagree)".format(*made.optimal_tokens)
-        lines.append(("optimal tokens", told))
+        band = "{:.3g} to {:.3g} (Cheng et al. 2024; Serrano et al. 2024 disagree)".format(*made.optimal_tokens)
+        lines.append(("optimal tokens", band))
     if made.speed and made.hours:
         low, high = made.hours
         gpu_hours = (low * strategy.processes, high * strategy.processes)

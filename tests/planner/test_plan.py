@@ -15,6 +15,7 @@ from torch import nn
 
 from experiments.table7.published import TABLE7
 from proteinlm import planner
+from proteinlm.cli import main
 from proteinlm.config import ModelConfig, RunConfig, max_scored_tokens
 from proteinlm.errors import InputError
 from proteinlm.models.attention import boundaries
@@ -177,6 +178,44 @@ def test_sums_known_from_elsewhere():
     sharded = planned("strategy=fsdp", "strategy.devices=8")  # four micro-batches in each process
     assert sharded.received_bytes == pytest.approx(4 * 3 * weights * 7 / 8, rel=1e-3)
     assert sharded.memory.states == pytest.approx(16 / 4 * weights / 8, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "known"),
+    [
+        (("model.hidden_size=256", "model.num_layers=4", "model.num_heads=8"), False),  # 3.1 M in the blocks
+        (("model.hidden_size=256", "model.num_layers=5", "model.num_heads=8"), True),
+        (("model.hidden_size=8192", "model.num_layers=13", "model.num_heads=64"), True),  # 10.5 B
+        (("model.hidden_size=8192", "model.num_layers=14", "model.num_heads=64"), False),
+        (("model=lstm", "model.hidden_size=2048"), False),
+    ],
+)
+def test_optimal_tokens_are_given_for_sizes_that_the_laws_were_fitted_to(model: tuple[str, ...], known: bool):
+    made = plan(run_config([*model]), PFAM, H100)
+    assert (made.optimal_tokens is not None) == known
+    assert ("optimal tokens" in dict(planner.describe(made))) == known
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task=custom", "data.csv=mine.csv"], "error: task=custom is for experiments.finetune: pretraining takes "),
+        (["--pfam", "--price", "nan"], "error: --price nan is not a price"),
+        (["--pfam", "--on", "abacus"], "error: --on abacus is not one of h200, h100, a100, cpu"),
+        (["--pfam", "optim.epsilon=-1"], "error: optim.epsilon=-1.0 is less than 0"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sys, "argv", ["proteinlm", "plan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 2
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
+    assert not printed.out
 
 
 def test_the_command_line_needs_no_torch():
