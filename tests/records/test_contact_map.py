@@ -40,6 +40,42 @@ def test_the_protein_of_the_paper_goes_first():
     assert contact_map.chosen([], lengths) == 1
 
 
+def small(logits: dict[tuple[int, int], float], length: int = 8, unresolved: int | None = None) -> ContactMap:
+    """A map in which the pairs of `logits` alone are likelier than not, and the pairs (i, i + 3) touch."""
+    values = np.full((length, length), -2.0, np.float32)
+    for (i, j), logit in logits.items():
+        values[i, j] = values[j, i] = logit
+    apart = np.abs(np.subtract.outer(np.arange(length), np.arange(length)))
+    return ContactMap("", 0, 0, values, apart == 3, np.arange(length) != unresolved)
+
+
+def test_the_most_confident_pairs_are_taken_and_ties_go_to_the_lower():
+    drawn = small({(0, 3): 1.0, (2, 6): 3.0, (1, 2): 5.0, (4, 7): 1.0})
+    assert drawn.best(3, 2).tolist() == [[2, 6], [0, 3], [4, 7], [0, 4]]  # 8 / 2 pairs; (1, 2) is too near
+    assert drawn.precision(3, 2) == 0.5
+    assert drawn.best(3).shape == (8, 2)
+    assert drawn.best(3, 50).tolist() == [[2, 6]], "one at least"
+    assert len(drawn.best(7, 1)) == 1
+    assert np.isnan(drawn.precision(8, 1))
+    unresolved = small({(0, 3): 1.0, (2, 6): 3.0}, unresolved=6)
+    assert unresolved.best(3, 3).tolist() == [[0, 3], [0, 4]]  # 7 // 3 pairs, none with residue 6
+
+
+def test_ranges_are_those_of_casp():
+    assert (contact_map.MEDIUM, contact_map.LONG) == (12, 24)
+
+
+def test_the_picture_shows_the_truth_below_the_diagonal_and_the_head_above():
+    drawn = small({(0, 3): np.log(3.0)}, length=4)
+    assert drawn.probabilities[0, 3] == pytest.approx(0.75)
+    assert drawn.picture(smallest=4).tolist()[0] == [255, 224, 224, 63]  # white to black: 255 * (1 - probability)
+    assert drawn.picture(smallest=4).tolist()[3] == [0, 255, 255, 255]
+    larger = drawn.picture(smallest=9)
+    assert larger.shape == (12, 12), "the least whole multiple that is not smaller"
+    assert (larger[:3, 9:] == 63).all()
+    assert (larger[9:, :3] == 0).all()
+
+
 def test_it_comes_back_as_it_was(tmp_path: Path):
     logits = np.random.default_rng(0).normal(size=(9, 9)).astype(np.float32)
     made = ContactMap("T0889", 3, 0, logits, logits > 0, np.arange(9) > 0)
