@@ -1,6 +1,7 @@
 """Every record has its turn exactly once an epoch, in steps that do not depend on the number of processes."""
 
 import itertools
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -130,3 +131,27 @@ def test_validation_scores_each_record_once(sequences: Sequences, world: int):
 def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Sequences):
     with pytest.raises(InputError, match=r"train.micro_batch_tokens=60 cannot hold .*60 residues"):
         schedule(sequences, budget=60)
+    schedule(sequences, budget=61)  # 60 residues and [CLS] just fit
+
+
+@pytest.mark.parametrize("steps", [1, 10, 40])
+def test_totals_are_sums_over_the_proteins_of_the_steps(sequences: Sequences, steps: int):
+    plan = schedule(sequences)
+    seen = [micro_batch for step in plan.steps(0, steps) for micro_batch in step]
+    assert len(seen) == 4 * steps
+    given = [int(sequences.lengths()[record]) for micro_batch in seen for record in micro_batch.records]
+    residues = [min(length, LONGEST) for length in given]
+    totals = schedule(sequences).totals(steps)
+    assert totals.residues == sum(residues)
+    assert totals.tokens == sum(length + 1 for length in residues)
+    assert totals.squares == sum((length + 1) ** 2 for length in residues)
+    assert totals.targets == sum(math.ceil(15 * length / 100) for length in residues)
+    assert totals.cropped == sum(length > LONGEST for length in given) > 0
+    in_epoch = [len(plan.epoch(micro_batch.epoch)) for micro_batch in seen]
+    assert totals.epochs == pytest.approx(sum(1 / count for count in in_epoch))
+
+
+def test_totals_of_steps_that_end_with_an_epoch(sequences: Sequences):
+    whole = len(schedule(sequences).epoch(0))
+    totals = schedule(sequences, per_step=1).totals(whole)
+    assert (totals.epochs, totals.residues) == (1, np.minimum(sequences.lengths(), LONGEST).sum())

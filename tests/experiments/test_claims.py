@@ -1,13 +1,28 @@
 """The statistics behind the reading of the table are those of independent computations, and verdicts follow from them."""
 
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from experiments.table7 import claims
-from experiments.table7.claims import CONTRADICTED, SUPPORTED, UNDECIDED, Points, depth_minus_width, rank_correlation
+from experiments.table7.claims import (
+    CONTRADICTED,
+    SUPPORTED,
+    UNDECIDED,
+    Finding,
+    Points,
+    balanced,
+    depth_minus_width,
+    rank_correlation,
+)
 from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import SCRATCH, shape_of
 from proteinlm.config import ModelConfig
+from proteinlm.records.bootstrap import Difference
 
 
 def test_rank_correlation_is_scipys_and_its_interval_covers():
@@ -35,6 +50,131 @@ def test_depth_less_width_is_the_contrast_of_a_regression():
     residual_depth = depth - rest @ np.linalg.lstsq(rest, depth, rcond=None)[0]
     residual_value = values - rest @ np.linalg.lstsq(rest, values, rcond=None)[0]
     assert found.value == pytest.approx(100 * stats.linregress(residual_depth, residual_value).slope)
+    left = residual_value - residual_depth * stats.linregress(residual_depth, residual_value).slope
+    error = 100 * np.sqrt(left @ left / (10 - 3) / (residual_depth @ residual_depth))
+    assert found.high - found.value == found.value - found.low == pytest.approx(stats.t.isf(0.025, 7) * error)
+
+
+def test_a_column_without_ranks_says_nothing():
+    assert rank_correlation(range(10), [0.5] * 10) == (0, -1, 1)
+    rising = rank_correlation(range(10), range(10))
+    assert 0.99 < rising.low <= rising.high <= 1
+    assert rising.value == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers", "inside"),
+    [(513, 9, True), (512, 12, False), (3071, 23, True), (3072, 12, False), (1024, 8, False), (1024, 24, False)],
+)
+def test_the_recommended_range_has_open_ends(hidden: int, layers: int, inside: bool):
+    assert balanced(ModelConfig(hidden, layers, 1)) is inside
+
+
+@dataclass
+class Made:
+    """A row with the same score in every column; each difference is known to within `sure`."""
+
+    name: str
+    score: float
+    sure: float = 0.01
+    full: ModelConfig = field(init=False)
+    baseline: bool = False
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.full = self.built = shape_of(self.name.removeprefix(SCRATCH))
+        self.parameters = self.flops = self.full.parameters
+        self.control = self.name.startswith(SCRATCH)
+        self.cells = {column.key: SimpleNamespace(value=self.score) for column in COLUMNS}
+
+    def minus(self, other: "Made", key: str) -> Difference:
+        value = self.cells[key].value - other.cells[key].value
+        return Difference(value, value - self.sure, value + self.sure, 0.5)
+
+
+IN_RANGE = [name for name in TABLE7 if name.startswith(("hidden-768", "hidden-1024", "hidden-2048-layer-12"))]
+
+
+def ten(inside: float = 0.5, outside: float = 0.5) -> list[Made]:
+    """Rows in the range and outside of it; the last of each scores as said, the others less."""
+    last = (IN_RANGE[-1], next(reversed(TABLE7)))
+    return [Made(name, (inside if name in IN_RANGE else outside) - 0.1 * (name not in last)) for name in TABLE7]
+
+
+def finding(rows: Any, claim: str) -> Finding:
+    (found,) = (each for each in claims.of_rows(rows) if each.claim.startswith(claim))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("inside", "wanted", "counts"),
+    [
+        (0.5, SUPPORTED, "surely no more than 2 worse in 8, surely worse in 0 of 8"),
+        (0.491, SUPPORTED, "surely no more than 2 worse in 8, surely worse in 0 of 8"),
+        (0.489, CONTRADICTED, "surely no more than 2 worse in 0, surely worse in 8 of 8"),
+        (0.6, SUPPORTED, "surely no more than 2 worse in 8, surely worse in 0 of 8"),
+    ],
+)
+def test_balance_compares_the_best_of_both_sides(inside: float, wanted: str, counts: str):
+    found = finding(ten(inside=inside), "512 <")
+    assert found.verdict == wanted
+    gap = 100 * (inside - 0.5)
+    assert f"Q3 {gap:+.2f} ({gap - 1:+.2f} to {gap + 1:+.2f})" in found.evidence
+    assert counts in found.evidence
+    ratio = shape_of(IN_RANGE[-1]).parameters / shape_of("hidden-3072-layer-24-head-16").parameters
+    assert f"at {ratio:.2f} to {ratio:.2f} times the FLOPs" in found.evidence
+
+
+@pytest.mark.parametrize(("score", "wanted"), [(0.45, SUPPORTED), (0.495, UNDECIDED), (0.55, CONTRADICTED)])
+def test_few_layers_fail_if_they_score_less_than_the_best(score: float, wanted: str):
+    rows = [*ten(), Made("hidden-1024-layer-16-head-16", 0.9), Made("hidden-8192-layer-3", score)]
+    found = finding(rows, "Fewer than 8 layers")
+    assert found.verdict == wanted
+    gap = 100 * (score - 0.5)
+    assert f"P@L {gap:+.2f} ({gap - 1:+.2f} to {gap + 1:+.2f})" in found.evidence
+    assert finding(rows[:-1], "Fewer").verdict == UNDECIDED
+
+
+@pytest.mark.parametrize("gone", ["control", "pretrained", "incomplete"])
+def test_pretraining_helps_where_the_control_scores_less(gone: str):
+    name = next(iter(TABLE7))
+    rows, control = ten(), Made(SCRATCH + name, 0.3)
+    found = finding([*rows, control], "Pretraining")
+    assert found.verdict == SUPPORTED
+    assert "Stab. +10.00 (+9.00 to +11.00)" in found.evidence
+    if gone == "incomplete":
+        control.missing = ("stability",)
+    left = {"control": rows, "pretrained": [*rows[1:], control], "incomplete": [*rows, control]}[gone]
+    assert not [each for each in claims.of_rows(left) if each.claim.startswith("Pretraining")]  # type: ignore[arg-type]
+
+
+def test_a_column_with_a_gap_is_left_out():
+    rows = ten()
+    rows[3].cells["q3"].value = None
+    assert "Q3" not in finding(rows, "Bigger").evidence
+    assert "Q8" in finding(rows, "Bigger").evidence
+    for cell in rows[3].cells.values():
+        cell.value = None
+    assert claims.of_rows(rows) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "wanted"),
+    [
+        (5, 0, SUPPORTED),
+        (4, 0, UNDECIDED),
+        (5, 1, UNDECIDED),
+        (0, 5, CONTRADICTED),
+        (0, 4, UNDECIDED),
+        (1, 5, UNDECIDED),
+    ],
+)
+def test_most_columns_must_speak_and_none_against(above: int, below: int, wanted: str):
+    shapes = [ModelConfig(64 * k, 4, 1) for k in range(1, 11)]
+    falling, mixed = list(range(10, 0, -1)), [5, 9, 1, 7, 3, 8, 2, 6, 4, 10]
+    chosen = [list(range(10))] * above + [falling] * below + [mixed] * (8 - above - below)
+    columns = {column.key: values for column, values in zip(COLUMNS, chosen, strict=True)}
+    assert claims.bigger(Points(shapes, [shape.parameters for shape in shapes], columns)).verdict == wanted
 
 
 @pytest.mark.parametrize(
