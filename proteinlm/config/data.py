@@ -73,7 +73,8 @@ class CsvDataConfig(DataConfig):
     label: str = "label"
     """Column of what is learnt: a class, a number, or a letter for each residue (``?``: not known)."""
     split: str = "split"
-    """Column that says ``train``, ``valid`` or ``test``. Without it, clusters of similar sequences are drawn."""
+    """Column that says ``train``, ``valid`` or ``test``. If the file has no column ``split``, or this is empty, clusters of
+    similar sequences are drawn; a column of another name must be there."""
     id: str = "id"
     """Column of names, for messages; it may be absent."""
     letters: str = "strict"

@@ -1,9 +1,10 @@
-"""A user's own labels: a CSV file of sequences and labels becomes the splits of ``task=custom``."""
+"""Read a user's own labels: a CSV file of sequences and labels becomes the splits of ``task=custom``."""
 
 import csv
 import hashlib
 import io
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,13 @@ UNKNOWN = "?"
 """Letter of a residue without a label."""
 NAMED = 3
 """Examples in a message."""
+MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "-", UNKNOWN}
+"""What spreadsheets and programs write where there is no label, in small letters."""
+ONE_SIDED = 0.9
+"""Share of one class from which on a warning says what guessing it scores."""
+SPLIT_NAMES = {"split", "splits", "set", "stage", "fold", "partition", "subset"}
+"""Names of columns, in small letters, that may hold splits."""
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
 class Row(NamedTuple):
@@ -35,19 +43,20 @@ class Row(NamedTuple):
     """Empty where the file has no such column."""
 
 
-def opened(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, CustomTaskConfig]:
-    """The splits of the file, and the task with its kind and its classes settled.
+def open_labels(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, CustomTaskConfig]:
+    """Read the file that `config` names: its splits, and `task` with its kind and its classes filled in.
 
-    `InputError` in one line with the file, and the line in it, for whatever cannot be used.
+    Raises `InputError` in one line with the file, and the line in it, for whatever cannot be used.
     """
     if not isinstance(config, CsvDataConfig):
         raise InputError(f"task=custom learns from data.csv=FILE, not from data={config.name}")
     path = Path(config.csv).expanduser()
     letters = Letters(config.letters)
-    rows = read(path, config, letters)
+    rows, has_split, warnings = _read(path, config, letters)
     kind = kind_of(path, rows, task)
-    settled = CustomTaskConfig(**{**vars(task), "kind": kind, "classes": classes(path, rows, kind, task)})
-    splits, how = _split(path, rows, config)
+    resolved = CustomTaskConfig(**{**vars(task), "kind": kind, "classes": class_names(path, rows, kind, task)})
+    splits, how = _split(path, rows, config, has_split)
+    _require_variety(path, splits, kind)
     records = {split: [_record(row, kind) for row in mine] for split, mine in splits.items()}
     content = hashlib.sha256(kind.encode())
     for split, mine in splits.items():
@@ -57,12 +66,21 @@ def opened(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, Custom
         sizes={split: len(mine) for split, mine in splits.items()},
         records=records.__getitem__,
         fingerprint=content.hexdigest()[:12],
-        remarks=(_what(settled, task), *filter(None, [letters.summary()]), *how, *_untaught(splits, settled)),
-    ), settled
+        remarks=(
+            _description(resolved, task),
+            *filter(None, [letters.summary()]),
+            *warnings,
+            *how,
+            *_warnings(splits, resolved, task),
+        ),
+    ), resolved
 
 
-def read(path: Path, config: CsvDataConfig, letters: Letters) -> list[Row]:
-    """The rows of a file, their sequences in capitals; `InputError` with the line of the first that cannot be used."""
+def _read(path: Path, config: CsvDataConfig, letters: Letters) -> tuple[list[Row], bool, list[str]]:
+    """The rows of a file, their sequences in capitals; whether it says their splits; and warnings.
+
+    Raises `InputError` with the line of the first that cannot be used.
+    """
     try:
         text = b"".join(read_blocks(path, lambda raw: None)).decode("utf-8-sig")
     except OSError as error:
@@ -75,9 +93,8 @@ def read(path: Path, config: CsvDataConfig, letters: Letters) -> list[Row]:
         header = [name.strip() for name in next(lines, [])]
         if not header:
             raise InputError("nothing in it")
-        for knob in ("sequence", "label"):
-            if (column := getattr(config, knob)) not in header:
-                raise InputError(f"no column {column!r} among {', '.join(header)}: name it by data.{knob}=")
+        for knob in ("sequence", "label", "split"):
+            _check_column(knob, getattr(config, knob), header)
         for cells in lines:
             if cells:
                 rows.append(_row(lines.line_num, header, cells, config, letters))
@@ -86,7 +103,29 @@ def read(path: Path, config: CsvDataConfig, letters: Letters) -> list[Row]:
         raise InputError(f"{path}{where}: {error}") from None
     if not rows:
         raise InputError(f"{path}: no proteins in it")
-    return rows
+    return rows, config.split in header, _unused_split_columns(path, header, config)
+
+
+def _check_column(knob: str, column: str, header: list[str]) -> None:
+    """Refuse a column that `header` lacks; only that of the splits may be absent, if nobody named it."""
+    if column in header or (knob == "split" and column in ("", CsvDataConfig.split)):
+        return
+    alike = [name for name in header if name.casefold() == column.casefold()]
+    advice = f"did you mean data.{knob}={alike[0]}?" if alike else f"name it by data.{knob}="
+    raise InputError(f"no column {column!r} among {', '.join(header)}: {advice}")
+
+
+def _unused_split_columns(path: Path, header: list[str], config: CsvDataConfig) -> list[str]:
+    """A warning of columns that may hold splits, where none is used."""
+    if config.split in header or not config.split:
+        return []
+    alike = [name for name in header if name.casefold() in SPLIT_NAMES - {config.sequence, config.label, config.id}]
+    if not alike:
+        return []
+    return [
+        f"warning: {path}: column {alike[0]!r} may say the splits, but is not used, and they are drawn: "
+        f"data.split={alike[0]} uses it, data.split= draws them without this warning"
+    ]
 
 
 def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig, letters: Letters) -> Row:
@@ -108,24 +147,52 @@ def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig, 
 def kind_of(path: Path, rows: list[Row], task: CustomTaskConfig) -> str:
     """What the labels are; `InputError` if they are not all of `task.kind`, or of what most of them seem to be.
 
-    Labels as long as their sequences are of residues, unless they are numbers with anything but digits in them.
+    Labels as long as their sequences are of residues, unless they are numbers with anything but digits in them. Where all
+    sequences have one length, so may the names of classes, as those of alleles do: then `InputError` asks for the kind,
+    unless hardly a label comes twice. A label that says that there is none is an `InputError`, unless it is one of
+    `task.classes`.
     """
+    if task.kind != RESIDUES:
+        _refuse_missing(path, rows, task)
     if task.kind != "auto":
         kind = task.kind
     elif all(_fits(row) for row in rows) and (not all(map(_is_number, rows)) or all(r.label.isdigit() for r in rows)):
         kind = RESIDUES
-    elif 2 * sum(map(_is_number, rows)) > len(rows):
+        varied = len(rows) > NAMED and 2 * len({row.label for row in rows}) > len(rows)
+        if len({len(row.sequence) for row in rows}) == 1 and not varied:
+            raise InputError(
+                f"{path}: all labels, as {rows[0].label!r}, are as long as their sequences, and all sequences have one "
+                f"length: say task.kind={CLASS} for names of classes, or task.kind={RESIDUES} for a letter of each residue"
+            )
+    elif 2 * sum(_is_number(row) or _has_decimal_comma(row) for row in rows) > len(rows):
         kind = NUMBER
     else:
         kind = RESIDUES if 2 * sum(map(_fits, rows)) > len(rows) else CLASS
     for row in rows:
         how = f"(task.kind={CLASS} takes labels as names)" if task.kind == "auto" else f"(task.kind={kind})"
+        if kind == NUMBER and _has_decimal_comma(row):
+            raise InputError(
+                f"{path}, line {row.line}: label {row.label!r} has a comma: write numbers with a point {how}"
+            )
         if kind == NUMBER and not _is_number(row):
             raise InputError(f"{path}, line {row.line}: label {row.label!r} is no finite number, as others are {how}")
         if kind == RESIDUES and not _fits(row):
             lengths = f"{len(row.label)} letters for {len(row.sequence)} residues"
             raise InputError(f"{path}, line {row.line}: label has {lengths}, where others have one for each {how}")
     return kind
+
+
+def _refuse_missing(path: Path, rows: list[Row], task: CustomTaskConfig) -> None:
+    missing = [row for row in rows if row.label.casefold() in MISSING and row.label not in task.classes]
+    if missing:
+        raise InputError(
+            f"{path}, line {missing[0].line}: label {missing[0].label!r} says that there is none, as do {len(missing):,} of "
+            f"{len(rows):,}: take these lines out, or list it in task.classes if it is the name of a class"
+        )
+
+
+def _has_decimal_comma(row: Row) -> bool:
+    return bool(_DECIMAL_COMMA.fullmatch(row.label))
 
 
 def _is_number(row: Row) -> bool:
@@ -139,7 +206,7 @@ def _fits(row: Row) -> bool:
     return len(row.label) == len(row.sequence)
 
 
-def classes(path: Path, rows: list[Row], kind: str, task: CustomTaskConfig) -> list[str]:
+def class_names(path: Path, rows: list[Row], kind: str, task: CustomTaskConfig) -> list[str]:
     """The names of the classes: those of the task, or those that occur."""
     if kind == NUMBER:
         return []
@@ -159,10 +226,12 @@ def classes(path: Path, rows: list[Row], kind: str, task: CustomTaskConfig) -> l
     return sorted(occurring)
 
 
-def _split(path: Path, rows: list[Row], config: CsvDataConfig) -> tuple[dict[str, list[Row]], list[str]]:
+def _split(
+    path: Path, rows: list[Row], config: CsvDataConfig, has_split: bool
+) -> tuple[dict[str, list[Row]], list[str]]:
     """The rows of each split, and what is to be said of them."""
     remarks = []
-    if rows[0].split:
+    if has_split:
         named = [row.split for row in rows]
         for split in SPLITS[:2]:
             if split not in named:
@@ -178,8 +247,9 @@ def _split(path: Path, rows: list[Row], config: CsvDataConfig) -> tuple[dict[str
             named = clusters.drawn(found, config.valid, config.test, config.seed).tolist()
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+        why = f"no column {config.split!r}" if config.split else "data.split is empty"
         remarks.append(
-            f"no column {config.split!r}: drew {len(set(found.tolist())):,} clusters of sequences, "
+            f"{why}: drew {len(set(found.tolist())):,} clusters of sequences, "
             f"data.identity={config.identity:g} and data.seed={config.seed}"
         )
     splits: dict[str, list[Row]] = {split: [] for split in SPLITS if split in named}
@@ -205,23 +275,68 @@ def _record(row: Row, kind: str) -> dict[str, Any]:
     return {"id": name, "primary": row.sequence, "label": float(row.label) if kind == NUMBER else row.label}
 
 
-def _what(settled: CustomTaskConfig, asked: CustomTaskConfig) -> str:
+def _description(resolved: CustomTaskConfig, asked: CustomTaskConfig) -> str:
     """What is learnt, in words."""
-    names = ", ".join(settled.classes[:10]) + (", ..." if len(settled.classes) > 10 else "")
-    said = {
-        CLASS: f"one of {len(settled.classes)} classes of each protein ({names})",
+    names = ", ".join(resolved.classes[:10]) + (", ..." if len(resolved.classes) > 10 else "")
+    description = {
+        CLASS: f"one of {len(resolved.classes)} classes of each protein ({names})",
         NUMBER: "a number of each protein",
-        RESIDUES: f"one of {len(settled.classes)} classes of each residue ({names})",
-    }[settled.kind]
-    return f"labels: {said}" + (f"; task.kind={'|'.join(KINDS)} says otherwise" if asked.kind == "auto" else "")
+        RESIDUES: f"one of {len(resolved.classes)} classes of each residue ({names})",
+    }[resolved.kind]
+    return f"labels: {description}" + (f"; task.kind={'|'.join(KINDS)} says otherwise" if asked.kind == "auto" else "")
 
 
-def _untaught(splits: dict[str, list[Row]], task: CustomTaskConfig) -> list[str]:
-    """A warning of classes that no training protein has."""
+def _require_variety(path: Path, splits: dict[str, list[Row]], kind: str) -> None:
+    """Refuse a training split of one label, and numbers to select by of which no two differ."""
+    counts = {split: _counted(splits[split], kind) for split in SPLITS[:2]}
+    if len(counts["train"]) < 2:
+        raise InputError(f"{path}: all training labels are {_named(counts['train'], kind)}: nothing to learn")
+    if kind == NUMBER and len(counts["valid"]) < 2:
+        raise InputError(
+            f"{path}: all {len(splits['valid']):,} valid labels are {_named(counts['valid'], kind)}: no rank correlation "
+            f"says which weights are best"
+        )
+
+
+def _warnings(splits: dict[str, list[Row]], task: CustomTaskConfig, asked: CustomTaskConfig) -> list[str]:
+    """Warnings of labels that teach little, or about which a score says little."""
+    counts = {split: _counted(rows, task.kind) for split, rows in splits.items()}
     if task.kind == NUMBER:
-        return []
-    seen: Counter[str] = Counter()
-    for row in splits["train"]:
-        seen.update(row.label if task.kind == RESIDUES else (row.label,))
-    missing = [name for name in task.classes if name not in seen]
-    return [f"warning: no training protein has the label {', '.join(missing[:10])}"] if missing else []
+        values = set().union(*counts.values())
+        warnings = [
+            f"warning: all {split} labels are {_named(count, task.kind)}: their rank correlation is undefined"
+            for split, count in counts.items()
+            if len(count) < 2
+        ]
+        if asked.kind == "auto" and len(values) == 2:
+            both = " and ".join(sorted(values))
+            warnings.append(f"warning: the numbers are only {both}: task.kind={CLASS} learns them as two classes")
+        return warnings
+    what = "residue" if task.kind == RESIDUES else "protein"
+    warnings = [
+        f"warning: no {'training' if split == 'train' else split} {what} has the label {', '.join(missing[:10])}"
+        for split, count in counts.items()
+        if (missing := [name for name in task.classes if name not in count])
+    ]
+    for split, count in ((split, count) for split, count in counts.items() if count):
+        (name, most), total = count.most_common(1)[0], count.total()
+        if most >= ONE_SIDED * total:
+            share = f"{most:,} of {total:,} ({most / total:.1%})"
+            warnings.append(f"warning: {split}: {share} labels are {name!r}: always guessing it has that accuracy")
+    return warnings
+
+
+def _counted(rows: list[Row], kind: str) -> Counter[str]:
+    """How often each label occurs; equal numbers are one label, however they are written."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if kind == NUMBER:
+            counts[repr(float(row.label) + 0.0)] += 1  # + 0.0: minus zero is zero
+        else:
+            counts.update(row.label.replace(UNKNOWN, "") if kind == RESIDUES else (row.label,))
+    return counts
+
+
+def _named(count: Counter[str], kind: str) -> str:
+    name = next(iter(count), UNKNOWN)
+    return name if kind == NUMBER else repr(name)

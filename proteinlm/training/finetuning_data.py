@@ -27,7 +27,7 @@ class Splits:
         self.settled = config.task
         """The task, with what only its data can tell."""
         if isinstance(config.task, CustomTaskConfig):
-            self.source, self.settled = csv_labels.opened(config.data, config.task)
+            self.source, self.settled = csv_labels.open_labels(config.data, config.task)
         self.task = tasks.module_of(self.settled)
         self.task.choose_head(self.settled, shape)  # a mistake there should not wait for the data
         if not isinstance(config.task, CustomTaskConfig):

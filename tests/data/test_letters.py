@@ -194,7 +194,7 @@ def test_a_table_of_labels_is_cleaned_too(tmp_path: Path):
     path.write_text("sequence,label,split\nMKV*,a,train\nMJR,b,train\nMA-C,a,valid\n")
 
     def opened(choice: str) -> sources.Labelled:
-        return csv_labels.opened(CsvDataConfig(csv=str(path), letters=choice), CustomTaskConfig())[0]
+        return csv_labels.open_labels(CsvDataConfig(csv=str(path), letters=choice), CustomTaskConfig())[0]
 
     with pytest.raises(InputError, match=r"mine.csv, line 2: letter '\*' at position 4 .*letters=clean"):
         opened("strict")
