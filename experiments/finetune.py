@@ -1,5 +1,7 @@
 """Fine-tune on one task: ``python -m experiments.finetune task=contact model.path=runs/single/tiny/pretrain/model``."""
 
+from math import isnan
+
 from proteinlm.config import FinetuneConfig
 from proteinlm.launch import entry, processes
 from proteinlm.records.results import Score
@@ -23,8 +25,8 @@ def run(config: FinetuneConfig) -> None:
 
 def line(row: str, score: Score) -> str:
     """One score for the reader."""
-    interval = "" if score.low is None else f" ({score.low:.3f} to {score.high:.3f})"
-    return f"{row}  {score.task}  {score.split} {score.metric} {score.value:.3f}{interval}  ({score.n:,} proteins)"
+    interval = "" if score.low is None or isnan(score.low) else f" ({score.low:.3f} to {score.high:.3f})"
+    return f"{row}  {score.task}  {score.split} {score.metric} {score.text()}{interval}  ({score.n:,} proteins)"
 
 
 if __name__ == "__main__":

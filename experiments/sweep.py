@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import NamedTuple
 
@@ -194,7 +195,7 @@ def _told(result: Result) -> str:
     """A finished stage in a line: its scores for the table."""
     wanted = {(column.split, column.metric) for column in COLUMNS if column.stage == result.stage}
     scores = [s for s in result.scores if not wanted or (s.split, s.metric) in wanted]
-    said = ", ".join(f"{s.split} {s.metric} {s.value:.3f}" for s in scores)
+    said = ", ".join(f"{s.split} {s.metric} {s.text()}" for s in scores)
     return f"{result.stage}: {said}, {result.seconds:.0f} s"
 
 
@@ -203,7 +204,7 @@ def _latest_score(seen: dict[str, float]) -> str:
     if not scores:
         return f"perplexity {seen['train/perplexity']:.2f}" if "train/perplexity" in seen else ""
     name, value = scores[0]
-    return f"{name} {value:.3f}"
+    return f"{name} undefined" if isnan(value) else f"{name} {value:.3f}"
 
 
 def _progress(file: Path) -> dict[str, float] | None:

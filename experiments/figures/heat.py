@@ -33,7 +33,7 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
             continue
         colour = "#000000" if luminance(SHADES(shade)) > EQUAL else "#ffffff"
         weight = "bold" if cell.tie else "normal"
-        told = f"{cell.value:.3f}".replace("-", "−")
+        told = cell.score.text().replace("-", "−")
         panel.text(place, line - 0.13, told, ha="center", va="center", color=colour, weight=weight, size=large)
         if cell.score.low is not None and cell.score.high is not None:
             joint = "–" if cell.score.low >= 0 and narrow else " to "

@@ -1,7 +1,7 @@
 """Numbers that know which record they come from."""
 
 from dataclasses import dataclass
-from math import floor, log10
+from math import floor, isnan, log10
 
 from experiments.table7.published import COLUMNS, TABLE7
 from experiments.table7.rows import Row
@@ -33,6 +33,8 @@ class Estimate:
 
 
 def number(value: float, file: str, field: str, digits: int = 3, scale: float = 1.0, unit: str = "") -> Number:
+    if isnan(value):
+        return Number("undefined", value, file, field, scale)
     text = f"{value / scale:,.{digits}f}".replace("-", "−")
     return Number(text + unit, value, file, field, scale)
 

@@ -55,7 +55,9 @@ def _score(sample: Sample, metric: str) -> tuple[float, float | None, float | No
 def _same(ours: tuple, theirs: tuple) -> bool:
     """To the last bits, in which processors may sum otherwise."""
     return all(
-        one == other or (one is not None and other is not None and abs(one - other) <= 1e-9 * max(1, abs(other)))
+        one == other
+        or (one is not None and other is not None and abs(one - other) <= 1e-9 * max(1, abs(other)))
+        or (one != one and other != other)  # both undefined
         for one, other in zip(ours, theirs, strict=True)
     )
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from math import isnan
 
 from rich import box
 from rich.table import Table
@@ -71,7 +72,7 @@ def scores_without_relatives(rows: without_relatives.Scores, below: float) -> Ta
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
     for name, scores in rows.items():
-        cells = (f"{s.value:.3f} ({s.n:,})" if (s := scores[column.key]) else "–" for column in COLUMNS)
+        cells = (f"{s.text()} ({s.n:,})" if (s := scores[column.key]) else "–" for column in COLUMNS)
         table.add_row(name, *cells)
     return table
 
@@ -132,7 +133,7 @@ def _flat(row: Row) -> dict[str, object]:
     scores |= {key: cell.score for key, cell in row.cells.items()}
     scores["legacy_precision_at_l5"] = contact.score("contact", "test", "legacy_precision_at_l5") if contact else None
     for key, score in scores.items():
-        record |= {key: score.value if score else None}
+        record |= {key: score.value if score and not isnan(score.value) else None}
         record |= {f"{key}_low": score.low if score else None, f"{key}_high": score.high if score else None}
     record |= {f"{key}_tie": cell.tie for key, cell in row.cells.items()}
     return record | {f"{column.key}_published": _published_value(row, column.key) for column in COLUMNS}
@@ -145,9 +146,9 @@ def _published_value(row: Row, key: str) -> float | None:
 
 
 def _short(cell: Cell) -> str:
-    if cell.value is None:
+    if cell.score is None:
         return "missing"
-    return f"{cell.value:.3f}{'*' if cell.tie else ' '}"
+    return f"{cell.score.text()}{'*' if cell.tie else ' '}"
 
 
 def _interval(cell: Cell) -> str:

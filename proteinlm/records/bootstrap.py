@@ -21,7 +21,7 @@ BLOCK = 2**17  # draws held at once; larger blocks leave the cache
 
 
 class Interval(NamedTuple):
-    """95 % of the bootstrap distribution; (nan, nan) where fewer than two records are scored."""
+    """95 % of the bootstrap distribution; (nan, nan) where fewer than two records are scored or the score is undefined."""
 
     low: float
     high: float
@@ -117,7 +117,9 @@ class Scores(Sample):
 class Predictions(Sample):
     """Spearman's rank correlation of predictions and targets, ties sharing their mean rank (as scipy's ``spearmanr``).
 
-    A constant ranks nothing and scores 0, where scipy says nan; a prediction that is not a number makes the score nan.
+    Where all targets are equal, the score is undefined: nan, whatever is predicted. A model that predicts a constant ranks
+    nothing and scores 0, where scipy says nan: it is a bad model, and its score must count among those of other seeds. The
+    same holds of a resample that happens to draw equal targets. A prediction that is not a number makes the score nan.
     """
 
     record: np.ndarray  # (n,)
@@ -159,6 +161,8 @@ class Predictions(Sample):
             weight = drawn.astype(np.float64)
             scores[row] = [_correlation(_centred_ranks(order, drawn), target, weight) for order in of_predictions]
         scores[:, ~np.isfinite(self.prediction).all(axis=1)] = np.nan
+        if len(of_target.edges) < 3:  # a single group of ties
+            scores[:] = np.nan
         return scores
 
 
@@ -253,7 +257,7 @@ def _centred_ranks(order: _Order, counts: np.ndarray) -> np.ndarray:
 
 
 def _correlation(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> float:
-    """Pearson's correlation of centred values (n,) with weights (n,); 0 where one side is constant."""
+    """Pearson's correlation of centred values (n,) with weights (n,); 0 where either side is constant."""
     weighted = first * weight
     variances = (weighted @ first) * (second * second @ weight)
     return float(weighted @ second / np.sqrt(variances)) if variances > 0 else 0.0

@@ -5,6 +5,7 @@ Tables and figures are made from these records alone.
 
 import hashlib
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -29,7 +31,10 @@ _PACKAGES = ("torch", "lightning", "torchmetrics", "numpy", "pyarrow", "hydra-co
 
 @dataclass(frozen=True)
 class Score:
-    """One number of one split, with its 95 % bootstrap interval over the split's `n` proteins."""
+    """One number of one split, with its 95 % bootstrap interval over the split's `n` proteins.
+
+    The value is nan where the score is undefined, such as a correlation with labels that are all equal; the file has null.
+    """
 
     task: str
     split: str
@@ -38,6 +43,17 @@ class Score:
     low: float | None
     high: float | None
     n: int
+
+    def text(self, digits: int = 3) -> str:
+        """The value for a reader."""
+        return "undefined" if math.isnan(self.value) else f"{self.value:.{digits}f}"
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "Score":
+        """A score from its fields in ``result.json``."""
+        if values["value"] is None:
+            values = {**values, "value": math.nan}
+        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -95,7 +111,11 @@ class Result:
         return self.seconds * self.processes * (self.threads if self.accelerator == "cpu" else 1)
 
     def save(self, directory: Path) -> None:
-        write_text(directory / RESULT, json.dumps(asdict(self), indent=2) + "\n")
+        values = asdict(self)
+        for score in values["scores"]:
+            if math.isnan(score["value"]):
+                score["value"] = None  # JSON has no nan
+        write_text(directory / RESULT, json.dumps(values, indent=2) + "\n")
 
     def score(self, task: str, split: str, metric: str) -> Score | None:
         return next((s for s in self.scores if (s.task, s.split, s.metric) == (task, split, metric)), None)
@@ -105,7 +125,7 @@ def load(file: Path) -> Result:
     """Read one ``result.json``."""
     try:
         values = {name: value for name, value in read_json(file).items() if name not in RETIRED}
-        return Result(**{**values, "scores": [Score(**score) for score in values["scores"]]})
+        return Result(**{**values, "scores": [Score.read(score) for score in values["scores"]]})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: not a result record of this version ({error})") from None
 

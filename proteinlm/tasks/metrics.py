@@ -129,7 +129,9 @@ class ProteinAccuracy(RecordMetric):
 
 
 class Regression(RecordMetric):
-    """Spearman's rank correlation over all records (``spearman``) and ``mean_squared_error``, in the targets' units."""
+    """Spearman's rank correlation over all records (``spearman``, nan where all targets are equal) and
+    ``mean_squared_error``, in the targets' units.
+    """
 
     def __init__(self) -> None:
         super().__init__(columns=2)

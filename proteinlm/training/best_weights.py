@@ -30,7 +30,9 @@ class Selection(L.Callback):
     def best_step(self) -> int:
         """The step of the best weights; `InputError` if no score was a number."""
         if not self.step:
-            raise InputError("no validation score was a number: lower task.learning_rate")
+            raise InputError(
+                "no validation score was a number: the labels of valid are all equal, or task.learning_rate is too high"
+            )
         return self.step
 
     def state_dict(self) -> dict[str, Any]:

@@ -177,6 +177,13 @@ def test_what_cannot_be_said_is_nan():
     assert np.isnan(diverged.estimate())
     assert np.isnan(bootstrap(diverged)).all()
     assert predictions(np.zeros(5), np.arange(5)).estimate() == 0  # a constant ranks nothing
+    equal = predictions(np.arange(5), np.full(5, 2.5))
+    assert np.isnan(equal.estimate())
+    assert np.isnan(bootstrap(equal)).all()
+    assert np.isnan(paired_bootstrap(equal, equal).value)
+    assert equal.squared_errors().estimate() == pytest.approx(np.mean((np.arange(5) - 2.5) ** 2))
+    drawn = predictions(np.arange(4), np.array([0.0, 1, 1, 1]))  # some resamples have equal targets, and count as 0
+    assert np.isfinite([drawn.estimate(), *bootstrap(drawn)]).all()
 
 
 def test_the_largest_test_set():
