@@ -55,7 +55,7 @@ class Contact(LabelledTask):
 
     @classmethod
     def labels(cls, config: LabelledTaskConfig) -> Labels:
-        return Labels(coordinates, pairs)
+        return Labels(coordinates, pairs, residues_at_origin, "residues at (0, 0, 0) are taken as unresolved")
 
     @classmethod
     def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
@@ -95,13 +95,23 @@ class Contact(LabelledTask):
 
 
 def coordinates(record: Record) -> np.ndarray:
-    """C-alpha of each residue in Å, (L, 3) float32; NaN where it is unresolved."""
+    """C-alpha of each residue in Å, (L, 3) float32; NaN where it is unresolved.
+
+    A residue at (0, 0, 0) is unresolved whatever ``valid_mask`` says: ProteinNet and others write zeros where there is no
+    atom, and residues that share one place would all be in contact.
+    """
     length = len(record["primary"])
     places, valid = numbers(record, "tertiary", (length, 3)), numbers(record, "valid_mask", (length,)) > 0
     unknown = ~np.isfinite(places).all(axis=1) & valid
     if unknown.any():
         raise InputError(f"tertiary is not finite at residue {unknown.argmax() + 1}, which valid_mask calls resolved")
-    return np.where(valid[:, None], places, np.nan).astype(np.float32)
+    return np.where((valid & places.any(axis=1))[:, None], places, np.nan).astype(np.float32)
+
+
+def residues_at_origin(record: Record) -> int:
+    """Number of residues that ``valid_mask`` calls resolved and that have no place but (0, 0, 0)."""
+    valid = np.asarray(record["valid_mask"]) > 0
+    return int((valid & ~np.asarray(record["tertiary"]).any(axis=1)).sum())
 
 
 def pairs(target: np.ndarray) -> int:

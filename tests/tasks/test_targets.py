@@ -1,6 +1,10 @@
 """Records become the right targets, unresolved residues are no targets, and every unusable record is named in one line."""
 
+import json
+import logging
+import pickle
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +12,14 @@ import pytest
 import torch
 
 from proteinlm.config import LabelledTaskConfig, SecondaryStructureConfig
+from proteinlm.data import store
 from proteinlm.data.batches.labelled import LabelledBatches, LabelledProteins, read
 from proteinlm.data.batches.schedule import MicroBatch
 from proteinlm.errors import InputError
 from proteinlm.tasks import TASKS, downstream
 from proteinlm.tasks.contact import contacts, places_of_residues, resolved
 from proteinlm.tasks.regression import Scale
+from tests.data.samples import write_lmdb
 
 STRUCTURE = {
     "id": "1abcA",
@@ -25,7 +31,7 @@ STRUCTURE = {
 FOLD = {"id": "d1", "primary": "ACD", "fold_label": 1194}
 BRIGHT = {"primary": "ACD", "log_fluorescence": np.array([3.5], np.float32), "num_mutations": 1}
 STABLE = {"primary": "ACD", "stability_score": [0.25]}
-STRAIGHT = np.stack([np.arange(12) * 1.0, np.zeros(12), np.zeros(12)], axis=1)  # a residue every Å
+STRAIGHT = np.stack([np.arange(12) * 1.0, np.ones(12), np.zeros(12)], axis=1)  # a residue every Å
 CHAIN = {
     "id": "2xyz",
     "primary": "ACDEFGHIKLMN",
@@ -93,6 +99,50 @@ def test_coordinates_of_unresolved_residues_may_be_anything():
         proteins("contact", CHAIN).targets[0],
         equal_nan=True,
     )
+
+
+@pytest.mark.parametrize("kind", ["lmdb", "json", "proteinnet"])
+def test_residues_at_zero_are_unresolved_in_every_format(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture):
+    length, absent = 60, slice(20, 45)
+    record = {
+        "id": "3abc",
+        "primary": "ACDEFGHIKLMN" * 5,
+        "tertiary": 3.8 * (1 + np.arange(length)[:, None] * np.array([1.0, 0.5, 0.0])).astype(np.float32),
+        "valid_mask": np.ones(length, bool),
+    }
+    record["tertiary"][absent] = 0
+    record["tertiary"][3] = (0, 0, 1)
+    whole = CHAIN | {"primary": "ACDEFGHIKLMN" * 5, "tertiary": record["tertiary"][::-1].copy()}
+    whole |= {"valid_mask": np.zeros(length, bool)}  # its zeros are where the mask says so
+    place = tmp_path / "data" / "proteinnet"
+    if kind == "lmdb":
+        write_lmdb(place / "proteinnet_test.lmdb", [pickle.dumps(record), pickle.dumps(whole)])
+    elif kind == "json":
+        place.mkdir(parents=True)
+        plain = [
+            {name: getattr(value, "tolist", lambda v=value: v)() for name, value in r.items()} for r in (record, whole)
+        ]
+        (place / "proteinnet_test.json").write_text(json.dumps(plain))
+    else:
+        place.mkdir(parents=True)
+        (place / "proteinnet_test.txt").write_text("".join(map(as_proteinnet, (record, whole))))
+    records = store.ensure(tmp_path / "data", tmp_path / "cache").records("proteinnet", "test")
+    with caplog.at_level(logging.WARNING):
+        found = read(records, downstream("contact").labels(config("contact")), origin="file", longest=100)
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert line == "file: 25 residues at (0, 0, 0) are taken as unresolved (in 1 proteins)"
+    (places, _) = places_of_residues(batch(found, 0, 1))
+    assert resolved(places).tolist() == [not 20 <= index < 45 for index in range(length)]
+    assert not contacts(places)[absent, absent].any()
+    assert found.terms[1] == 0
+
+
+def as_proteinnet(record: dict[str, Any]) -> str:
+    """The record as ProteinNet's text, in picometres."""
+    atoms = np.repeat(100 * record["tertiary"], 3, axis=0).T
+    rows = "\n".join(" ".join(f"{number:.3f}" for number in row) for row in atoms)
+    mask = "".join("+" if valid else "-" for valid in record["valid_mask"])
+    return f"[ID]\n{record['id']}\n[PRIMARY]\n{record['primary']}\n[TERTIARY]\n{rows}\n[MASK]\n{mask}\n\n"
 
 
 def test_far_from_the_origin_contacts_are_the_same():

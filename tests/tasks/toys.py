@@ -78,7 +78,7 @@ def record(task: str, generator: np.random.Generator) -> dict[str, Any]:
         together = generator.choice(length // 7, 4, replace=False) * 7  # at least seven apart
         ids[together] = 18
         places = 100.0 * np.arange(1, length + 1)[:, None] * np.ones(3)
-        places[together] = 0
+        places[together] = 1
         labels = {"tertiary": places.astype(np.float32), "valid_mask": np.ones(length, bool)}
     elif task == "remote_homology":
         kind = int(generator.integers(3))

@@ -3,6 +3,7 @@
 T tokens of packed proteins, B proteins, L residues of one, N records of a split.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ from proteinlm.data.batches.packing import Packed, pack_letters
 from proteinlm.data.batches.randomness import Purpose, key
 from proteinlm.data.batches.schedule import MicroBatch
 from proteinlm.errors import InputError
+
+_log = logging.getLogger(__name__)
 
 Record = Mapping[str, Any]
 """One protein by TAPE's field names."""
@@ -46,6 +49,10 @@ class Labels(NamedTuple):
     """() of the protein, or (L, ...) of its residues; `InputError` without the place, which `read` adds."""
     terms: Callable[[np.ndarray], int]
     """Number of terms that a target adds to the loss."""
+    disregarded: Callable[[Record], int] | None = None
+    """How many labels of a record are not believed, after `target` has accepted it."""
+    why: str = ""
+    """What `disregarded` counts, and what is done about it, for a warning."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,12 @@ class LabelledBatches(Dataset[LabelledBatch]):
 
 
 def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int) -> LabelledProteins:
-    """The proteins of a split, of at most `longest` residues; `InputError` naming `origin`, record and field."""
+    """The proteins of a split, of at most `longest` residues; `InputError` naming `origin`, record and field.
+
+    Labels that are not believed are counted in one warning.
+    """
     letters, targets, terms, names = [], [], [], []
+    disregarded = affected = 0
     for number, record in enumerate(records):
         try:
             letters.append(_letters(record, longest))
@@ -112,8 +123,12 @@ def read(records: Iterable[Record], labels: Labels, *, origin: str, longest: int
             raise InputError(f"{origin}, record {number}{identifier}: {error}") from None
         terms.append(labels.terms(targets[-1]))
         names.append(str(record.get("id") or ""))
+        count = labels.disregarded(record) if labels.disregarded else 0
+        disregarded, affected = disregarded + count, affected + bool(count)
     if not letters:
         raise InputError(f"{origin}: no proteins in it")
+    if disregarded:
+        _log.warning("%s: %s %s (in %s proteins)", origin, f"{disregarded:,}", labels.why, f"{affected:,}")
     return LabelledProteins(letters, targets, np.array(terms, dtype=np.int64), np.arange(len(letters)), tuple(names))
 
 
