@@ -9,7 +9,7 @@ import pytest
 
 from experiments import finetune, sweep
 from experiments.report.numbers import number
-from experiments.table7 import audit, table
+from experiments.table7 import audit, render
 from experiments.table7.rows import Cell
 from proteinlm.records import results
 from proteinlm.records.results import Score
@@ -38,8 +38,8 @@ def test_every_table_says_so():
     assert finetune.line("mine", replace(UNDEFINED, low=nan, high=nan)) == finetune.line("mine", UNDEFINED)
     assert finetune.line("mine", DEFINED).endswith("valid spearman 0.250 (0.125 to 0.500)  (12 proteins)")
     assert sweep._latest_score({"valid/spearman": nan}) == "valid/spearman undefined"
-    assert table._short(Cell(UNDEFINED)).strip() == "undefined"
-    assert table._short(Cell(None)) == "missing"
+    assert render._short(Cell(UNDEFINED)).strip() == "undefined"
+    assert render._short(Cell(None)) == "missing"
     assert number(nan, "result.json", "scores[0].value").text == "undefined"
 
 
