@@ -24,16 +24,16 @@ CPU = ("--device", "cpu")
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fine-tunings of a few steps, two seeds each, and proteins to predict."""
+    """Fine-tunings of a few steps, the last of two seeds, and proteins to predict."""
     directory = tmp_path_factory.mktemp("output")
     (directory / "in.fasta").write_text("".join(f">{name}\n{sequence}\n" for name, sequence in SEQUENCES.items()))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(synthetic, "labelled", toys.labelled, raising=False)
         for task in (
-            ("secondary_structure",),
-            ("secondary_structure", "task.classes=8"),
-            ("remote_homology",),
-            ("stability",),
+            ("secondary_structure", "seeds=1"),
+            ("secondary_structure", "task.classes=8", "seeds=1"),
+            ("remote_homology", "seeds=1"),
+            ("stability", "seeds=2"),
         ):
             name, *overrides = task
             finetuning.run(composed(f"task={name}", *overrides, f"output={directory}", "keep_weights=true"))
@@ -42,7 +42,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def best(stage: Path) -> Path:
     records = {path: json.loads(path.read_text()) for path in stage.glob("seed-*/selected.json")}
-    assert len(records) == 2
+    assert len(records) == (2 if stage.name == "stability" else 1)
     path = max(records, key=lambda path: records[path]["score"])
     return path.parent / f"best/step-{records[path]['step']:09d}"
 
