@@ -165,7 +165,7 @@ def composed(encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", [maker.__name__ for maker in MAKERS])
 def test_every_class_learns_a_task(composed, encoders: Path, tmp_path: Path, name: str):
-    overrides = ("task=secondary_structure", "seeds=1", "keep_weights=true", "task.tokens=24576")
+    overrides = ("task=secondary_structure", "seeds=1", "keep_weights=true", "task.tokens=8192")
     result = finetuning.run(composed(name, *overrides))
     assert (result.row, result.hidden_size, result.num_layers, result.num_heads) == (name, 32, 2, 4)
     learnt = result.score("secondary_structure_q3", "cb513", "accuracy")
