@@ -27,10 +27,11 @@ from proteinlm.tasks.masked_language_model import MaskedLanguageModel
 from proteinlm.training import pretraining
 from tests.runs import SMALL, composed, finish, home, in_group, start, weights
 
-STEPS = 8
+STEPS = 5
 OVERRIDES = (
     *SMALL,
     f"train.tokens={STEPS * 2048}",
+    "data.members=4",  # an epoch takes about four steps
     "optim.learning_rate=1e-3",
     "optim.max_grad_norm=0.5",
     "train.precision=fp32",  # in which rounding is small beside any mistake, on every machine
