@@ -146,6 +146,12 @@ def test_a_run_of_one_seed_joins_to_itself():
     assert Predictions.over_seeds([other]).estimate() == other.estimate() == 0.5
 
 
+def test_squared_errors_are_kept_for_each_protein_and_seed():
+    errors = predictions(np.array([[1.0, 3.0, -2.0], [0.0, 1.0, 2.0]]), np.array([0.0, 1.0, 2.0])).squared_errors()
+    assert errors.value.tolist() == [[1, 4, 16], [0, 0, 0]]
+    assert errors.estimate() == 3.5
+
+
 def test_the_seeds_of_each_side_are_drawn_by_themselves():
     by_seed = scores(np.repeat([[0.0], [1.0], [2.0]], 5, axis=1))  # alike on all records, so that only seeds differ
     difference = paired_bootstrap(by_seed, by_seed)
