@@ -36,6 +36,7 @@ HEADS = ("tests/models/test_heads.py",)
 CONTACTS = ("tests/inference/test_contacts.py",)
 TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/data/batches/masking.py": PACKING,
+    "proteinlm/data/batches/packing.py": PACKING,
     "proteinlm/data/batches/randomness.py": PACKING,
     "proteinlm/data/batches/schedule.py": PACKING,
     "proteinlm/data/similarity/alignment.py": LEAKAGE,

@@ -8,8 +8,8 @@ import torch
 
 from proteinlm import vocabulary
 from proteinlm.data.batches.language_model import MaskedBatch, MaskedProteins, ShareOfSteps, training_loader
-from proteinlm.data.batches.masking import Masked, mask
-from proteinlm.data.batches.packing import pack
+from proteinlm.data.batches.masking import Masked, everything, mask, shown_as
+from proteinlm.data.batches.packing import pack, pack_letters
 from proteinlm.data.store.sequences import Sequences
 from tests.data.test_packing import LONGEST, random_sequences, schedule
 
@@ -102,3 +102,21 @@ def test_workers_and_processes_change_neither_masks_nor_dropout(sequences: Seque
         assert torch.equal(ours.masked.packed.tokens, theirs.masked.packed.tokens)
         assert torch.equal(ours.masked.positions, theirs.masked.positions)
         assert (ours.seed, ours.step_targets) == (theirs.seed, theirs.step_targets)
+
+
+def test_everything_is_each_residue_and_no_cls():
+    packed = pack_letters([np.frombuffer(letters, np.uint8) for letters in (b"ACD", b"WW")])
+    result = everything(packed)
+    assert result.positions.tolist() == [1, 2, 3, 5, 6]
+    assert result.targets.tolist() == vocabulary.encode_bytes(np.frombuffer(b"ACDWW", np.uint8)).tolist()
+    assert torch.equal(result.packed.tokens, packed.tokens)
+
+
+def test_the_chances_of_what_is_shown_are_those_of_the_paper():
+    shown, (alanine, cysteine) = shown_as(), vocabulary.encode_bytes(np.frombuffer(b"AC", np.uint8))
+    assert shown.shape == (len(vocabulary.TOKENS),) * 2
+    assert shown[alanine].sum() == pytest.approx(1)
+    assert shown[alanine, vocabulary.MASK] == pytest.approx(0.8)
+    assert shown[alanine, cysteine] == pytest.approx(0.1 / 20)
+    assert shown[alanine, alanine] == pytest.approx(0.1 + 0.1 / 20)
+    assert shown[alanine, vocabulary.CLS] == 0
