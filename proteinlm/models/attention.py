@@ -16,16 +16,16 @@ from proteinlm.models import attention_cpu
 
 
 class Boundaries(NamedTuple):
-    """Where the proteins of a batch begin and end, in the form that each kernel wants."""
+    """The beginnings and ends of the proteins of a batch, in the form that each kernel wants."""
 
     starts: Tensor
     """(B + 1,) int32: protein b holds the tokens starts[b] to starts[b + 1]."""
     longest: int
     """Tokens of the longest protein, or any number above."""
     runs: "Runs | None"
-    """For the kernel that takes one length at a time; None where the fused one serves."""
+    """For the kernel that takes one length at a time; None if the fused kernel runs."""
     rotation: Tensor | None = None
-    """What `rotate` turns queries and keys by, with rotary positions."""
+    """The cosines and sines for `rotate`, with rotary positions; None without."""
 
 
 class Runs:
@@ -116,8 +116,8 @@ def _by_kernel(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int
     outputs = []
     for *parts, (count, length) in zip(*heads, runs, strict=True):
         q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in parts)  # (count, N, length, D)
-        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
+        outputs.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1))  # (count length, N, D)
+    return torch.cat(outputs)  # (T, N, D)
 
 
 _attend_by_runs = cast("Callable[..., Tensor]", torch.compiler.disable(_by_runs))
@@ -136,6 +136,6 @@ def _attend_fused(query: Tensor, key: Tensor, value: Tensor, where: Boundaries) 
     if padding:
         query = query * ((dim + padding) / dim) ** 0.5
         query, key, value = (F.pad(x, (0, padding)) for x in (query, key, value))
-    output = varlen_attn(query, key, value, where.starts, where.starts, where.longest, where.longest)
+    output = varlen_attn(query, key, value, where.starts, where.starts, where.longest, where.longest)  # (T, N, D)
     assert isinstance(output, Tensor)  # a tuple only if more is asked for
     return output[..., :dim]

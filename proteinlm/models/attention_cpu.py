@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.shape_buckets import rounded
+from proteinlm.models.shape_buckets import bucket_size
 
 BLOCK = 2048
 """Tokens, or one protein if it has more, whose scores and heads are held at once."""
-STEPS = 8
-"""Lengths that proteins are filled up to, from one power of two to the next: an eighth more at most, or 15 tokens."""
+BUCKETS = 8
+"""Lengths that proteins are padded to, from one power of two to the next: an eighth more at most, or 15 tokens."""
 
 
 class Run(NamedTuple):
@@ -64,13 +64,13 @@ class Block:
         number, dim = like.shape[-2:]
         return make(*outer, self.proteins, number, self.length, dim)
 
-    def lay_out(self, x: Tensor, heads: Tensor) -> Tensor:
+    def to_heads(self, x: Tensor, heads: Tensor) -> Tensor:
         """`heads` (..., B, N, L, D) with x (..., t, N, D) written into it."""
         for run in self.runs:
             run.heads_of(heads).copy_(run.tokens_of(x))
         return heads
 
-    def lay_back(self, heads: Tensor, x: Tensor) -> None:
+    def from_heads(self, heads: Tensor, x: Tensor) -> None:
         """Write `heads` (..., B, N, L, D) into x (..., t, N, D)."""
         for run in self.runs:
             run.tokens_of(x).copy_(run.heads_of(heads))
@@ -87,7 +87,7 @@ def blocks(runs: list[tuple[int, int]]) -> Iterator[Block]:
     """Cut `runs`, each (proteins, tokens of each), laid end to end."""
     block = Block(0, 0)
     for count, length in runs:
-        filled = rounded(length, STEPS)
+        filled = bucket_size(length, BUCKETS)
         while count:
             room = max(1, BLOCK // filled) - block.proteins
             if filled != block.length or room <= 0:
@@ -122,16 +122,16 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
         tokens, number, _, dim = joint.shape
         output = joint.new_empty(tokens, number, dim)
-        kept: list[Tensor] = []
+        saved: list[Tensor] = []
         for block in blocks(runs):
             heads = _heads(block, joint, rotation)
             query, key, value = heads.flatten(1, 2)
             scores = _product(query, key.mT, dim).unflatten(0, heads.shape[1:3])
             weights = block.hide(scores).softmax(-1).flatten(0, 1)  # (B N, L, L)
-            block.lay_back(torch.bmm(weights, value).view_as(heads[0]), block.of(output))
+            block.from_heads(torch.bmm(weights, value).view_as(heads[0]), block.of(output))
             if ctx.needs_input_grad[0]:
-                kept += (heads, weights)
-        ctx.save_for_backward(*kept, *(() if rotation is None else (rotation,)))
+                saved += (heads, weights)
+        ctx.save_for_backward(*saved, *(() if rotation is None else (rotation,)))
         ctx.runs = runs
         return output
 
@@ -141,14 +141,14 @@ class _Attention(torch.autograd.Function):
         tokens, number, dim = upstream.shape
         joint = upstream.new_empty(tokens, number, 3, dim)
         saved = ctx.saved_tensors
-        kept, rotation = iter(saved), saved[-1] if len(saved) % 2 else None
+        pairs, rotation = iter(saved), saved[-1] if len(saved) % 2 else None
         for block in blocks(ctx.runs):
-            heads, weights = next(kept), next(kept)
+            heads, weights = next(pairs), next(pairs)
             query, key, value = heads.flatten(1, 2)
-            given = block.lay_out(block.of(upstream), block.heads(upstream)).flatten(0, 1)  # (B N, L, D)
-            scores = torch._softmax_backward_data(torch.bmm(given, value.mT), weights, -1, weights.dtype)
-            gradients = (_product(scores, key, dim), _product(scores.mT, query, dim), torch.bmm(weights.mT, given))
-            _lay_back(block, [x.view_as(heads[0]) for x in gradients], joint, rotation)
+            of_output = block.to_heads(block.of(upstream), block.heads(upstream)).flatten(0, 1)  # (B N, L, D)
+            scores = torch._softmax_backward_data(torch.bmm(of_output, value.mT), weights, -1, weights.dtype)
+            gradients = (_product(scores, key, dim), _product(scores.mT, query, dim), torch.bmm(weights.mT, of_output))
+            _gradient_from_heads(block, [x.view_as(heads[0]) for x in gradients], joint, rotation)
         return joint, None, None
 
 
@@ -162,20 +162,20 @@ def _heads(block: Block, joint: Tensor, rotation: Tensor | None) -> Tensor:
     parts = block.of(joint).permute(2, 0, 1, 3)  # (3, t, N, D)
     heads = block.heads(parts, 3)
     if rotation is None:
-        return block.lay_out(parts, heads)
+        return block.to_heads(parts, heads)
     turned = torch.empty(parts[:2].shape).copy_(parts[:2])
     _pairs(turned).mul_(_angles(block, rotation))
-    block.lay_out(turned, heads[:2])
-    block.lay_out(parts[2], heads[2])
+    block.to_heads(turned, heads[:2])
+    block.to_heads(parts[2], heads[2])
     return heads
 
 
-def _lay_back(block: Block, gradients: list[Tensor], joint: Tensor, rotation: Tensor | None) -> None:
+def _gradient_from_heads(block: Block, gradients: list[Tensor], joint: Tensor, rotation: Tensor | None) -> None:
     """Write the gradients of queries, keys and values, (B, N, L, D) each, into that of `joint` (T, N, 3, D)."""
     parts = block.of(joint).permute(2, 0, 1, 3)  # (3, t, N, D)
     turned = parts[:2] if rotation is None else torch.empty(parts[:2].shape)
     for heads, x in zip(gradients, (*turned, parts[2]), strict=True):
-        block.lay_back(heads, x)
+        block.from_heads(heads, x)
     if rotation is not None:
         _pairs(turned).mul_(_angles(block, rotation).conj_physical())
         parts[:2].copy_(turned)

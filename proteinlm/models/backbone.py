@@ -1,6 +1,6 @@
 """The Transformer encoder of ProteinLM over packed proteins. Pure PyTorch.
 
-T tokens of all proteins laid end to end, B proteins, H hidden size, N heads, D head dimension.
+T tokens of all proteins laid end to end, B proteins, H hidden size, I intermediate size, N heads, D head dimension.
 """
 
 import torch
@@ -30,10 +30,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        return self.output(attend(self.project(x), where).flatten(-2))  # (T, H)
+        x = attend(self.project(x), where)  # (T, N, D)
+        return self.output(x.flatten(-2))  # (T, H)
 
     def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of each head, (T, N, 3, D)."""
+        """Queries, keys and values of each head, (T, N, 3, D), of x (T, H)."""
         return self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))
 
 
@@ -46,7 +47,8 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        x = F.gelu(self.up(x), approximate="tanh")  # (T, I)
+        return self.down(x)  # (T, H)
 
 
 class GatedFeedForward(FeedForward):
@@ -57,7 +59,8 @@ class GatedFeedForward(FeedForward):
         self.gate = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.gate(x), approximate="tanh") * self.up(x))
+        x = F.gelu(self.gate(x), approximate="tanh") * self.up(x)  # (T, I)
+        return self.down(x)  # (T, H)
 
 
 class Block(nn.Module):
@@ -72,8 +75,8 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), where))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = x + self.dropout(self.attention(self.attention_norm(x), where))  # (T, H)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # (T, H)
 
 
 class Backbone(nn.Module):
@@ -102,26 +105,26 @@ class Backbone(nn.Module):
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
-        x, where = self.embed(*shape_buckets.fill(tokens, starts), longest)
+        x, where = self.embed(*shape_buckets.pad_batch_to_bucket(tokens, starts), longest)
         for block in self.blocks:
-            x = block(x, where)
+            x = block(x, where)  # (T, H)
         return self.norm(x)[: len(tokens)]
 
     def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
-        """What the first block is given: hidden states (T, H), and where the proteins are."""
-        place = positions(starts, len(tokens))
+        """The input of the first block: hidden states (T, H), and the boundaries of the proteins."""
+        position = positions(starts, len(tokens))  # (T,)
         x = self.token_embedding(tokens)  # (T, H)
         if self.config.positions == "learned":
-            x = x + self.position_embedding(place)
+            x = x + self.position_embedding(position)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         where = boundaries(starts, longest, dtype)
         if self.config.positions == "rotary":
-            where = where._replace(rotation=rotation(place, self.config.head_dim))
+            where = where._replace(rotation=rotation(position, self.config.head_dim))
         return self.dropout(x), where
 
 
 def initialise(module: nn.Module, config: ModelConfig) -> None:
-    """Draw the weights of the Linear and Embedding layers in `module` with the deviations of `transfer`; biases 0."""
+    """Draw the weights of the Linear and Embedding layers in `module` with the deviations of `mup`; biases 0."""
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Embedding):
             nn.init.normal_(layer.weight, std=mup.initial_std(f"{name}.weight", config))

@@ -45,28 +45,28 @@ class MuonAdamW(AdamW):
         return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        """With ``found_inf`` (), as AdamW: where it is 1, nothing changes, whatever the gradients are."""
-        held: Tensor | None = getattr(self, "found_inf", None)
+        """Update the matrices; as in AdamW, nothing changes where ``found_inf`` () is 1, whatever the gradients are."""
+        skip: Tensor | None = getattr(self, "found_inf", None)
         rate, decay = group["lr"], group["lr"] * group["weight_decay"]
         for stack in stacks([parameter for parameter in group["params"] if parameter.grad is not None]):
-            taken = torch.ones((), device=stack[0].device) if held is None else 1 - held
-            directions = [self._direction(matrix, held, taken) for matrix in stack]
+            apply = torch.ones((), device=stack[0].device) if skip is None else 1 - skip
+            directions = [self._direction(matrix, skip, apply) for matrix in stack]
             for matrix, update in zip(stack, orthogonal(directions, group.get("bf16", False)), strict=True):
                 scale = rate * 0.2 * max(matrix.shape) ** 0.5
-                local(matrix).mul_(1 - decay * taken).addcmul_(local(update), taken, value=-scale)
+                local(matrix).mul_(1 - decay * apply).addcmul_(local(update), apply, value=-scale)
 
-    def _direction(self, matrix: Tensor, held: Tensor | None, taken: Tensor) -> Tensor:
+    def _direction(self, matrix: Tensor, skip: Tensor | None, apply: Tensor) -> Tensor:
         """Nesterov's, after the gradient of `matrix` has gone into its momentum."""
         state, gradient = self.state[matrix], matrix.grad
         assert gradient is not None
         if not state:
             state["step"] = torch.zeros((), device=matrix.device)  # AdamW's loading of a state asks for it
             state["momentum"] = torch.zeros_like(gradient)
-        if held is not None:
+        if skip is not None:
             gradient = gradient.clone()
-            local(gradient).masked_fill_(held > 0, 0)
-        state["step"] += taken
-        local(state["momentum"]).lerp_(local(gradient), (1 - MOMENTUM) * taken)
+            local(gradient).masked_fill_(skip > 0, 0)
+        state["step"] += apply
+        local(state["momentum"]).lerp_(local(gradient), (1 - MOMENTUM) * apply)
         return gradient.lerp(state["momentum"], MOMENTUM)
 
 
@@ -89,11 +89,12 @@ def orthogonal(matrices: Sequence[Tensor], bf16: bool = False) -> list[Tensor]:
 
     They are (M, K) or (K, M), whole or divided among processes.
     """
-    given = [matrix.full_tensor() if isinstance(matrix, DTensor) else matrix for matrix in matrices]
-    lying = [x.mT if x.shape[0] > x.shape[1] else x for x in given]
-    made = newton_schulz(torch.stack([x.bfloat16() if bf16 else x for x in lying]))  # (G, M, K), M <= K
+    wholes = [matrix.full_tensor() if isinstance(matrix, DTensor) else matrix for matrix in matrices]
+    lying = [x.mT if x.shape[0] > x.shape[1] else x for x in wholes]
+    directions = newton_schulz(torch.stack([x.bfloat16() if bf16 else x for x in lying]))  # (G, M, K), M <= K
     updates = [
-        x.mT if tall.shape[0] > tall.shape[1] else x for x, tall in zip(made.to(given[0].dtype), given, strict=True)
+        x.mT if tall.shape[0] > tall.shape[1] else x
+        for x, tall in zip(directions.to(wholes[0].dtype), wholes, strict=True)
     ]
     return [
         distribute_tensor(x, matrix.device_mesh, matrix.placements, src_data_rank=None)

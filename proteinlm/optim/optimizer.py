@@ -1,8 +1,8 @@
 """AdamW with decay on matrices only, linear warm-up and linear decay (ProteinLM's published recipe).
 
 Parameters may be plain tensors and DTensors of several meshes side by side. One fused update, or one norm, takes
-tensors of one mesh only, so they are grouped by it. What the optimiser remembers of a parameter goes by the parameter's
-name, so that it fits a model that is divided otherwise.
+tensors of one mesh only, so they are grouped by it. An optimiser's state goes by the names of
+the parameters, so that it fits a model that is divided in another way.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,11 +20,11 @@ from proteinlm.optim.muon import MuonAdamW
 from proteinlm.parallel.dtensors import local, mesh_of, whole
 
 Moments = dict[str, dict[str, Tensor]]
-"""What AdamW remembers of each parameter, by the parameter's name."""
+"""The moments that AdamW keeps of each parameter, by the name of the parameter."""
 
 
 class Schedule(LambdaLR):
-    """A learning rate that follows from the number of steps done, which is all its state: it fits any parameter groups."""
+    """A learning rate that depends on the number of steps alone, which is all its state, so that it fits any groups."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"last_epoch": self.last_epoch}
@@ -50,7 +50,7 @@ def build(
     With `bf16`, Muon multiplies in bfloat16, as the forward pass then does.
 
     Biases and LayerNorms are not decayed, embeddings are, as in Megatron. Learning rates are those for the shape of
-    `model` (`transfer`), under which decay per step stays the same.
+    `model` (`models.mup`); the decay of a step stays the same under them.
     """
     groups: dict[tuple[bool, DeviceMesh | None, bool, float], dict[str, Any]] = {}
     for matrices in (True, False):
@@ -77,7 +77,7 @@ def build(
         fused=True,
     )
     if isinstance(optimizer, AdamW):
-        optimizer.register_load_state_dict_pre_hook(lambda optimizer, state: arranged(state, optimizer))
+        optimizer.register_load_state_dict_pre_hook(lambda optimizer, state: reorder_state(state, optimizer))
     return optimizer, Schedule(optimizer, lambda done: learning_rate(config, done + 1, steps) / config.learning_rate)
 
 
@@ -103,23 +103,23 @@ def clip(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     return norm
 
 
-def hold(optimizer: Optimizer, back: Tensor) -> None:
-    """Make the next update change nothing if `back` () is 1, and be itself if it is 0.
+def skip_update(optimizer: Optimizer, skip: Tensor) -> None:
+    """Make the next update change nothing if `skip` () is 1; if it is 0, the update is made as usual.
 
-    AdamW and Muon are not asked which: their updates read the number on the device, as they do for loss scaling.
+    AdamW and Muon read the number on the device, as they do for loss scaling, so nothing waits for it.
     """
     inner = getattr(optimizer, "optim", optimizer)  # out of fairscale's OSS
     groups = inner.param_groups
     if isinstance(inner, AdamW) and all(group["fused"] for group in groups):
-        inner.found_inf = back  # type: ignore[attr-defined]
-    elif back.item():  # without gradients, any optimiser passes a parameter over
+        inner.found_inf = skip  # type: ignore[attr-defined]
+    elif skip.item():  # without gradients, any optimiser passes a parameter over
         for group in groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
 
 def moments(state: dict[str, Any]) -> Moments:
-    """The ``state_dict()`` of an optimiser by the names of its parameters."""
+    """The state in an optimiser's ``state_dict()``, by the names of the parameters."""
     names = (name for group in state["param_groups"] for name in group["names"])
     numbers = (number for group in state["param_groups"] for number in group["params"])
     return {
@@ -127,8 +127,8 @@ def moments(state: dict[str, Any]) -> Moments:
     }
 
 
-def arranged(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """A ``state_dict()`` of any grouping in the order of `optimizer`, whose own settings it gets."""
+def reorder_state(state: dict[str, Any], optimizer: Optimizer) -> dict[str, Any]:
+    """The ``state_dict()`` of any grouping in the order of `optimizer`, with the settings that `optimizer` has itself."""
     known, own = moments(state), optimizer.param_groups
     numbers = iter(range(sum(len(group["params"]) for group in own)))
     groups = [group | {"params": [next(numbers) for _ in group["params"]]} for group in own]

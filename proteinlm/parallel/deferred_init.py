@@ -1,9 +1,9 @@
-"""Initial values of a model that no process should hold whole: drawn parameter by parameter, of which each keeps its part.
+"""Initial values of a model that no process should hold whole.
 
-The model is built on the meta device, and what would have filled its parameters is noted. Once it is divided, the same
-fills are made again in the same order, from the same state of the random generator, each in a tensor of its own that is
-dropped when the process has taken its share. So the values are those of the undivided model, bit for bit, and the most
-that is held whole is one parameter.
+The model is built on the meta device, and the operations that would initialise its parameters are recorded. Once the model
+is divided, the same operations run again in the same order, from the same state of the random generator, each on a whole
+tensor that is dropped when the process has copied its part. So the values are those of the undivided model, bit for bit, and
+no process holds more than one whole parameter.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,29 +16,29 @@ from torch.overrides import TorchFunctionMode
 
 RANDOM = ("normal_", "uniform_", *(f"{who}_{how}_" for who in ("kaiming", "xavier") for how in ("normal", "uniform")))
 CONSTANT = ("zero_", "zeros_", "ones_", "fill_", "constant_")
-"""Of tensors, and of ``torch.nn.init``, which come here as a whole."""
+"""Methods of tensors, and functions of ``torch.nn.init``, which are recorded as a whole."""
 FACTORIES = {"zeros": 0.0, "ones": 1.0}
 
 
-class Fill(NamedTuple):
-    """One operation on a tensor."""
+class Initialiser(NamedTuple):
+    """One operation that initialises a tensor."""
 
     tensor: Tensor
-    """On the meta device; kept, so that nothing else gets its identity."""
+    """On the meta device; referenced here so that no other tensor gets its identity."""
     make: Callable[..., Any]
-    """Takes the tensor to fill, and the rest."""
+    """Takes the tensor, then the arguments and options."""
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     random: bool
 
 
-class Draws(TorchFunctionMode):
-    """Notes what fills the tensors that are made while it is active."""
+class InitRecorder(TorchFunctionMode):
+    """Records the operations that initialise tensors while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
         self.state = torch.get_rng_state()
-        self.fills: list[Fill] = []
+        self.initialisers: list[Initialiser] = []
         self.names: dict[int, str] = {}
 
     def __torch_function__(
@@ -51,49 +51,49 @@ class Draws(TorchFunctionMode):
             options = {key: value for key, value in kwargs.items() if key not in ("tensor", "generator")}
             tensor, *arguments = args if args else (kwargs["tensor"],)
             if tensor.is_meta:
-                self.fills.append(Fill(tensor, func, tuple(arguments), options, name in RANDOM))
+                self.initialisers.append(Initialiser(tensor, func, tuple(arguments), options, name in RANDOM))
         elif name in FACTORIES and result.is_meta:
-            self.fills.append(Fill(result, torch.Tensor.fill_, (FACTORIES[name],), {}, random=False))
+            self.initialisers.append(Initialiser(result, torch.Tensor.fill_, (FACTORIES[name],), {}, random=False))
         return result
 
-    def know(self, module: nn.Module) -> None:
-        """Note which tensors are parameters of `module`, by names that dividing does not change."""
+    def name_parameters(self, module: nn.Module) -> None:
+        """Record which tensors are parameters of `module`, by names that dividing does not change."""
         self.names = {_identity(parameter): name for name, parameter in module.named_parameters()}
-        filled = {_identity(fill.tensor) for fill in self.fills}
-        unknown = [name for identity, name in self.names.items() if identity not in filled]
+        initialised = {_identity(initialiser.tensor) for initialiser in self.initialisers}
+        unknown = [name for identity, name in self.names.items() if identity not in initialised]
         unknown += [name for name, _ in module.named_buffers()]
-        assert not unknown, f"filled in a way that is not noted: {', '.join(unknown)}"
+        assert not unknown, f"initialised in a way that is not recorded: {', '.join(unknown)}"
 
-    def fill(self, module: nn.Module, device: torch.device, put: Callable[[Tensor, Tensor], None]) -> None:
-        """Give the parameters of `module` memory on `device`, and their values, of which ``put(parameter, whole)`` takes
-        the process's share.
+    def materialise(self, module: nn.Module, device: torch.device, copy_part: Callable[[Tensor, Tensor], None]) -> None:
+        """Give the parameters of `module` memory on `device`, and their values: ``copy_part(parameter, whole)`` copies the
+        part of this process.
         """
         module.to_empty(device=device)
         parameters = dict(module.named_parameters())
-        last = {_identity(fill.tensor): number for number, fill in enumerate(self.fills)}
+        last = {_identity(initialiser.tensor): number for number, initialiser in enumerate(self.initialisers)}
         generator = torch.Generator()
         generator.set_state(self.state)
-        for number, (tensor, make, arguments, options, random) in enumerate(self.fills):
+        for number, (tensor, make, arguments, options, random) in enumerate(self.initialisers):
             identity = _identity(tensor)
-            kept = last[identity] == number and identity in self.names
-            if kept or random:  # what is drawn over later moves the generator on, too
+            is_last = last[identity] == number and identity in self.names
+            if is_last or random:  # values that are overwritten later move the generator on, too
                 whole = torch.empty(tensor.shape, dtype=tensor.dtype)
                 with torch.no_grad():
                     make(whole, *arguments, **options, **({"generator": generator} if random else {}))
-                if kept:
-                    put(parameters[self.names[identity]], whole)
+                if is_last:
+                    copy_part(parameters[self.names[identity]], whole)
 
 
 @contextmanager
-def noted(wanted: bool) -> Iterator[Draws | None]:
-    """Inside it, if `wanted`, models are built without memory, and what would fill them is noted."""
-    if not wanted:
+def record_init(enabled: bool) -> Iterator[InitRecorder | None]:
+    """Build models without memory inside it, if `enabled`, and record the operations that would initialise them."""
+    if not enabled:
         yield None
         return
-    with torch.device("meta"), Draws() as draws:
-        yield draws
+    with torch.device("meta"), InitRecorder() as recorder:
+        yield recorder
 
 
 def _identity(tensor: Tensor) -> int:
-    """The same for a tensor and the parameter made of it."""
+    """The identity of the memory, which a tensor and the parameter made of it share."""
     return tensor.untyped_storage()._cdata

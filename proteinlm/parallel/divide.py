@@ -41,8 +41,8 @@ def divide(module: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh) -> 
         fully_shard(module, mesh=data)
 
 
-def fill(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Copy a whole tensor, or this process's part of it."""
+def copy_part(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy this process's part of the whole tensor `source` into `target`; all of it if `target` is not divided."""
     if isinstance(target, DTensor):
         shape, offsets = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
         for dimension, (length, offset) in enumerate(zip(shape, offsets, strict=True)):

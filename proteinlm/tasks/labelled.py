@@ -89,7 +89,7 @@ class LabelledTask(TaskModule, ABC):
         """From now on, the validation loaders hold these splits."""
         self.evaluations = splits
         self.metrics = nn.ModuleList(self.metric() for _ in splits)
-        self.scored: dict[str, dict[str, Sample]] = {}
+        self.samples: dict[str, dict[str, Sample]] = {}
 
     def forward(self, packed: Packed) -> Any:
         hidden = self.backbone(packed.tokens, packed.starts, packed.longest)  # (T, H)
@@ -110,9 +110,9 @@ class LabelledTask(TaskModule, ABC):
     def on_validation_epoch_end(self) -> None:
         for split, metric in zip(self.evaluations, self.metrics, strict=True):
             assert isinstance(metric, RecordMetric)
-            self.scored[split] = metric.per_record()
+            self.samples[split] = metric.per_record()
             metric.reset()
-            self.log_dict({f"{split}/{name}": sample.estimate() for name, sample in self.scored[split].items()})
+            self.log_dict({f"{split}/{name}": sample.estimate() for name, sample in self.samples[split].items()})
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

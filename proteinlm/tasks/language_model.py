@@ -21,15 +21,15 @@ class LanguageModel(TaskModule, ABC):
     head: nn.Module
 
     def __init__(self, config: RunConfig, evaluations: tuple[str, ...]) -> None:
-        with deferred_init.noted(config.strategy.sharded) as self.draws:
+        with deferred_init.record_init(config.strategy.sharded) as self.init_recorder:
             super().__init__(config.backbone, config.optim, config.train.steps, config.train.micro_batches)
             self.head = self.make_head(config)
-        if self.draws:
-            self.draws.know(self)
+        if self.init_recorder:
+            self.init_recorder.name_parameters(self)
             self.step_loss = torch.zeros(())
         self.evaluations = evaluations
         self.losses = MetricCollection({split: ResidueLoss() for split in evaluations}, compute_groups=False)
-        self.scored: dict[str, Sample] = {}  # the loss of each split, protein by protein
+        self.samples: dict[str, Sample] = {}  # the loss of each split, protein by protein
 
     @abstractmethod
     def make_head(self, config: RunConfig) -> nn.Module:
@@ -57,6 +57,6 @@ class LanguageModel(TaskModule, ABC):
         for split in self.evaluations:
             metric = self.losses[split]
             assert isinstance(metric, ResidueLoss)
-            self.scored[split] = metric.per_record()["loss"]
-            loss = self.scored[split].estimate()
+            self.samples[split] = metric.per_record()["loss"]
+            loss = self.samples[split].estimate()
             self.log_dict({f"{split}/loss": loss, f"{split}/perplexity": math.exp(loss)})

@@ -48,7 +48,7 @@ class Selection(L.Callback):
         if trainer.state.fn != "fit":
             return
         assert isinstance(pl_module, LabelledTask)
-        score = pl_module.scored["valid"][pl_module.score].estimate()
+        score = pl_module.samples["valid"][pl_module.score].estimate()
         if score > self.score:  # never true of nan
             self._keep(pl_module, trainer)
             self.step, self.score, self.stale = trainer.global_step, score, 0

@@ -160,7 +160,7 @@ class Finetuning:
             if draw and seed == self.config.seed:
                 module.draw(proteins, seed, self.directory if self._leads() else None)
             self._trainer().validate(module, datamodule=Batches(self.config, proteins), verbose=False)
-            runs.append(module.scored)
+            runs.append(module.samples)
         return {
             (split, metric): type(sample).over_seeds([run[split][metric] for run in runs])
             for split in splits

@@ -83,7 +83,7 @@ class Guard(L.Callback):
         if self.answer == "stop" and self.held is not None:
             held = torch.maximum(held, self.held)
         self.held = held
-        optim.hold(optimizer, held)
+        optim.skip_update(optimizer, held)
         for buffer, before in self.statistics:  # a forward pass has changed them
             buffer.copy_(torch.where(held > 0, before, buffer))
         self.pending.append((self.trainer.global_step, torch.stack((facts[0], norm, held)), self.micro))

@@ -189,7 +189,7 @@ class Pretraining:
                 tracker.refer(self.directory / MODEL)
             if self.reports:
                 self._compare(result)
-                samples = {(split, "perplexity"): module.scored[split] for split in EVALUATIONS}
+                samples = {(split, "perplexity"): module.samples[split] for split in EVALUATIONS}
                 result = replace(result, predictions=predictions.save(self.directory, samples))
                 result.save(self.directory)
             if distributed.is_initialized():
@@ -223,7 +223,7 @@ class Pretraining:
         return Result(
             **common_fields(config, model, self.device, self.data.corpus.fingerprint),
             stage=STAGE,
-            scores=[score(config.task.name, split, module.scored[split]) for split in EVALUATIONS],
+            scores=[score(config.task.name, split, module.samples[split]) for split in EVALUATIONS],
             scale=asdict(config.scale),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
             steps=config.train.steps,

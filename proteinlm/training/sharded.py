@@ -18,7 +18,7 @@ from proteinlm import optim
 from proteinlm.checkpoint import sharded
 from proteinlm.config import StrategyConfig
 from proteinlm.errors import InputError
-from proteinlm.parallel.divide import fill, mesh
+from proteinlm.parallel.divide import copy_part, mesh
 from proteinlm.parallel.dtensors import local
 
 # advice on redistributions that happen once in a step, or once in a run
@@ -96,12 +96,12 @@ def _load_whole(file: Path, model: nn.Module, optimizers: list[Optimizer]) -> di
     weights = model.state_dict()
     files.check(f"{file}: another architecture", saved["state_dict"], weights)
     for name, tensor in saved.pop("state_dict").items():
-        fill(weights[name], tensor)
+        copy_part(weights[name], tensor)
     for optimizer in optimizers:
         for name, parameter in _trained([optimizer]):
             state = _moments(parameter, {f"{files.MOMENT}{name}/{key}" for key in moments.get(name, {})}, name)
             for key, tensor in state.items():
-                fill(tensor, moments[name][key])
+                copy_part(tensor, moments[name][key])
             if state:
                 optimizer.state[parameter] = state
     return saved

@@ -4,7 +4,7 @@ from typing import Any
 
 from fairscale.optim import OSS
 
-from proteinlm.optim import arranged
+from proteinlm.optim import reorder_state
 from proteinlm.optim.muon import MuonAdamW
 
 
@@ -15,4 +15,4 @@ class ShardedAdamW(OSS):
         super().__init__(groups, optim=MuonAdamW, **settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(arranged(state_dict, self))
+        super().load_state_dict(reorder_state(state_dict, self))

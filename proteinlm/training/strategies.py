@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from proteinlm.config import StrategyConfig
 from proteinlm.models.registry import BLOCKS
 from proteinlm.optim.muon import MuonAdamW
-from proteinlm.parallel.divide import divide, fill
+from proteinlm.parallel.divide import copy_part, divide
 from proteinlm.parallel.module import SpreadModule
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.training.sharded import Sharded
@@ -57,9 +57,9 @@ class Arrangement(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SpreadModule)
-        if not pl_module.arranged:
+        if not pl_module.is_arranged:
             arrange(pl_module, self.config, trainer.strategy, self.compiled)
-            pl_module.arranged = True
+            pl_module.is_arranged = True
         pl_module.make_optimizer = adamw(trainer.strategy)
         group = trainer.strategy.data_group if isinstance(trainer.strategy, Sharded) else None
         pl_module.data_group = group
@@ -80,9 +80,9 @@ def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compi
             block.compile(dynamic=True)  # sizes of batches vary
     if isinstance(strategy, Sharded):
         divide(module, blocks, strategy.mesh)
-        if isinstance(module, SpreadModule) and module.draws:
-            module.draws.fill(module, strategy.root_device, fill)
-            module.draws = None
+        if isinstance(module, SpreadModule) and module.init_recorder:
+            module.init_recorder.materialise(module, strategy.root_device, copy_part)
+            module.init_recorder = None
 
 
 def strategy(config: StrategyConfig) -> Strategy | str:

@@ -14,7 +14,7 @@ from proteinlm.config import ModelConfig
 from proteinlm.models import shape_buckets
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
-from proteinlm.models.shape_buckets import LEAST, rounded
+from proteinlm.models.shape_buckets import MULTIPLE, bucket_size
 
 LENGTHS = [5, 40, 41, 90]
 BATCHES = 6
@@ -23,12 +23,12 @@ BATCHES = 6
 @pytest.mark.parametrize("steps", [8, 64])
 def test_sizes_are_few_and_near(steps: int):
     sizes = range(1, 5000)
-    given = [rounded(size, steps) for size in sizes]
+    given = [bucket_size(size, steps) for size in sizes]
     assert given == sorted(given)
-    assert all(0 <= filled - size < max(LEAST, size / steps) for size, filled in zip(sizes, given, strict=True))
-    assert all(rounded(filled, steps) == filled for filled in given)
+    assert all(0 <= filled - size < max(MULTIPLE, size / steps) for size, filled in zip(sizes, given, strict=True))
+    assert all(bucket_size(filled, steps) == filled for filled in given)
     assert len(set(given)) <= steps * 12
-    assert rounded(0, steps) == 0
+    assert bucket_size(0, steps) == 0
 
 
 def learn(run: Callable[[Callable[[], Tensor]], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -50,9 +50,9 @@ def in_bf16(forward: Callable[[], Tensor]) -> Tensor:
 
 
 def test_filling_changes_neither_outputs_nor_gradients(monkeypatch: pytest.MonkeyPatch):
-    assert shape_buckets.missing(sum(LENGTHS), torch.device("cpu")) == 0  # in float32 no kernel is compiled for a shape
+    assert shape_buckets.padding(sum(LENGTHS), torch.device("cpu")) == 0  # in float32 no kernel is compiled for a shape
     filled, gradients = learn(in_bf16)
-    monkeypatch.setattr(shape_buckets, "missing", lambda size, device: 0)
+    monkeypatch.setattr(shape_buckets, "padding", lambda size, device: 0)
     plain, expected = learn(in_bf16)
     assert filled.shape == plain.shape
     assert (filled - plain).norm() < 1e-2 * plain.norm()

@@ -7,7 +7,7 @@ from torch import distributed
 from proteinlm import planner
 from proteinlm.parallel import dtensors
 from proteinlm.tasks.masked_language_model import MaskedLanguageModel
-from proteinlm.training.sharded import Sharded, fill, mesh
+from proteinlm.training.sharded import Sharded, copy_part, mesh
 from proteinlm.training.strategies import arrange
 from tests.runs import SMALL, composed, in_group
 
@@ -20,16 +20,16 @@ def test_the_values_are_those_of_the_model_built_whole(seed: int):
     part_by_part = MaskedLanguageModel(composed(*SMALL, "strategy=fsdp"), ("valid",))
     assert all(parameter.is_meta for parameter in part_by_part.parameters()), "nothing is held before it is divided"
     assert part_by_part.step_loss.device.type == "cpu"
-    assert part_by_part.draws
+    assert part_by_part.init_recorder
     torch.manual_seed(99)  # the state that counts is that of the building
     before = torch.get_rng_state()
     largest = []
 
     def put(parameter: torch.Tensor, value: torch.Tensor) -> None:
         largest.append(value.numel())
-        fill(parameter, value)
+        copy_part(parameter, value)
 
-    part_by_part.draws.fill(part_by_part, torch.device("cpu"), put)
+    part_by_part.init_recorder.materialise(part_by_part, torch.device("cpu"), put)
     assert torch.equal(torch.get_rng_state(), before)
     found = dict(part_by_part.named_parameters())
     for name, parameter in whole.named_parameters():
@@ -56,7 +56,7 @@ def test_a_divided_model_starts_from_the_same_values(processes: int):
             sharded._device_mesh = mesh(config.strategy, "cpu")
             sharded.parallel_devices = [torch.device("cpu")] * processes
             arrange(module, config.strategy, sharded)
-            assert module.draws is None
+            assert module.init_recorder is None
             held = sum(dtensors.local(parameter).numel() for parameter in module.parameters())
             assert (
                 held == sum(planner.parameters_per_process(config.backbone, config.strategy).values())

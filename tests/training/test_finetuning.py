@@ -252,7 +252,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: list[float]) -> list[tuple
     def follow(self: LabelledTask) -> None:
         end(self)
         if self.trainer.state.fn == "fit":
-            self.scored["valid"][self.score] = Scores(np.arange(2), np.full(2, script[len(seen)]), np.ones(2))
+            self.samples["valid"][self.score] = Scores(np.arange(2), np.full(2, script[len(seen)]), np.ones(2))
             tensors = {f"{p}.{n}": t.clone() for p, part in self.parts().items() for n, t in part.state_dict().items()}
             seen.append((self.trainer.global_step, tensors))
 

@@ -47,7 +47,7 @@ class PostNorm(nn.Module):
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
         real = len(tokens)
-        tokens, starts = shape_buckets.fill(tokens, starts)
+        tokens, starts = shape_buckets.pad_batch_to_bucket(tokens, starts)
         x = self.token_embedding(tokens) + self.position_embedding(positions(starts, len(tokens)))
         x = self.dropout(self.norm(x))  # (T, H)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
@@ -74,5 +74,6 @@ class PostNormBlock(nn.Module):
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
         joint = self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))  # (T, N, 3, D)
-        x = self.attention_norm(x + self.dropout(self.output(attend(joint, where).flatten(-2))))
-        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))
+        attended = attend(joint, where).flatten(-2)  # (T, H)
+        x = self.attention_norm(x + self.dropout(self.output(attended)))  # (T, H)
+        return self.feed_forward_norm(x + self.dropout(self.down(F.gelu(self.up(x)))))  # (T, H)

@@ -29,7 +29,7 @@ class LanguageModelHead(nn.Module):
     def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
         """Logits (K, V) of the hidden states (K, H) of K tokens; `embedding` (V, H) is the backbone's token table."""
         assert embedding is not None
-        x = shape_buckets.fill_rows(hidden)  # (K or a few more, H)
+        x = shape_buckets.pad_to_bucket(hidden)  # (K or a few more, H)
         x = self.norm(F.gelu(self.dense(x), approximate=self.approximate))
         return F.linear(x, embedding, self.bias)[: len(hidden)]  # (K, V)
 

@@ -1,4 +1,4 @@
-"""What is read off pairs of residues: contact maps, without ever building the features of all pairs at once. Pure PyTorch.
+"""Heads with one answer per pair of residues: contact maps, without the features of all pairs in memory. Pure PyTorch.
 
 The paper's head is `PairMLP` (ProteinLM ``megatron/model/token_pair_classification.py``); `PairLinear` is TAPE's, and
 `PairResidualNetwork` that of the authors' fork of TAPE, whence part of the published numbers.
@@ -68,7 +68,7 @@ class PairMLP(PairHead):
 
     def pairs(self, residues: Tensor) -> Tensor:
         of_first, of_second = self.dense.weight.chunk(2, dim=1)  # (H, H) each
-        first, second = F.linear(residues, of_first, self.dense.bias), F.linear(residues, of_second)
+        first, second = F.linear(residues, of_first, self.dense.bias), F.linear(residues, of_second)  # (L, H) each
         dropout = self.dropout if self.training else 0.0
         return by_rows(tanh_rows, dropout, second.numel(), first, second, *self.output.parameters()).squeeze(-1)
 
@@ -149,7 +149,7 @@ class PairResidualNetwork(PairHead):
         x = self.features(residues).permute(2, 0, 1).unsqueeze(0)  # (1, W, L, L)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False, context_fn=partial(recomputation, block))
-        return self.output(x.squeeze(0).permute(1, 2, 0)).squeeze(-1)
+        return self.output(x.squeeze(0).permute(1, 2, 0)).squeeze(-1)  # (L, L)
 
     @property
     def final(self) -> nn.Linear:
@@ -167,8 +167,8 @@ class ResidualBlock(nn.Module):
         self.norm_2 = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm_1(self.convolution_1(x)).relu()
-        return (x + self.norm_2(self.convolution_2(y))).relu()
+        y = self.norm_1(self.convolution_1(x)).relu()  # (1, W, L, L)
+        return (x + self.norm_2(self.convolution_2(y))).relu()  # (1, W, L, L)
 
 
 def recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
