@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.finetune import line
 from proteinlm.config import FinetuneConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Score
+from proteinlm.training.cli import score_line
 from proteinlm.vocabulary import AMINO_ACIDS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def main(config: FinetuneConfig) -> None:
                 if name == COUNT and metric == "mean_squared_error":
                     continue  # counts rank, and are in no unit of the label
                 found = Score(config.task.label, split, metric, sample.estimate(), *bootstrap(sample), sample.n)
-                print(line(f"control ({name})", found))
+                print(score_line(f"control ({name})", found))
 
 
 def score(config: FinetuneConfig, control: str = "") -> Iterator[tuple[str, dict[str, Sample]]]:

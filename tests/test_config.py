@@ -227,8 +227,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(
 
 def test_printing_the_config_imports_no_torch(tmp_path: Path):
     code = (
-        "import runpy, sys; sys.argv = ['pretrain', '--cfg', 'job'];"
-        "runpy.run_module('experiments.pretrain', run_name='__main__');"
+        "import runpy, sys; sys.argv = ['proteinlm', 'pretrain', '--cfg', 'job'];"
+        "runpy.run_module('proteinlm', run_name='__main__');"
         "sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
     )
     ended = subprocess.run(

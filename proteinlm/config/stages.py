@@ -91,7 +91,7 @@ class RunConfig(StageConfig):
         self.strategy.check(self.backbone)
         if not isinstance(self.task, LanguageModelConfig):
             raise InputError(
-                f"task={self.task.name} is for experiments.finetune: pretraining takes masked_language_model or next_residue"
+                f"task={self.task.name} is for `proteinlm finetune`: pretraining takes masked_language_model or next_residue"
             )
         if isinstance(self.task, NextResidueConfig) and not isinstance(self.model, LSTMConfig):
             raise InputError("task=next_residue needs a model that reads in both directions apart: model=lstm")

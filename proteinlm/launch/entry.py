@@ -88,8 +88,8 @@ def _errors_reported() -> Iterator[None]:
         raise
 
 
-def start(module: str, config: Config, run: Callable[[Config], None]) -> None:
-    """Run one job of `module`: in this process if possible, else in a new group of as many as there are devices.
+def start(command: str, config: Config, run: Callable[[Config], None]) -> None:
+    """Run one job: in this process if possible, else ``python -m command`` in a new group, a process for each device.
 
     A group that torchrun or Slurm has started is used as it is. A job of a local sweep writes its output to a log beside
     its results.
@@ -111,8 +111,8 @@ def start(module: str, config: Config, run: Callable[[Config], None]) -> None:
     if in_group or (strategy.devices == 1 and not sweeping):
         run(config)
         return
-    words = list(HydraConfig.get().overrides.task)
-    processes.run_group(module, words, strategy.devices, _log(config) if sweeping else None)
+    module, *arguments = (*command.split(), *HydraConfig.get().overrides.task)
+    processes.run_group(module, arguments, strategy.devices, _log(config) if sweeping else None)
 
 
 def _log(config: StageConfig) -> Path:
@@ -157,8 +157,8 @@ def command(main: Callable[[], int]) -> None:
         fail(str(error))
 
 
-def compose(name: str, words: list[str]) -> Any:
-    """Compose and check the config that the Hydra command `name` gets of `words`; raises `InputError`."""
+def compose(name: str, overrides: list[str]) -> Any:
+    """Compose and check the config that the Hydra command `name` gets of `overrides`; raises `InputError`."""
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -167,7 +167,7 @@ def compose(name: str, words: list[str]) -> Any:
     register_schema()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_object(compose(name, words))
+            return OmegaConf.to_object(compose(name, overrides))
     except (HydraException, OmegaConfBaseException) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None

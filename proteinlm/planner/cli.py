@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="As for experiments.pretrain: experiment/table7=..., profile=paper, strategy=fsdp, ..."),
+    typer.Argument(help="As for `proteinlm pretrain`: experiment/table7=..., profile=paper, strategy=fsdp, ..."),
 ]
 Rows = Annotated[bool, typer.Option("--rows", help="Plan all ten rows of the table.")]
 On = Annotated[str, typer.Option("--on", help="h200, h100, a100 or cpu: what each process computes on.")]
@@ -53,7 +53,7 @@ def plan(
 
 
 def run_config(overrides: list[str]) -> "RunConfig":
-    """The config that ``experiments.pretrain`` would get of `overrides`."""
+    """The config that ``proteinlm pretrain`` would get of `overrides`."""
     from proteinlm.config import RunConfig
 
     named = any(choice.startswith(("name=", "experiment/")) for choice in overrides)

@@ -61,7 +61,7 @@ def directory_of(config: RunConfig) -> Path:
 def run(config: RunConfig) -> Result:
     """Pretrain, or go on where an earlier attempt stopped, or return the result that is already there."""
     if config.dry_run:
-        raise InputError("dry_run=true is for `python -m experiments.pretrain` alone")
+        raise InputError("dry_run=true is for `proteinlm pretrain` alone")
     directory = directory_of(config)
     reports = processes.is_rank_zero()
     with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():

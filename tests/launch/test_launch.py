@@ -52,7 +52,7 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
         return Ended()
 
     monkeypatch.setattr(processes.subprocess, "run", started)
-    processes.run_group("experiments.pretrain", [], 4, None)
+    processes.run_group("proteinlm", ["pretrain"], 4, None)
     assert seen["OMP_NUM_THREADS"] == "2"
 
 
@@ -69,7 +69,7 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
 def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
     command = ["model=tiny", f"output={tmp_path}", *words]
     script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # of a batch script on a cluster, which has started nobody else
-    process = Command("experiments.pretrain", command, script)
+    process = Command("proteinlm", ["pretrain", *command], script)
     _, errors = process.communicate()
     assert process.returncode == 2
     assert errors.startswith(line)

@@ -199,7 +199,7 @@ def test_optimal_tokens_are_given_for_sizes_that_the_laws_were_fitted_to(model: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["task=custom", "data.csv=mine.csv"], "error: task=custom is for experiments.finetune: pretraining takes "),
+        (["task=custom", "data.csv=mine.csv"], "error: task=custom is for `proteinlm finetune`: pretraining takes "),
         (["--pfam", "--price", "nan"], "error: --price nan is not a price"),
         (["--pfam", "--on", "abacus"], "error: --on abacus is not one of h200, h100, a100, cpu"),
         (["--pfam", "optim.epsilon=-1"], "error: optim.epsilon=-1.0 is less than 0"),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments import finetune, sweep
+from experiments import sweep
 from experiments.report.numbers import number
 from experiments.table7 import audit, render
 from experiments.table7.rows import Cell
 from proteinlm.records import results
 from proteinlm.records.results import Score
+from proteinlm.training.cli import score_line
 from tests.experiments.sweeps import result_of
 
 UNDEFINED = Score("custom", "test", "spearman", nan, None, None, 12)
@@ -34,9 +35,9 @@ def test_the_file_is_json_and_comes_back(tmp_path: Path):
 
 
 def test_every_table_says_so():
-    assert finetune.line("mine", UNDEFINED) == "mine  custom  test spearman undefined  (12 proteins)"
-    assert finetune.line("mine", replace(UNDEFINED, low=nan, high=nan)) == finetune.line("mine", UNDEFINED)
-    assert finetune.line("mine", DEFINED).endswith("valid spearman 0.250 (0.125 to 0.500)  (12 proteins)")
+    assert score_line("mine", UNDEFINED) == "mine  custom  test spearman undefined  (12 proteins)"
+    assert score_line("mine", replace(UNDEFINED, low=nan, high=nan)) == score_line("mine", UNDEFINED)
+    assert score_line("mine", DEFINED).endswith("valid spearman 0.250 (0.125 to 0.500)  (12 proteins)")
     assert sweep._latest_score({"valid/spearman": nan}) == "valid/spearman undefined"
     assert render._short(Cell(UNDEFINED)).strip() == "undefined"
     assert render._short(Cell(None)) == "missing"
