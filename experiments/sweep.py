@@ -26,7 +26,7 @@ from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
 from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
-from proteinlm.launch import cores, entry, processes
+from proteinlm.launch import cores, entry, processes, words
 from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.records.run_directory import PROGRESS
@@ -45,17 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
     directory = Path(options.output) / group
     stages = planned(options.control, ROWS[options.rows])
-    words = [
+    row_words = [
         f"profile={options.profile}",
-        f"output={options.output}",
-        f"group={group}",
-        f"control={options.control}",
+        f"output={words.quoted(options.output)}",
+        f"group={words.quoted(group)}",
+        f"control={words.quoted(options.control)}",
         f"launcher={options.launcher}",
         *_data(options.data),
         *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
         *overrides,
     ]
-    entry.compose("row", words)  # what is wrong in one row is wrong in all, and better said before they start
+    entry.compose("row", row_words)  # what is wrong in one row is wrong in all, and better said before they start
     with owned(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
             *chosen(options.rows),
-            *words,
+            *row_words,
         ]
         environment = {**os.environ, processes.PARENT: str(os.getpid())}
         if options.launcher == "local":
@@ -227,7 +227,7 @@ def _data(data: str) -> list[str]:
         return ["data=synthetic"]
     if not Path(data).is_dir():
         raise InputError(f"DATA={data} is neither `synthetic` nor a directory")
-    return ["data=files", f"data.root={Path(data).resolve()}"]
+    return ["data=files", f"data.root={words.quoted(str(Path(data).resolve()))}"]
 
 
 def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
-from proteinlm.config import RunConfig, register_schema
+from proteinlm.config import RunConfig
+from proteinlm.launch import entry
 
 ROOT = Path(__file__).parents[1]
 SMALL = (  # two micro-batches a step, dropout on, a few steps
@@ -42,9 +41,7 @@ SMALL = (  # two micro-batches a step, dropout on, a few steps
 
 def composed(*overrides: str) -> RunConfig:
     """The config that a command line of `overrides` gives."""
-    register_schema()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = OmegaConf.to_object(compose("pretrain", ["name=tiny", *overrides]))
+    config = entry.compose("pretrain", ["name=tiny", *overrides])
     assert isinstance(config, RunConfig)
     return config
 

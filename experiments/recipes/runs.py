@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from proteinlm.errors import InputError
-from proteinlm.launch import cores, processes
+from proteinlm.launch import cores, processes, words
 from proteinlm.records import results
 from proteinlm.records.results import Result
 
@@ -81,8 +81,8 @@ def carry_out(runs: list[Run], directory: Path, overrides: list[str], jobs: int)
     environment = {processes.PARENT: str(os.getpid()), "OMP_NUM_THREADS": threads, **os.environ}
 
     def pretrain(run: Run) -> None:
-        command = [sys.executable, "-m", "experiments.pretrain", f"name={run.name}", *run.overrides, *overrides]
-        command += [f"output={directory.parent}", f"group={directory.name}"]
+        command = [sys.executable, "-m", "proteinlm", "pretrain", f"name={run.name}", *run.overrides, *overrides]
+        command += [f"output={words.quoted(str(directory.parent))}", f"group={words.quoted(directory.name)}"]
         log = directory / run.name / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:

@@ -7,6 +7,7 @@ trains one job, and the process that sweeps only composes configs. Imports no to
 import functools
 import gc
 import os
+import re
 import shutil
 import sys
 import traceback
@@ -50,6 +51,8 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
             from hydra.errors import HydraException
             from omegaconf.errors import OmegaConfBaseException
 
+            from proteinlm.launch import words
+
             os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints the error itself, in its own way
             processes.follow_parent()
             if shutil.which("scontrol"):
@@ -58,6 +61,7 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
                 slurm.adapt()
             register_schema()
             try:
+                sys.argv[1:] = words.prepare(name, sys.argv[1:])
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 fail(_in_one_line(error))
@@ -164,10 +168,12 @@ def compose(name: str, overrides: list[str]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from proteinlm.launch import words
+
     register_schema()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_object(compose(name, overrides))
+            return OmegaConf.to_object(compose(name, words.prepare(name, overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         if isinstance(error.__cause__, InputError):
             raise error.__cause__ from None
@@ -185,14 +191,20 @@ def _in_one_line(error: Exception) -> str:
 
     Of an unknown option of a group, the known ones are listed, and the directories that were searched are left out.
     """
-    from hydra.errors import MissingConfigException
+    from hydra.errors import MissingConfigException, OverrideParseException
 
+    from proteinlm.launch import words
+
+    if isinstance(error, OverrideParseException):
+        return words.advice(error.override)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group == "budget":
             choices = ", ".join(sorted(error.options))
             return f"no conf/budget/{name}.yaml says how this profile fine-tunes on this data; there are {choices}"
         return f"{group}={name} is not one of {', '.join(sorted(o for o in error.options if not o.endswith('schema')))}"
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", str(error)):
+        return f"{ambiguous[1]} is several values: add -m to sweep over them"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if cause is not None and not isinstance(error, InputError):
