@@ -35,6 +35,7 @@ def needs(folder: str) -> dict[str, set[str]]:
 def depths() -> dict[str, int]:
     """The layer of each folder of the library, 1 for those that import none, and of the experiments on top."""
     below = needs("proteinlm")
+    del below["proteinlm.__main__"]  # a caller of cli, not a room
     below["experiments"] = set(below)
     deep: dict[str, int] = {}
     for name in TopologicalSorter(below).static_order():
