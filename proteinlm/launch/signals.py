@@ -1,9 +1,9 @@
 """Ends a process in good order on SIGTERM, SIGINT or SIGHUP: work saved, one line, exit status 128 + signal.
 
 An entry point calls `install` before it imports anything large. From then on a first signal raises `Stopped` wherever the
-main thread is, because at most times there is nothing to save. Inside `deferred` it is only noted: training asks
-`stop_requested` at the end of each step, saves, and raises `Stopped` itself. The entry point prints the message of a
-`Stopped`, if it has one, and lets the exception end the process. A second signal ends the process at once.
+main thread is, because at most times there is nothing to save. Inside `deferred` it is only noted: who is inside asks
+`stop_requested` where it can stop without loss. Training begins to defer with its first step. The entry point prints the
+message of a `Stopped`, if it has one, and lets the exception end the process. A second signal ends the process at once.
 
 Imports no torch.
 """
@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+GOES_ON = "the same command goes on"
 REPEAT_SECONDS = 1.0
 """Signals this soon after the first are the same one: a terminal signals a whole group, whose members pass it on."""
 
 _requested: int | None = None
 _requested_at = 0.0
 _deferred = False
+_blocks = 0  # of `deferrable` that this process is inside of
 
 
 class Stopped(SystemExit):
@@ -66,19 +68,35 @@ def request_stop(number: int, frame: FrameType | None = None) -> None:
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """Only note signals inside the block, which asks for them by `stop_requested` where it can stop without loss.
+def deferrable() -> Iterator[None]:
+    """Answer signals at once until something inside the block calls `defer`, and only note them from there to its end.
 
     Raises `Stopped` at the end of the block if a signal was noted and the block has not raised by itself.
     """
-    global _deferred
-    before, _deferred = _deferred, True
+    global _deferred, _blocks
+    before = _deferred
+    _blocks += 1
     try:
         yield
     finally:
         _deferred = before
-    if _requested is not None and not _deferred:
-        raise Stopped(_requested, "stopped after the last step; the same command goes on")
+        _blocks -= 1
+    if _requested is not None and _requested in SIGNALS and not _deferred:
+        raise Stopped(_requested, f"stopped after the last step; {GOES_ON}")
+
+
+def defer() -> None:
+    """Only note signals from here to the end of the innermost `deferrable` block; does nothing outside of one."""
+    global _deferred
+    _deferred = _deferred or _blocks > 0
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Only note signals in the whole block; else as `deferrable`."""
+    with deferrable():
+        defer()
+        yield
 
 
 def _answer(number: int, frame: FrameType | None) -> None:
@@ -88,4 +106,4 @@ def _answer(number: int, frame: FrameType | None) -> None:
         return
     request_stop(number)
     if not _deferred:
-        raise Stopped(number, "stopped before the first step; the same command goes on")
+        raise Stopped(number, f"stopped before the first step; {GOES_ON}")

@@ -24,7 +24,7 @@ from proteinlm.checkpoint import Weights, best_of, discard_all_but
 from proteinlm.config import EvaluateConfig, FinetuneConfig, LoraConfig, ModelConfig, PretrainedConfig
 from proteinlm.device import TrainingDevice
 from proteinlm.errors import InputError
-from proteinlm.launch import processes
+from proteinlm.launch import processes, signals
 from proteinlm.models import lora
 from proteinlm.models.lora import Adapter
 from proteinlm.planner import finetuning
@@ -50,7 +50,7 @@ Samples = dict[tuple[str, str], Sample]
 def run(config: FinetuneConfig) -> Result:
     """Fine-tune, or go on where an earlier attempt stopped, or return the result that is already there."""
     directory, reports = config.directory, processes.is_rank_zero()
-    with owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
+    with signals.deferrable(), owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
         start = Start.of(config)
         config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
@@ -79,7 +79,8 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
     """Score on one split the weights that `run` left behind because of ``keep_weights``."""
     start = Start.of(config)
     stage = Finetuning(config, start, Splits(config, start.shape), TrainingDevice.choose(config.train, config.strategy))
-    return stage.scores(stage.samples((config.split,)))
+    with signals.deferrable():
+        return stage.scores(stage.samples((config.split,)))
 
 
 @dataclass(frozen=True)

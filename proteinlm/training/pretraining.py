@@ -27,7 +27,7 @@ from proteinlm.data.batches.language_model import (
 from proteinlm.data.batches.schedule import Schedule
 from proteinlm.device import TrainingDevice
 from proteinlm.errors import InputError
-from proteinlm.launch import processes
+from proteinlm.launch import processes, signals
 from proteinlm.planner import Plan, Proteins, gigabytes
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
@@ -64,7 +64,7 @@ def run(config: RunConfig) -> Result:
         raise InputError("dry_run=true is for `proteinlm pretrain` alone")
     directory = directory_of(config)
     reports = processes.is_rank_zero()
-    with owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
+    with signals.deferrable(), owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         finished = directory / RESULT
         # before anything is written: a config that is refused must not own the directory

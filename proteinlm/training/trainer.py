@@ -16,7 +16,7 @@ from proteinlm.device import TrainingDevice
 from proteinlm.launch import processes
 from proteinlm.training import strategies
 from proteinlm.training.checkpoints import Checkpoints, WholeCheckpoints
-from proteinlm.training.preemption import Preemption
+from proteinlm.training.stopping import Stopping
 
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and tips, not its warnings
 warnings.filterwarnings("ignore", module="lightning", message=".*LeafSpec.*")
@@ -68,8 +68,8 @@ def build_trainer(
     plugins: list[Any] = [WholeCheckpoints()]
     if processes.in_slurm_job():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # its own answer to signals would save amid a step
-        callbacks = [*callbacks, *(Preemption(one) for one in callbacks if isinstance(one, Checkpoints))]
-    return L.Trainer(
+    saving = next((one for one in callbacks if isinstance(one, Checkpoints)), None)
+    trainer = L.Trainer(
         accelerator="gpu" if device.accelerator == "cuda" else "cpu",
         devices=strategy.devices,
         num_nodes=strategy.nodes,
@@ -83,10 +83,15 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=plugins,
-        callbacks=[strategies.Arrangement(strategy, device.compiled), *callbacks],
+        callbacks=[strategies.Arrangement(strategy, device.compiled), *callbacks, Stopping(saving)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=directory,
     )
+    # Lightning's own answer to SIGTERM sends from inside a handler, saves nothing, and ends with status 0; to learn of it,
+    # processes would meet before every micro-batch
+    trainer._signal_connector.register_signal_handlers = lambda: None
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    return trainer

@@ -12,6 +12,7 @@ from proteinlm.data.batches.masking import Masked, everything, mask, target_coun
 from proteinlm.data.batches.packing import cut, pack
 from proteinlm.data.batches.randomness import Purpose, key
 from proteinlm.data.batches.schedule import MicroBatch, Schedule
+from proteinlm.data.batches.workers import outlive_signals
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -136,4 +137,5 @@ def loader(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else starting the workers would draw from the global stream
         prefetch_factor=4 if workers else None,
+        worker_init_fn=outlive_signals,
     )
