@@ -134,6 +134,11 @@ def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Seq
     schedule(sequences, budget=61)  # 60 residues and [CLS] just fit
 
 
+def test_a_micro_batch_is_filled_to_its_last_token():
+    tens = Schedule(np.full(30, 9), longest=9, budget=100, per_step=1, seed=0)  # nine residues and [CLS] each
+    assert [len(piece) for piece in tens.epoch(0)] == [10, 10, 10]
+
+
 @pytest.mark.parametrize("steps", [1, 10, 40])
 def test_totals_are_sums_over_the_proteins_of_the_steps(sequences: Sequences, steps: int):
     plan = schedule(sequences)
