@@ -60,6 +60,14 @@ def test_a_column_without_ranks_says_nothing():
     rising = rank_correlation(range(10), range(10))
     assert 0.99 < rising.low <= rising.high <= 1
     assert rising.value == pytest.approx(1)
+    for n in range(4, 20):  # in some of them rounding leaves exactly -1, whose Fisher's z there is not
+        assert -1 <= rank_correlation(range(n), range(n, 0, -1)).low < -0.99
+
+
+def test_the_interval_of_a_rank_correlation_is_bonetts_and_wrights():
+    found = rank_correlation(range(10), [5, 3, 4, 1, 2, 0, 6, 7, 8, 9])
+    # by hand: 1 - 6 * 66 / 990 = 0.6, z = 0.6931, standard error sqrt(1.18 / 7) = 0.4106
+    assert found == pytest.approx((0.6, -0.1111, 0.9047), abs=1e-4)
 
 
 @pytest.mark.parametrize(
