@@ -133,6 +133,16 @@ def test_balance_compares_the_best_of_both_sides(inside: float, wanted: str, cou
     assert f"at {ratio:.2f} to {ratio:.2f} times the FLOPs" in found.evidence
 
 
+def test_balance_is_undecided_where_half_of_the_columns_are_worse():
+    rows = ten()
+    for row in rows:
+        for column in COLUMNS[:4]:
+            row.cells[column.key].value -= 0.1 * (row.name in IN_RANGE)
+    found = finding(rows, "512 <")
+    assert "surely no more than 2 worse in 4, surely worse in 4 of 8" in found.evidence
+    assert found.verdict == UNDECIDED
+
+
 @pytest.mark.parametrize(("score", "wanted"), [(0.45, SUPPORTED), (0.495, UNDECIDED), (0.55, CONTRADICTED)])
 def test_few_layers_fail_if_they_score_less_than_the_best(score: float, wanted: str):
     rows = [*ten(), Made("hidden-1024-layer-16-head-16", 0.9), Made("hidden-8192-layer-3", score)]
