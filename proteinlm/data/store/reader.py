@@ -58,7 +58,8 @@ class Store:
         from proteinlm.data.store.columns import sequence_column
         from proteinlm.data.store.sequences import Sequences
 
-        return Sequences(self.table(task, split)[sequence_column(task)])
+        column = sequence_column(task)
+        return Sequences(self.table(task, split)[column], (self.path(task, split), column))
 
     def records(self, task: str, split: str) -> Iterator[dict[str, Any]]:
         """The records by TAPE's field names, in order: text, Python numbers, and numpy arrays in TAPE's types and

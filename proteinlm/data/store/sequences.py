@@ -1,5 +1,8 @@
 """The residues of many proteins as one read-only column, in memory or memory-mapped."""
 
+from pathlib import Path
+from typing import Any, SupportsIndex
+
 import numpy as np
 import pyarrow as pa
 
@@ -10,15 +13,26 @@ class Sequences:
     """N proteins held in an Arrow column of letters (``string`` or ``large_string``), without a copy.
 
     Every chunk of the column but the last must have the same number of rows, which makes finding a record O(1).
+    Columns of a file are pickled by its name: data workers that are not forked would be sent the whole corpus.
     """
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
+    def __init__(self, column: pa.ChunkedArray, origin: tuple[Path, str] | None = None) -> None:
+        """`origin` is the Arrow file that `column` is memory-mapped from, and the name of the column in it."""
         chunks = [chunk for chunk in column.chunks if len(chunk)]
         if len({len(chunk) for chunk in chunks[:-1]} | {len(chunks[0])} if chunks else set()) > 1:
             raise ValueError("chunks of unequal length")
         self._rows = len(chunks[0]) if chunks else 1
         self._count = sum(map(len, chunks))
         self._chunks = [_buffers(chunk) for chunk in chunks]
+        self._origin = origin
+
+    @classmethod
+    def mapped(cls, file: Path, column: str) -> "Sequences":
+        """The letters in `column` of an Arrow file, memory-mapped."""
+        return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all()[column], (file, column))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return (Sequences.mapped, self._origin) if self._origin else super().__reduce_ex__(protocol)
 
     def __len__(self) -> int:
         return self._count
