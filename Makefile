@@ -14,7 +14,7 @@ PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster mutants bench bench-gpu torture fuzz reproduce-table7 table7 figures report dashboard clean
+.PHONY: help setup format check test test-slow test-cluster mutants bench bench-gpu torture fuzz findings reproduce-table7 table7 figures report dashboard clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -64,6 +64,10 @@ bench: setup      ## training and embedding beside what users would pick instead
 
 bench-gpu: setup  ## the ten full shapes on one NVIDIA GPU, in under nine minutes
 	$(BIN)/python -m experiments.bench gpu
+
+findings:         ## what packages of the field really do: each script of findings/ in an environment of its own (downloads)
+	@changed=; for script in findings/*.sh; do echo "== $$script"; bash $$script || changed="$$changed $$script"; done; \
+	[ -z "$$changed" ] || { echo "not as stated any more:$$changed"; exit 1; }
 
 reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all LAUNCHER=local|slurm OVERRIDES='seeds=3')
 	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) $(OVERRIDES)
