@@ -32,11 +32,14 @@ format: setup     ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 
-check: setup      ## lint, format, types, import contracts
+check: setup      ## lint, format, types (complete for the public names), import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	@for home in $$($(BIN)/python -c 'import proteinlm; print(*sorted({*proteinlm._HOMES.values()}))'); do \
+	  said=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes $$home --ignoreexternal) || { echo "$$said" | grep error; exit 1; }; \
+	  echo "$$home: the types of all public names are known"; done
 
 test: setup       ## the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not slow'

@@ -1,7 +1,7 @@
 """Protein language models, from pretraining to embeddings.
 
-``from proteinlm import Backbone, ModelConfig, load``; names are looked up when they are asked for, so that importing
-`proteinlm.config` or the command line loads no torch.
+The names of this file are the public surface: ``from proteinlm import load``. Each is looked up when it is asked for, so
+that importing `proteinlm.config` or the command line loads no torch.
 """
 
 from importlib import import_module
@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proteinlm.config import ModelConfig
-    from proteinlm.inference.model import load
+    from proteinlm.errors import InputError
+    from proteinlm.inference.embeddings import write_embeddings
+    from proteinlm.inference.model import Model, load
     from proteinlm.models.backbone import Backbone
 
-__all__ = ["Backbone", "ModelConfig", "load"]
+__all__ = ["Backbone", "InputError", "Model", "ModelConfig", "load", "write_embeddings"]
 
 _HOMES = {
     "Backbone": "proteinlm.models.backbone",
+    "InputError": "proteinlm.errors",
+    "Model": "proteinlm.inference.model",
     "ModelConfig": "proteinlm.config",
     "load": "proteinlm.inference.model",
+    "write_embeddings": "proteinlm.inference.embeddings",
 }
 
 
@@ -25,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -44,6 +44,7 @@ def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_wheel_installs_one_package(site: Path):
     assert {entry.name for entry in site.iterdir() if not entry.name.endswith(".dist-info")} == {"proteinlm", "bin"}
     assert [script.name for script in (site / "bin").iterdir()] == ["proteinlm"]
+    assert (site / "proteinlm/py.typed").is_file()
 
 
 @pytest.mark.slow

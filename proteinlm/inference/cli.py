@@ -54,7 +54,7 @@ def embed(
     writers.writer(out)  # a mistake there should not wait for the model
     check_output(out, file_of(source))
     loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
-    embeddings.embed(loaded, source, out, pooling, letters)
+    embeddings.write_embeddings(loaded, source, out, pooling, letters)
 
 
 def score(

@@ -19,7 +19,7 @@ from proteinlm.inference.proteins import Window
 from proteinlm.inference.writers import stored_names, writer
 
 
-def embed(model: Model, source: Path, output: Path, pooling: str, letters: str = STRICT) -> None:
+def write_embeddings(model: Model, source: Path, output: Path, pooling: str = "mean", letters: str = STRICT) -> None:
     """Write the embeddings of the proteins in `source` to `output`, or go on where an earlier attempt stopped."""
     if pooling not in POOLINGS:
         raise InputError(f"--pooling {pooling} is not one of {', '.join(POOLINGS)}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from proteinlm import checkpoint, pretrained, vocabulary
 from proteinlm.checkpoint import Weights
-from proteinlm.config import BaselineConfig
+from proteinlm.config import BaselineConfig, ModelConfig
 from proteinlm.data.batches.packing import Packed, cut, pack_letters
 from proteinlm.device import choose_precision, default_device
 from proteinlm.errors import InputError
@@ -94,8 +94,10 @@ class LoadedModel:
     """Weights on a device; the base of `Model` and of `predict.FineTuned`."""
 
     def __init__(self, weights: Weights, machine: Placement) -> None:
-        self.config, self.machine = weights.config, machine
-        self.fingerprint, self.origin = weights.fingerprint, weights.origin
+        self.config: ModelConfig = weights.config
+        self.machine: Placement = machine
+        self.fingerprint: str = weights.fingerprint
+        self.origin: str = weights.origin
 
     @property
     def name(self) -> str:
@@ -115,7 +117,7 @@ class Model(LoadedModel):
 
     def __init__(self, weights: Weights, machine: Placement) -> None:
         super().__init__(weights, machine)
-        self.backbone = registry.build(weights.config)
+        self.backbone: nn.Module = registry.build(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one

@@ -35,7 +35,7 @@ class Runs:
     """
 
     def __init__(self, lengths: list[int]) -> None:
-        self.each = [(len(list(run)), length) for length, run in groupby(lengths) if length]
+        self.each: list[tuple[int, int]] = [(len(list(run)), length) for length, run in groupby(lengths) if length]
 
 
 def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:

@@ -25,9 +25,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head_dim: int = config.head_dim
+        self.query_key_value: nn.Linear = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.output: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
         x = attend(self.project(x), where)  # (T, N, D)
@@ -43,8 +43,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.up: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.down: nn.Linear = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.up(x), approximate="tanh")  # (T, I)
@@ -56,7 +56,7 @@ class GatedFeedForward(FeedForward):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.gate = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.gate: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.gate(x), approximate="tanh") * self.up(x)  # (T, I)
@@ -68,11 +68,11 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.attention = Attention(config)
-        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.feed_forward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.attention_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.attention: Attention = Attention(config)
+        self.feed_forward_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.feed_forward: FeedForward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
+        self.dropout: nn.Dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), where))  # (T, H)
@@ -87,13 +87,13 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.config: ModelConfig = config
+        self.token_embedding: nn.Embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.positions == "learned":
-            self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+            self.position_embedding: nn.Embedding = nn.Embedding(config.max_positions, config.hidden_size)
+        self.dropout: nn.Dropout = nn.Dropout(config.dropout)
+        self.blocks: nn.ModuleList = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

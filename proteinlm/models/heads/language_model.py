@@ -19,10 +19,10 @@ class LanguageModelHead(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.approximate = "tanh" if config.head_activation == "gelu_tanh" else "none"
+        self.dense: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.bias: nn.Parameter = nn.Parameter(torch.zeros(config.vocab_size))
+        self.approximate: str = "tanh" if config.head_activation == "gelu_tanh" else "none"
         initialise(self, config)
         nn.init.constant_(self.norm.weight, mup.initial_gain(config))
 
@@ -40,7 +40,7 @@ class UntiedLanguageModelHead(LanguageModelHead):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.decoder = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
+        self.decoder: nn.Parameter = nn.Parameter(torch.empty(config.vocab_size, config.hidden_size))
         nn.init.normal_(self.decoder, std=0.02)
 
     def forward(self, hidden: Tensor, embedding: Tensor | None) -> Tensor:
@@ -53,7 +53,7 @@ class NextResidueHead(nn.Module):
 
     def __init__(self, direction_size: int, vocab_size: int) -> None:
         super().__init__()
-        self.output = nn.Linear(direction_size, vocab_size)
+        self.output: nn.Linear = nn.Linear(direction_size, vocab_size)
 
     def forward(self, states: Tensor) -> Tensor:
         """Logits (K, V) of states (K, H / 2)."""
