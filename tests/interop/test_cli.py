@@ -5,31 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from proteinlm import cli
+from tests.inference.commands import run
 from tests.interop import megatron_samples as samples
 
 
-def run(
-    *arguments: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["proteinlm", *map(str, arguments)])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    output = capsys.readouterr()
-    code = end.value.code
-    assert isinstance(code, int)
-    return code, output.out, output.err
-
-
-def test_in_and_out(tmp_path: Path, capsys, monkeypatch):
+def test_in_and_out(tmp_path: Path):
     args = samples.arguments(32, 1, 4, vocab=256, positions=2176, shards=2)
     samples.write(
         tmp_path / "megatron", args, samples.model(args) | {"binary_head": {"weight": samples.torch.zeros(2)}}
     )
-    shared = {"capsys": capsys, "monkeypatch": monkeypatch}
-    code, output, _ = run("import", "megatron", tmp_path / "megatron", tmp_path / "ours", **shared)
+    code, output, _ = run("import", "megatron", tmp_path / "megatron", tmp_path / "ours")
     assert code == 0
     assert output.splitlines() == [
         "hidden-32-layer-1-head-4 (not in Table 7): 2 shards, iteration 70,000",
@@ -38,14 +23,14 @@ def test_in_and_out(tmp_path: Path, capsys, monkeypatch):
         "unused: binary_head.weight (2,)",
         f"written to {tmp_path / 'ours'}",
     ]
-    code, _, errors = run("export", tmp_path / "ours", tmp_path / "hf", **shared)
+    code, _, errors = run("export", tmp_path / "ours", tmp_path / "hf")
     assert (code, errors.count("\n")) == (2, 1)
     assert errors.startswith("error: ")
-    code, output, _ = run("export", tmp_path / "ours", tmp_path / "hf", "--approximate", **shared)
+    code, output, _ = run("export", tmp_path / "ours", tmp_path / "hf", "--approximate")
     assert code == 0
     assert "approximate: logits of random proteins differ by up to" in output
-    assert run("import", "hf", tmp_path / "hf", tmp_path / "back", **shared)[0] == 0
-    code, _, errors = run("import", "hf", tmp_path, tmp_path / "again", **shared)
+    assert run("import", "hf", tmp_path / "hf", tmp_path / "back")[0] == 0
+    code, _, errors = run("import", "hf", tmp_path, tmp_path / "again")
     assert (code, errors) == (2, f"error: {tmp_path}: no config.json in it\n")
 
 
