@@ -2,10 +2,13 @@
 
 import itertools
 import math
+from random import Random
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from proteinlm import vocabulary
 from proteinlm.data.batches import schedule as schedule_module
@@ -42,6 +45,38 @@ def test_an_epoch_visits_each_record_once_within_the_budget(sequences: Sequences
         tokens = [np.minimum(sequences.lengths()[piece], LONGEST).sum() + len(piece) for piece in pieces]
         assert max(tokens) <= 300
         assert all(a + b > 300 for a, b in itertools.pairwise(tokens)), "two neighbours would have fitted in one"
+
+
+def greedy(order: list[int], tokens: list[int], budget: int) -> list[list[int]]:
+    """One record after the other: into the open piece while it fits."""
+    pieces: list[list[int]] = []
+    room = 0
+    for record, size in zip(order, tokens, strict=True):
+        if not pieces or size > room:
+            pieces.append([])
+            room = budget
+        pieces[-1].append(record)
+        room -= size
+    return pieces
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(1, 24), st.randoms(use_true_random=False))
+@example([4, 4, 4, 4], 8, Random(0))
+@example([8, 1, 7, 8, 9, 8], 8, Random(0))
+@example([1] * 40 + [20] * 3, 20, Random(0))
+def test_a_cut_is_the_greedy_one(tokens: list[int], budget: int, random: Random):
+    order = list(range(len(tokens)))
+    random.shuffle(order)
+    pieces = cut(np.array(order), np.array(tokens, np.int32), budget)
+    assert [piece.tolist() for piece in pieces] == greedy(order, tokens, budget)
+
+
+def test_a_cut_of_many_records_is_the_greedy_one():
+    generator = np.random.default_rng(0)
+    for sizes in (np.full(5_000, 32), generator.integers(1, 400, 5_000), np.repeat([1, 900], [4_000, 1_000])):
+        expected = greedy(list(range(len(sizes))), sizes.tolist(), 1_024)
+        assert [piece.tolist() for piece in cut(np.arange(len(sizes)), sizes, 1_024)] == expected
+    assert len(expected[0]) == 1_024, "a piece that its budget holds exactly"
 
 
 def test_epochs_and_seeds_differ_and_repeat(sequences: Sequences):
