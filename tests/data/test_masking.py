@@ -64,6 +64,28 @@ def test_eighty_ten_ten_with_amino_acids_only(sequences: Sequences):
     assert count > 50_000
 
 
+def test_what_is_shown_is_what_the_probabilities_say(sequences: Sequences):
+    seen = np.zeros((31, 31))
+    for epoch in range(30):
+        result = masked(sequences, list(range(300)), epoch=epoch)
+        np.add.at(seen, (result.targets.numpy(), result.packed.tokens[result.positions].numpy()), 1)
+    letters = vocabulary.AMINO_ACID_IDS
+    expected = shown_as()
+    assert expected[letters].sum(axis=1) == pytest.approx(1)
+    counts = seen[letters].sum(axis=1, keepdims=True)
+    deviation = np.sqrt(np.maximum(expected[letters] * (1 - expected[letters]), 1e-6) / counts)
+    assert (np.abs(seen[letters] / counts - expected[letters]) < 5 * deviation + 1e-9).all()
+    assert (seen[letters][:, expected[letters].sum(axis=0) == 0] == 0).all()
+
+
+def test_everything_is_each_residue_and_no_opening():
+    packed = pack_letters([np.frombuffer(protein, np.uint8) for protein in (b"ACD", b"W")])
+    result = everything(packed)
+    assert result.positions.tolist() == [1, 2, 3, 5]
+    assert result.targets.tolist() == vocabulary.encode("ACDW").tolist()
+    assert torch.equal(result.packed.tokens, packed.tokens)
+
+
 def test_positions_are_drawn_uniformly(sequences: Sequences):
     record = int(sequences.lengths().argmax())
     hits = torch.zeros(LONGEST + 1)

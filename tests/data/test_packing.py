@@ -128,6 +128,26 @@ def test_totals_are_what_the_steps_contain(sequences: Sequences):
     assert totals.squares == ((lengths + 1) ** 2).sum()
     assert totals.targets == sum(-(-15 * n // 100) for n in lengths)
     assert totals.targets == sum(step[0].step_targets for step in plan.steps(0, 9))
+    records = np.concatenate([m.records for s in plan.steps(0, 9) for m in s])
+    assert totals.cropped == sum(sequences.lengths()[record] > LONGEST for record in records.tolist())
+    assert any(sequences.lengths()[records] == LONGEST), "what just fits is not cropped"
+    first, second = (len(plan.epoch(number)) for number in range(2))
+    assert first < 9 * plan.per_step < first + second
+    assert totals.epochs == pytest.approx(1 + (9 * plan.per_step - first) / second)
+
+
+def test_a_micro_batch_is_in_order_of_length(sequences: Sequences):
+    for step in schedule(sequences).steps(0, 5):
+        for micro_batch in step:
+            assert (np.diff(np.minimum(sequences.lengths()[micro_batch.records], LONGEST)) >= 0).all()
+
+
+def test_a_crop_may_begin_anywhere_that_leaves_enough():
+    letters = np.frombuffer(vocabulary.AMINO_ACIDS[:12].encode(), np.uint8)
+    column = Sequences(pa.chunked_array([pa.array([letters.tobytes().decode()], pa.large_string())]))
+    crops = [pack(column, np.array([0]), longest=9, seed=0, epoch=epoch).tokens[1:].tolist() for epoch in range(200)]
+    whole = vocabulary.encode_bytes(letters).tolist()
+    assert {tuple(crop) for crop in crops} == {tuple(whole[first : first + 9]) for first in range(4)}
 
 
 def test_a_long_protein_gives_a_crop_that_varies_by_epoch_alone(sequences: Sequences):

@@ -25,7 +25,7 @@ def loads(data: bytes, where: str) -> object:
     """The value of a pickle of protocol 0 to 5, written by Python 2 or 3 and numpy 1 or 2.
 
     Strings of Python 2 are decoded as Latin-1. Numpy arrays come back in native byte order, possibly read-only.
-    Anything but plain data, and what needs more than the limits here and in `pickled`, raises `InputError`, which
+    Anything but plain data, and what needs more than the limits here and in `safe_pickle_rules`, raises `InputError`, which
     begins with `where`: the file and the record.
     """
     if len(data) > MAX_BYTES:

@@ -1,6 +1,6 @@
 """What a pickle of plain data may name, call and contain.
 
-`unpickling` runs the pickle; the classes here stand for numpy's objects meanwhile, so that numpy itself never sees a
+`safe_pickle` runs the pickle; the classes here stand for numpy's objects meanwhile, so that numpy itself never sees a
 state that a file made up. `settled` puts real arrays in their place.
 """
 

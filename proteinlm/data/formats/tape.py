@@ -26,7 +26,7 @@ _NOT_BLANK = re.compile(r"[^ \t\r\n]")
 def read_lmdb(path: Path, watch: Watch) -> Iterator[Record]:
     """Records of an LMDB directory (or single file) in the order of its keys ``b"0"``, ``b"1"``, ...
 
-    The values are pickles and read by `unpickling.loads`. `InputError` if ``num_examples`` is not the number of
+    The values are pickles and read by `safe_pickle.loads`. `InputError` if ``num_examples`` is not the number of
     records.
     """
     import lmdb

@@ -43,7 +43,7 @@ class Closest(NamedTuple):
 
 
 def built_in(queries: Sequence[np.ndarray], targets: Iterable[np.ndarray]) -> np.ndarray:
-    """By shared words and alignment, see `relatives`."""
+    """By shared words and alignment, see `proteinlm.data.similarity.search`."""
     hits = Words(list(targets)).relatives(queries)
     best = np.zeros(len(queries))
     np.maximum.at(best, hits.query, hits.identity)
