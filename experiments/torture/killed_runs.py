@@ -88,7 +88,9 @@ class Scenario:
         return len(self.layouts) == 1
 
 
-ANY = ("SIGKILL", "SIGTERM", "SIGINT")
+STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
+"""Signals that a run answers in good order; here to all its processes."""
+ANY = ("SIGKILL", *STOPS)
 SCENARIOS = {
     "pretrain": Scenario("pretrain", ANY),
     "finetune": Scenario("finetune", ANY),
@@ -96,8 +98,8 @@ SCENARIOS = {
     "finetune, damaged checkpoints": Scenario("finetune", ("cut", "flip")),
     "pretrain, full disk": Scenario("pretrain", ("full disk",)),
     "finetune, full disk": Scenario("finetune", ("full disk",)),
-    "ddp on 2": Scenario("pretrain", ("one rank", "all ranks"), ((2, ("strategy=ddp",)),)),
-    "fsdp on 2": Scenario("pretrain", ("one rank", "all ranks", "cut", "flip"), ((2, ("strategy=fsdp",)),)),
+    "ddp on 2": Scenario("pretrain", ("one rank", "all ranks", *STOPS), ((2, ("strategy=ddp",)),)),
+    "fsdp on 2": Scenario("pretrain", ("one rank", "all ranks", "cut", "flip", *STOPS), ((2, ("strategy=fsdp",)),)),
     "from 4 to 2 to 1": Scenario(
         "pretrain",
         ("one rank", "SIGKILL"),
@@ -147,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         key = (scenario.stage, scenario.layouts if scenario.exact else 0)
         if key not in references:
             references[key] = undisturbed(scenario, options.output / f"undisturbed-{len(references)}")
-        done.append(Ordeal(name, references[key], options.output / "run", chance).episode())
+        done.append(KilledRun(name, references[key], options.output / "run", chance).episode())
         with log.open("a") as file:
             file.write(json.dumps(asdict(done[-1])) + "\n")
         print(f"{_count(done):4} kills  {name}: {done[-1].faults or 'as undisturbed'}", file=sys.stderr, flush=True)
@@ -221,7 +223,7 @@ def undisturbed(scenario: Scenario, output: Path) -> Reference:
     return Reference(outcome(stage, output), attempt.seen, attempt.seconds, weights(stage, output))
 
 
-class Ordeal:
+class KilledRun:
     """One run, killed and started again until it has its result."""
 
     def __init__(self, name: str, reference: Reference, output: Path, chance: random.Random) -> None:
@@ -269,6 +271,8 @@ class Ordeal:
             self.reference.seconds *= 1.05 if attempt.killed else 0.7
         if attempt.killed:
             kind = attempt.killed
+            if kind in STOPS:
+                self._judge_stop(attempt, getattr(signal, kind))
             self.outcome.kills[kind] = self.outcome.kills.get(kind, 0) + 1
             if kind in ("cut", "flip"):
                 self._damage(directory, kind)
@@ -304,6 +308,17 @@ class Ordeal:
         """Whether any of its processes did not come to a good end."""
         states = [os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) for pid in victim.pids]
         return any(state and (state.si_code != os.CLD_EXITED or state.si_status) for state in states)
+
+    def _judge_stop(self, attempt: Attempt, number: int) -> None:
+        """Every process must end with 128 + the signal, and the first must say in one line that the run can go on."""
+        fault = self.outcome.faults.append
+        # a process that waits for others to come does so in C, where it notices no signal: a launcher ends it
+        excused = {-signal.SIGKILL} if len(attempt.codes) > 1 and not attempt.seen else set()
+        if set(attempt.codes) - excused != {128 + number}:
+            fault(f"exit codes {attempt.codes} after {signal.Signals(number).name}")
+        lines = attempt.said.count("the same command goes on")
+        if lines != 1 and not excused:
+            fault(f"{lines} lines say that it was stopped")
 
     def _damage(self, directory: Path, kind: str) -> None:
         """Cut the newest checkpoint, or flip a bit of it, if there is one before it."""

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from proteinlm.errors import InputError
+from proteinlm.launch import signals
 from proteinlm.tasks.base import TaskModule
 
 PATIENCE = 900.0
@@ -75,7 +76,9 @@ class Victim:
                 os.dup2(log.fileno(), 2)
             # What the parent has in their place (a test runner's, say) may lead elsewhere.
             sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in signals.SIGNALS:  # as a fresh process has them
+                signal.signal(number, signal.SIG_DFL)
+            signals.install()
             if self.processes > 1:
                 names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_PORT")
                 values = (rank, rank, self.processes, self.processes, 0, port)
@@ -92,6 +95,8 @@ class Victim:
                 print(f"error: {error}", file=sys.stderr)
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+            if isinstance(error, signals.Stopped) and rank == 0:
+                print(error, file=sys.stderr)
         except BaseException:
             with suppress(OSError):  # its log may be on a full disk
                 traceback.print_exc()
@@ -117,7 +122,7 @@ class Victim:
         """Send a signal to some of the processes that are still there; the rest must follow, or is made to."""
         for rank in of:
             os.kill(self.pids[rank], number)
-        if not self.wait(20.0):  # what torchrun does to the others of a group
+        if not self.wait(60.0):  # what a launcher does to the others of a group
             for pid in self.pids:
                 os.kill(pid, signal.SIGKILL)
 

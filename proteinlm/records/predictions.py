@@ -1,4 +1,4 @@
-"""What each score of a fine-tuning was computed from, record by record, in one Arrow file. Needs no torch.
+"""The predictions that the scores of a stage are computed from, record by record, in one Arrow file. Needs no torch.
 
 One row per (split, metric, record): ``value``, a list with one number for each seed; ``weight``, null for a correlation;
 ``target``, null for a weighted mean. `intervals` says what they mean, and computes scores, intervals and paired

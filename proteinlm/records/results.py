@@ -1,4 +1,4 @@
-"""What a stage leaves behind: ``result.json``, ``config.yaml`` and ``stamp.json``. Needs neither torch nor a log file.
+"""The records of a stage: ``result.json``, ``config.yaml`` and ``stamp.json``. Needs neither torch nor a log file.
 
 Tables and figures are made from these records alone.
 """
@@ -58,7 +58,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """What one stage of one row reached, and all that is needed to judge it."""
+    """The scores of one stage of one row, and all that is needed to judge them."""
 
     row: str
     stage: str

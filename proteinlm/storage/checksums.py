@@ -31,7 +31,7 @@ class _Hashing:
 
 @contextmanager
 def sealed(file: BinaryIO) -> Iterator[IO[bytes]]:
-    """To write the content of `file` to; the seal follows it. Zip archives, such as torch's, may be followed by anything."""
+    """Yield a file to write content to, after which its seal follows in `file`. A zip archive may have a tail."""
     hashing = _Hashing(file)
     yield cast(IO[bytes], hashing)  # as much of one as torch needs
     file.write(_MARK + hashing.sum.hexdigest().encode() + b"\n")

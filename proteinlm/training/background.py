@@ -1,4 +1,4 @@
-"""Calls that are made one after another in a thread of their own, and that nothing waits for long for."""
+"""Makes calls one after another in a thread of their own, so that a slow or broken service does not hold up a run."""
 
 import atexit
 import queue
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from proteinlm.errors import first_line
 
 PATIENCE = 10.0
-"""Seconds that a process waits at its end for all calls that are still to be made."""
+"""Seconds that a process waits at its end for the remaining calls."""
 WAITING = 10_000
-"""Calls that may wait; what comes while they do is dropped."""
+"""Calls that may wait at a time; further calls are dropped."""
 
 _open: list["Background"] = []
 
@@ -20,8 +20,8 @@ _open: list["Background"] = []
 class Background:
     """A queue of calls and the thread that makes them.
 
-    The first call that fails is the last one made, and a line says so. One that hangs holds up the others, never the
-    caller: a service that is told about a run must not be able to stop or slow it. `give_up` ends what it leaves behind.
+    After the first call that fails no more are made, and a line says so. A call that hangs delays later calls but never the
+    caller: a service that is told about a run cannot stop or slow it. `give_up` ends what the service leaves behind.
     """
 
     def __init__(self, what: str, give_up: Callable[[], object] = lambda: None) -> None:
@@ -33,7 +33,7 @@ class Background:
         _open.append(self)
 
     def call(self, action: Callable[[], object]) -> None:
-        """Make a call some time soon, after those before it."""
+        """Queue a call, which is made after those before it."""
         if self._over:
             return
         try:
@@ -60,14 +60,14 @@ class Background:
                 return
 
     def join(self, seconds: float) -> bool:
-        """Wait for the calls, but not longer; whether they were made."""
+        """Wait up to `seconds` for the calls; returns whether all were made."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
 
 @atexit.register
 def finish() -> None:
-    """Wait for all that was called, `PATIENCE` seconds at most, and say what was given up on."""
+    """Wait for all queued calls, `PATIENCE` seconds at most, and name the services that did not answer."""
     until = time.monotonic() + PATIENCE
     for each in _open:
         each.close()
@@ -78,6 +78,6 @@ def finish() -> None:
 
 
 def finish_first() -> None:
-    """Let `finish` come before what others have asked for at the end of the process until now."""
+    """Run `finish` before everything that is registered for the end of the process so far."""
     atexit.unregister(finish)
     atexit.register(finish)

@@ -1,4 +1,4 @@
-"""Which weights of a fine-tuning are kept, and when it has gone on for long enough: both by the validation score alone."""
+"""Selects the weights of a fine-tuning to keep, and the step at which it ends, by the validation score alone."""
 
 import math
 from collections.abc import Mapping

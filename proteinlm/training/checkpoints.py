@@ -1,4 +1,4 @@
-"""When a run saves its progress, and how."""
+"""Decides when a run saves its progress, and writes the file so that a crash never leaves half of one."""
 
 import time
 from pathlib import Path
@@ -60,7 +60,7 @@ class Checkpoints(L.Callback):
             self.save(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
-        """Write one now, at the end of a step."""
+        """Write a checkpoint now, at the end of a step, and decide when the next is due."""
         step = trainer.global_step
         steps, elapsed = step - self.saved, time.monotonic() - self.saved_at
         trainer.save_checkpoint(checkpoint.path(self.directory, step))

@@ -21,25 +21,27 @@ from proteinlm.planner import Proteins, gigabytes
 
 
 def run(config: RunConfig) -> None:
-    """Print the plan, what the first process holds of each kind of parameter, and its memory."""
+    """Print the plan, the first process's part of each kind of parameter, and its memory."""
     lengths = sources.corpus(config.data).splits["train"].lengths()
     proteins = Proteins.of(lengths, config.model.max_positions)
     name = "cpu" if config.hardware == "auto" else config.hardware
-    made = planner.plan(config, proteins, planner.hardware_named(name, config.strategy.devices))
-    for what, how_much in planner.describe(made):
+    plan = planner.plan(config, proteins, planner.hardware_named(name, config.strategy.devices))
+    for what, how_much in planner.describe(plan):
         print(f"{what:<15} {how_much}")
-    module = divided(config)
+    module = sharded_model(config)
     print(f"\n{'parameter':<50} {'whole':<16} process 0 of {config.strategy.processes}")
     for name, parameter in module.named_parameters():
         if ".blocks." not in name or ".blocks.0." in name:  # the blocks are alike
             print(f"{name:<50} {_shape(parameter):<16} {_shape(local(parameter))}")
-    held = sum(local(parameter).numel() for parameter in module.parameters())
-    print(f"\n{held:,} of {made.parameters:,} parameters, {gigabytes(planner.FP32 * held)} of weights in process 0")
-    planner.check(config, proteins, made.hardware)
+    local_sum = sum(local(parameter).numel() for parameter in module.parameters())
+    print(
+        f"\n{local_sum:,} of {plan.parameters:,} parameters, {gigabytes(planner.FP32 * local_sum)} of weights in process 0"
+    )
+    planner.check(config, proteins, plan.hardware)
 
 
-def divided(config: RunConfig) -> nn.Module:
-    """The model without memory, as the first process of `config` holds it."""
+def sharded_model(config: RunConfig) -> nn.Module:
+    """The model on the meta device, divided as the first process of `config` holds it."""
     with torch.device("meta"):
         module = tasks.pretraining(config.task.name)(config, ())
     if config.strategy.sharded:

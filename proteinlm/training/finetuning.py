@@ -44,7 +44,7 @@ from proteinlm.training.tracking import Tracker
 from proteinlm.training.trainer import Budget, build_trainer, hardware
 
 Samples = dict[tuple[str, str], Sample]
-"""What the score of each (split, metric) is computed from."""
+"""The data that the score of each (split, metric) is computed from."""
 
 
 def run(config: FinetuneConfig) -> Result:
@@ -85,11 +85,11 @@ def evaluate(config: EvaluateConfig) -> list[Score]:
 
 @dataclass(frozen=True)
 class Start:
-    """What fine-tuning starts from."""
+    """The backbone that fine-tuning starts from."""
 
     shape: ModelConfig
     weights: Weights | None
-    """None: random ones."""
+    """None if the weights are random."""
 
     @classmethod
     def of(cls, config: FinetuneConfig) -> "Start":
@@ -106,7 +106,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Selected:
-    """What training with one seed came to."""
+    """The outcome of training with one seed."""
 
     step: int
     """Of the best weights."""
@@ -142,7 +142,7 @@ class Finetuning:
                 tracker.finish()
         result = self._result(selected, self.scores(samples))
         if self.reports:
-            self._tell_unscored(samples)
+            self._report_unscored(samples)
             result = replace(result, predictions=predictions.save(self.directory, samples))
             result.save(self.directory)
             if not self.config.keep_weights:
@@ -195,7 +195,7 @@ class Finetuning:
         rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
         return rank % self.config.strategy.tensor_size == 0
 
-    def _tell_unscored(self, samples: Samples) -> None:
+    def _report_unscored(self, samples: Samples) -> None:
         """Name the records that have nothing to score, such as a chain without a known state."""
         for split in self.splits.scored:
             sample = samples[split, self.splits.task.score]
@@ -224,7 +224,7 @@ class Finetuning:
         return module
 
     def _adapter(self) -> Adapter | None:
-        """What is trained beside the backbone, if anything."""
+        """The adapter that is trained in place of the backbone's weights, if there is one."""
         config, weights = self.config.adapter, self.start.weights
         if not isinstance(config, LoraConfig):
             return None
@@ -232,7 +232,7 @@ class Finetuning:
         return Adapter(config, base, weights.fingerprint if weights else "")
 
     def _announce(self, module: LabelledTask, seed: int) -> None:
-        """Say how little is trained."""
+        """Print how many parameters are trained."""
         if self.reports and seed == self.seeds[0]:
             trained, all_of_them = counts(module)
             print(f"{self.config.adapter.name}: {trained:,} of {all_of_them:,} parameters are trained", file=sys.stderr)
@@ -329,6 +329,6 @@ class Finetuning:
 
 
 def counts(module: torch.nn.Module) -> tuple[int, int]:
-    """Parameters that are trained, and all."""
+    """The number of parameters that are trained, and of all."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in module.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)

@@ -1,4 +1,4 @@
-"""What watches the numbers of a training: a loss or gradient that is not finite, and a loss that leaps."""
+"""Stops or skips on losses and gradients that are not finite, and records loss spikes."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from proteinlm.tasks.base import TaskModule
 from proteinlm.training.checkpoints import Checkpoints
 
 Records = Callable[[int], Sequence[np.ndarray]]
-"""The record numbers of the micro-batches of a step, by the number of steps before it."""
+"""A function from the number of steps done to the record numbers of the next step's micro-batches."""
 
 
 class Guard(L.Callback):
@@ -96,7 +96,7 @@ class Guard(L.Callback):
             self.flush()
 
     def flush(self) -> None:
-        """Ask the device about the steps since the last time, and act on it."""
+        """Read from the device how the steps since the last flush went, and act on it."""
         if not self.pending:
             return
         facts = torch.stack([facts for _, facts, _ in self.pending]).tolist()
@@ -174,15 +174,15 @@ class Guard(L.Callback):
     def _note(self, kind: str, step: int, loss: float, records: list[int], **more: float) -> None:
         if not self.trainer.is_global_zero:
             return
-        known = {"kind": kind, "step": step + 1, "loss": loss if np.isfinite(loss) else str(loss), **more}
+        anomaly = {"kind": kind, "step": step + 1, "loss": loss if np.isfinite(loss) else str(loss), **more}
         with (self.directory / ANOMALIES).open("a") as file:
-            file.write(json.dumps(known | {"records": records}) + "\n")
+            file.write(json.dumps(anomaly | {"records": records}) + "\n")
         if kind != "stopped":
             usual = f" after {more['usual']:.3g}" if more else ""
             print(f"step {step + 1} {kind}: loss {loss:.3g}{usual}, from {named(records)}", file=sys.stderr, flush=True)
 
 
 def named(records: list[int]) -> str:
-    """Some of the record numbers, for a line."""
+    """Name some of the record numbers, for a message of one line."""
     shown = ", ".join(map(str, records[:10]))
     return f"training records {shown}" + (f" and {len(records) - 10} more ({ANOMALIES})" if len(records) > 10 else "")

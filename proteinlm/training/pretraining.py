@@ -102,13 +102,13 @@ class PretrainingData(L.LightningDataModule):
         )
 
     def planned(self) -> Plan:
-        """What the run will take here; `InputError` if it cannot fit."""
+        """The plan of the run on this hardware; raises `InputError` if it cannot fit."""
         device = TrainingDevice.choose(self.config.train, self.config.strategy)
         proteins = Proteins.of(self.corpus.splits["train"].lengths(), self.config.model.max_positions)
         return planner.check(self.config, proteins, hardware(device, self.config))
 
     def train_dataloader(self) -> DataLoader[MaskedBatch]:
-        """Up to the next validation."""
+        """Batches up to the next validation."""
         assert self.trainer
         done = self.trainer.global_step
         until = next_validation(done, self.config.train.steps, self.config.train.validations)
@@ -201,7 +201,7 @@ class Pretraining:
                 tracker.finish()
 
     def _compare(self, result: Result) -> None:
-        """Write what was planned beside what was measured, and say so."""
+        """Write planned and measured speed and memory side by side, and print them in one line."""
         peak = torch.cuda.max_memory_allocated() if self.device.accelerator == "cuda" else None
         speed = result.tokens / max(result.seconds, 1e-9)
         comparison = {
@@ -214,7 +214,7 @@ class Pretraining:
         print(f"{result.row}  {speed:,.0f} tokens/s (planned: {planned}){memory}", file=sys.stderr)
 
     def _records(self, step: int) -> list[np.ndarray]:
-        """Of the micro-batches of a step."""
+        """The record numbers of the micro-batches of a step."""
         return [plan.records for plan in next(self.data.schedule.steps(step, step + 1))]
 
     def _result(self, module: LanguageModel, seconds: float, skipped: int) -> Result:

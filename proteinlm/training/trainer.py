@@ -49,7 +49,7 @@ class Budget(NamedTuple):
 
 
 def announce(name: str, parameters: int, device: TrainingDevice, step: int) -> None:
-    """Say what is about to be trained, and on what."""
+    """Print the model, the precision, the hardware and the step that training starts from."""
     threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
     start = f"going on after step {step}" if step else "from the start"
     line = f"{name}  {parameters:,} parameters, {device.precision}, {threads}, {device.hardware}; {start}"

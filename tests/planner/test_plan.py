@@ -117,13 +117,13 @@ def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
     def work() -> None:
         made = plan(config, PFAM, H100)
         assert made.parameters == 2_735_398_016
-        module = dry_run.divided(config)
+        module = dry_run.sharded_model(config)
         assert all(p.is_meta for p in module.parameters())
         held = sum(planner.parameters_per_process(config.backbone, config.strategy).values())
         assert sum(p.to_local().numel() for p in module.parameters()) == held
         assert made.memory.weights == 4 * held
         config.strategy.name, config.strategy.tensor = "fsdp_tensor", 4
-        module = dry_run.divided(config)
+        module = dry_run.sharded_model(config)
         held = sum(planner.parameters_per_process(config.backbone, config.strategy).values())
         assert sum(p.to_local().numel() for p in module.parameters()) == held
         config.strategy.name = "hsdp"
