@@ -7,10 +7,10 @@ judged. Imports no torch.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
@@ -26,7 +26,7 @@ from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
 from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
-from proteinlm.launch import cores, entry, processes, words
+from proteinlm.launch import cores, entry, processes, signals, words
 from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.records.run_directory import PROGRESS
@@ -71,18 +71,18 @@ def main(arguments: list[str] | None = None) -> int:
             environment["OMP_NUM_THREADS"] = str(max(1, cores.physical_cores() // options.jobs))
         with (directory / "sweep.log").open("ab") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
+        with suppress(signals.Stopped), signals.deferred():
             Watch(directory, stages, options.jobs).until_end_of(process)
-        except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGTERM)
+        if number := signals.stop_requested():
             jobs = f"; Slurm's jobs go on: scancel --name={group} ends them" if options.launcher == "slurm" else ""
-            print(f"\ninterrupted; the same command goes on from here{jobs}", file=sys.stderr)
-            return 130
+            print(f"stopped; the same command goes on from here{jobs}", file=sys.stderr)
+            return 128 + number
         missing = [stage for stage in stages if not (directory / stage.row / stage.name / results.RESULT).exists()]
         for row in dict.fromkeys(stage.row.removeprefix(SCRATCH) for stage in missing):
             names = ", ".join(stage.name for stage in missing if stage.row.removeprefix(SCRATCH) == row)
-            told = _last_line(directory / row / "log.txt", directory / "sweep.log")
-            print(f"failed: {row}: no result of {names}: {told}", file=sys.stderr)
+            last = _last_line(directory / row / "log.txt", directory / "sweep.log")
+            end = "stopped" if last.startswith("stopped") else "failed"
+            print(f"{end}: {row}: no result of {names}: {last}", file=sys.stderr)
         if process.returncode and not missing:  # what is there belongs to another config than what was asked for
             print(f"failed: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
             return 1
@@ -144,9 +144,13 @@ class Watch:
             console.print(f"{len(finished)} of {len(self.stages)} stages are already there")
         began = time.monotonic()
         with Live(console=console, auto_refresh=False, transient=True) as live:
-            ended = False
+            ended = passed_on = False
             while not ended:
                 ended = process.poll() is not None
+                if signals.stop_requested() and not passed_on:
+                    passed_on = True
+                    process.terminate()
+                    console.print("stopping: what runs finishes its step and saves")
                 before, finished = finished, self._finished(finished)
                 for number, stage in enumerate(finished.keys() - before.keys(), len(before) + 1):
                     told = f"[{number}/{len(self.stages)}] {stage.row} {_told(finished[stage])}"
@@ -255,4 +259,5 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
 
 
 if __name__ == "__main__":
+    signals.install()
     entry.command(main)

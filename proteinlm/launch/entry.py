@@ -12,13 +12,13 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 from proteinlm.config import FinetuneConfig, StageConfig, register_schema
 from proteinlm.errors import InputError
-from proteinlm.launch import processes
+from proteinlm.launch import processes, signals
 
 CONF = next(
     (place for place in (Path(__file__).parents[1] / "conf", Path(__file__).parents[2] / "conf") if place.is_dir()),
@@ -34,7 +34,8 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
     """Make a command of a function that takes the checked config of ``conf/<name>.yaml``.
 
     The command composes the config from its words. An error that a user can cause ends it with one line on stderr and
-    exit code 2; in a sweep Hydra gets the error, so that it goes on with the other jobs.
+    exit code 2, a signal with one line and 128 + signal. In a multirun Hydra gets the error of a job and goes on with the
+    other jobs; a signal for the multirun itself stops them all.
     """
 
     def decorate(main: Callable[[Any], None]) -> Callable[[], None]:
@@ -60,15 +61,50 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
 
                 slurm.adapt()
             register_schema()
+            signals.install()
             try:
                 sys.argv[1:] = words.prepare(name, sys.argv[1:])
-                hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+                sweeping, on_slurm = _is_multirun(sys.argv[1:]), _is_on_slurm(sys.argv[1:])
+                if sweeping and on_slurm and not shutil.which("sbatch"):
+                    raise InputError(
+                        "launcher=slurm submits jobs with sbatch, which is not here: is this a Slurm cluster?"
+                    )
+                # jobs on Slurm outlive the command
+                with _jobs_stopped() if sweeping and not on_slurm else nullcontext():
+                    hydra.main(version_base="1.3", config_path=str(CONF), config_name=name)(task)()
+            except signals.Stopped as stopped:
+                if stopped.message and processes.is_rank_zero():
+                    print(stopped.message, file=sys.stderr)
+                raise
+            except processes.StoppedJob as error:
+                print(f"error: {error}", file=sys.stderr)
+                raise SystemExit(128 + error.signal) from None
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 fail(_in_one_line(error))
 
         return command
 
     return decorate
+
+
+def _is_multirun(words: list[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(words))
+
+
+def _is_on_slurm(words: list[str]) -> bool:
+    return any("slurm" in word for word in words if word.partition("=")[0].endswith("launcher"))
+
+
+@contextmanager
+def _jobs_stopped() -> Iterator[None]:
+    """Let the jobs of a multirun end in good order before a signal ends the multirun."""
+    try:
+        with signals.deferred(), processes.workers_stopped():
+            yield
+    except BaseException:
+        if number := signals.stop_requested():
+            raise signals.Stopped(number, "stopped; the same command goes on") from None
+        raise
 
 
 @contextmanager
@@ -116,7 +152,19 @@ def start(command: str, config: Config, run: Callable[[Config], None]) -> None:
         run(config)
         return
     module, *arguments = (*command.split(), *HydraConfig.get().overrides.task)
-    processes.run_group(module, arguments, strategy.devices, _log(config) if sweeping else None)
+    if not sweeping:
+        processes.run_group(module, arguments, strategy.devices, None)
+        return
+    processes.note_signals_in_worker()
+    log = _log(config)
+    if number := signals.stop_requested():
+        raise processes.StoppedJob(f"{' '.join(arguments)}: not started", number)
+    try:
+        processes.run_group(module, arguments, strategy.devices, log)
+    except signals.Stopped as stopped:
+        message = f"{' '.join(arguments)}: stopped, see {log}; the same command goes on"
+        print(f"stopped: {message}", file=sys.stderr, flush=True)
+        raise processes.StoppedJob(message, stopped.signal) from None
 
 
 def _log(config: StageConfig) -> Path:
@@ -157,6 +205,9 @@ def command(main: Callable[[], int]) -> None:
     """Run a `main` without Hydra and end with its exit code; a user's error is one line on stderr and exit code 2."""
     try:
         raise SystemExit(main())
+    except signals.Stopped as stopped:
+        print(stopped.message, file=sys.stderr)
+        raise
     except InputError as error:
         fail(str(error))
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,14 +45,13 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], p
 def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
     seen = {}
 
-    class Ended:
-        returncode = 0
+    real = subprocess.Popen
 
-    def started(command: list[str], env: dict[str, str]) -> Ended:
+    def started(command: list[str], env: dict[str, str], **settings: Any) -> subprocess.Popen[bytes]:
         seen.update(env)
-        return Ended()
+        return real([sys.executable, "-c", ""], **settings)
 
-    monkeypatch.setattr(processes.subprocess, "run", started)
+    monkeypatch.setattr(processes.subprocess, "Popen", started)
     processes.run_group("proteinlm", ["pretrain"], 4, None)
     assert seen["OMP_NUM_THREADS"] == "2"
 
@@ -60,6 +60,7 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
     ("words", "line"),
     [
         (["launcher=slurm"], "error: launcher=slurm submits the jobs of a multirun: add -m"),
+        (["launcher=slurm", "-m"], "error: launcher=slurm submits jobs with sbatch, which is not here: "),
         (
             ["strategy=hsdp", "strategy.nodes=2", "strategy.devices=2"],
             "error: strategy.nodes=2, but this starts processes on one machine: ",
@@ -68,7 +69,11 @@ def test_a_fresh_group_is_told_its_threads(monkeypatch: pytest.MonkeyPatch):
 )
 def test_what_would_start_too_few_processes_is_refused(tmp_path: Path, words: list[str], line: str):
     command = ["model=tiny", f"output={tmp_path}", *words]
-    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # of a batch script on a cluster, which has started nobody else
+    script = {
+        "PATH": str(tmp_path),
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "4",
+    }  # of a batch script on a cluster, which has started nobody else
     process = Command("proteinlm", ["pretrain", *command], script)
     _, errors = process.communicate()
     assert process.returncode == 2
