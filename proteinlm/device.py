@@ -1,6 +1,8 @@
 """Chooses the device, the precision and the threads of a process; training and inference ask the same functions."""
 
+import functools
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from proteinlm.config import MachineConfig, StrategyConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import cores
+from proteinlm.launch.processes import is_rank_zero
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,12 @@ def default_device() -> torch.device:
 
 
 def choose_precision(device: torch.device, wanted: str) -> str:
-    """``fp32`` or ``bf16-mixed``: what is `wanted`, or for ``auto`` bf16 if `device` has instructions for it."""
+    """``fp32`` or ``bf16-mixed``: what is `wanted`, or for ``auto`` bf16 if `device` has instructions for it.
+
+    One line on stderr says that bf16 is slow, if it is wanted on a device without them.
+    """
+    if wanted == "bf16-mixed" and not has_fast_bf16(device):
+        _warn_of_slow_bf16(name_of(device))
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if has_fast_bf16(device) else "fp32"
@@ -59,6 +67,16 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     flags = Path("/proc/cpuinfo").read_text().split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@functools.cache  # a process chooses more than once
+def _warn_of_slow_bf16(name: str) -> None:
+    if is_rank_zero():
+        print(
+            f"warning: precision bf16-mixed is several times slower than fp32 on {name}, which has no bf16 instructions; "
+            "precision auto takes fp32 there",
+            file=sys.stderr,
+        )
 
 
 def name_of(device: torch.device) -> str:

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.table7.published import TABLE7
-from proteinlm import planner
+from proteinlm import optim, planner
 from proteinlm.cli import main
 from proteinlm.config import ModelConfig, RunConfig, max_scored_tokens
 from proteinlm.errors import InputError
 from proteinlm.models.attention import boundaries
-from proteinlm.models.backbone import Block
+from proteinlm.models.backbone import Backbone, Block
+from proteinlm.models.heads import LanguageModelHead
 from proteinlm.parallel.recompute import recompute
 from proteinlm.planner import HARDWARE, PFAM, Proteins, parameter_shapes, plan
 from proteinlm.planner.cli import run_config
@@ -82,10 +84,37 @@ def test_what_a_block_saves(mixed: bool, dropout: float, longer: int):
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         measured = saved(lambda: block(x, where))
     copies = 2 * 12 * 128**2 if mixed else 0  # autocast's, of the matrices
-    weights_of = 0 if longer else length
-    assert planner.block_activation_bytes(model, 1, mixed, weights_of) * length + copies == pytest.approx(
-        measured, rel=0.2
-    )
+    # PyTorch's kernel, and dropout, keep more on a CPU than on a GPU
+    tolerance = 0.2 if longer or dropout else 0.005
+    planned = planner.block_activation_bytes(model, 1, mixed, 0 if longer else length) * length + copies
+    assert planned == pytest.approx(measured, rel=tolerance)
+
+
+@pytest.mark.parametrize("encoder", [("gelu", "learned"), ("gated", "rotary")])
+def test_flops_are_those_that_torch_counts(encoder: tuple[str, str]):
+    model = ModelConfig(64, 3, 4, max_positions=128, feed_forward=encoder[0], positions=encoder[1])
+    backbone, head = Backbone(model), LanguageModelHead(model)
+    lengths, targets = [64] * 4, 32  # matrix products attend without filler, and are counted
+    starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    with FlopCounterMode(display=False) as counter:
+        hidden = backbone(torch.randint(5, 25, (sum(lengths),)), starts, max(lengths))
+        head(hidden[:targets], backbone.token_embedding.weight)
+    planned = model.training_flops(sum(lengths), sum(length**2 for length in lengths), targets)
+    assert planned == 3 * counter.get_total_flops()  # the backward pass has two products for each
+
+
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+def test_the_optimiser_remembers_what_was_planned(matrices: str):
+    config = small(*SMALL, f"optim.matrices={matrices}")
+    module = MaskedLanguageModel(config, ())
+    optimizer, _ = optim.build(module, config.optim, 10, config.backbone)
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    planned = planner.memory(config, planner.processor(1))
+    assert planned.optimiser == sum(tensor.nbytes for tensor in moments if tensor.dim())  # not the number of the step
+    assert planned.gradients == planned.weights == sum(parameter.nbytes for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
