@@ -244,7 +244,7 @@ def _split(
     else:
         found = clusters.clusters([row.sequence for row in rows], config.identity)
         try:
-            named = clusters.drawn(found, config.valid, config.test, config.seed).tolist()
+            named = clusters.draw_splits(found, config.valid, config.test, config.seed).tolist()
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         why = f"no column {config.split!r}" if config.split else "data.split is empty"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from proteinlm.data.similarity.clusters import WORD, clusters, drawn
+from proteinlm.data.similarity.clusters import WORD, clusters, draw_splits
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
 
@@ -52,18 +52,18 @@ def test_equals_join_at_any_identity_and_words_need_letters():
 
 def test_splits_are_of_whole_clusters_near_their_shares_and_follow_the_seed():
     cluster = np.random.default_rng(3).integers(0, 200, 1000)
-    split = drawn(cluster, 0.1, 0.2, seed=0)
+    split = draw_splits(cluster, 0.1, 0.2, seed=0)
     for number in np.unique(cluster):
         assert len(set(split[cluster == number])) == 1
     assert np.mean(split == "valid") == pytest.approx(0.1, abs=0.01)
     assert np.mean(split == "test") == pytest.approx(0.2, abs=0.01)
-    assert (split == drawn(cluster, 0.1, 0.2, seed=0)).all()
-    assert (split != drawn(cluster, 0.1, 0.2, seed=1)).any()
+    assert (split == draw_splits(cluster, 0.1, 0.2, seed=0)).all()
+    assert (split != draw_splits(cluster, 0.1, 0.2, seed=1)).any()
 
 
 def test_a_large_family_is_learnt_from():
     cluster = np.array([0] * 80 + list(range(1, 21)))
-    split = drawn(cluster, 0.1, 0.1, seed=0)
+    split = draw_splits(cluster, 0.1, 0.1, seed=0)
     assert set(split[:80]) == {"train"}
     assert np.sum(split == "valid") == np.sum(split == "test") == 10
 
@@ -72,5 +72,5 @@ def test_one_family_cannot_be_divided():
     with pytest.raises(
         InputError, match=r"10 proteins in 1 clusters of similar sequences leave nothing for .*: add a split"
     ):
-        drawn(np.zeros(10, int), 0.1, 0.1, seed=0)
-    assert set(drawn(np.arange(10), 0.1, 0.0, seed=0)) == {"train", "valid"}
+        draw_splits(np.zeros(10, int), 0.1, 0.1, seed=0)
+    assert set(draw_splits(np.arange(10), 0.1, 0.0, seed=0)) == {"train", "valid"}

@@ -43,7 +43,7 @@ class LabelledBatch(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """How a task reads its records."""
+    """The way in which a task reads its records."""
 
     target: Callable[[Record], np.ndarray]
     """() of the protein, or (L, ...) of its residues; `InputError` without the place, which `read` adds."""
@@ -75,11 +75,11 @@ class LabelledProteins:
         return np.array([len(protein) for protein in self.letters], dtype=np.int32)
 
     def labelled(self) -> "LabelledProteins":
-        """Those that have something to learn from."""
+        """The proteins that add at least one term to the loss."""
         return self.take(np.flatnonzero(self.terms))
 
     def at_most(self, number: int) -> "LabelledProteins":
-        """So many, evenly spread; all for 0, or if there are no more."""
+        """At most `number` proteins, evenly spaced; all of them for 0."""
         have = len(self.letters)
         return self if number in (0, have) or number > have else self.take(np.arange(number) * have // number)
 

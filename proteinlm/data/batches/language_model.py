@@ -74,7 +74,7 @@ class ShareOfSteps(Sampler[MicroBatch]):
 
 
 class Plans(Sampler[MicroBatch]):
-    """Given plans, as they are."""
+    """Yields the given plans in their order."""
 
     def __init__(self, plans: Sequence[MicroBatch]) -> None:
         self.plans = plans

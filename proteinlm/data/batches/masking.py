@@ -1,4 +1,4 @@
-"""Which residues are hidden from a language model, and by what (paper section 3.1; BERT's 80/10/10)."""
+"""Hide residues from a language model (paper section 3.1; BERT's 80/10/10)."""
 
 from typing import NamedTuple
 
@@ -67,7 +67,7 @@ def target_counts(lengths: np.ndarray, mask_percent: int) -> np.ndarray:
 
 
 def everything(packed: Packed) -> Masked:
-    """All residues to be predicted, and none hidden."""
+    """Make all residues targets, and hide none."""
     inside = torch.ones(len(packed.tokens), dtype=torch.bool)
     inside[packed.starts[:-1].long()] = False
     positions = inside.nonzero().squeeze(1)
@@ -82,7 +82,7 @@ def shown_as() -> np.ndarray:
 
 
 def _replacements(targets: np.ndarray, streams: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """What stands in for the residues `targets` (K,): decided by one draw each."""
+    """The tokens that stand in for the residues `targets` (K,), decided by one draw each."""
     bits = draws(key(Purpose.REPLACEMENT, streams), position)
     choice = bits >> np.uint64(32)  # 32 bits decide the kind, the other 32 the amino acid
     amino_acid = ((bits & np.uint64(0xFFFFFFFF)) * np.uint64(len(vocabulary.AMINO_ACIDS))) >> np.uint64(32)

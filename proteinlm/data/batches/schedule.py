@@ -18,7 +18,7 @@ _BLOCK = 2**20  # numbers hashed at once
 
 
 class MicroBatch(NamedTuple):
-    """What one process computes at once."""
+    """The proteins that one process computes at once."""
 
     number: int
     """Counts from the start of training, over all epochs and processes."""
@@ -30,7 +30,7 @@ class MicroBatch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What a run consumes."""
+    """The data that a run consumes."""
 
     tokens: int
     residues: int

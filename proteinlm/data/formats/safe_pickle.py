@@ -1,4 +1,4 @@
-"""Values of TAPE's LMDB files, which are pickles, read without running anything they say.
+"""Read the values of TAPE's LMDB files, which are pickles, without running anything that they say.
 
 A pickle is a program for a small stack machine. `loads` is that machine without the instructions that import, call or
 build objects: what remains makes dictionaries, lists, tuples, strings, bytes, numbers and numeric numpy arrays. The

@@ -1,4 +1,4 @@
-"""Splits that keep relatives together: clusters of similar sequences, found greedily, and a draw of whole clusters.
+"""Draw splits that keep relatives together: whole clusters of similar sequences, which are found greedily.
 
 Proteins are taken from the longest to the shortest; each joins the earlier representative with which it shares most words
 of `WORD` residues, if they are enough, or becomes one itself. (CD-HIT does so with words as a filter and then aligns, Li &
@@ -51,7 +51,7 @@ def _most_alike(words: set[str], holders: dict[str, array], identity: float, num
     return int(candidates[best]) if counts[best] >= math.ceil(len(words) * identity**WORD) else number
 
 
-def drawn(cluster: np.ndarray, valid: float, test: float, seed: int) -> np.ndarray:
+def draw_splits(cluster: np.ndarray, valid: float, test: float, seed: int) -> np.ndarray:
     """``train``, ``valid`` or ``test`` for each protein (N,) of the clusters (N,): whole clusters, drawn by `seed`.
 
     A cluster that would make a split larger than its share goes to the next, training last; so the splits are near their

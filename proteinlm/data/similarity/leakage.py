@@ -1,4 +1,4 @@
-"""How much of each downstream test set has a close relative in the pretraining corpus, or among what its task trains on.
+"""Measure how much of each test set has a close relative in the pretraining corpus, or among what its task trains on.
 
 ``relatives.arrow`` has, for each test protein, the identity of the closest relative that was found in either (0: none), by
 task, split and record number: a table can be scored on the proteins without relatives from saved predictions alone.

@@ -1,4 +1,4 @@
-"""Which proteins have a close relative among others: shared words of six residues propose, an alignment decides.
+"""Find close relatives among proteins: shared words of six residues propose them, and an alignment decides.
 
 A relative shares some identity over most of the shorter of the two. Proposed are pairs with `FEWEST` words in common, which
 finds nearly all relatives above 70 % identity, and fewer the less alike they are. Needs numpy alone.
