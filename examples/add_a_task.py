@@ -2,7 +2,7 @@
 
 A task says where its records come from, how they become targets, which heads there are, and how it is scored. Helix
 content is a number of each protein, so `ScalarRegression` has all but the first two. With a line in `TASKS` and a YAML in
-`conf/task/` it becomes a command, `python -m experiments.finetune task=helix_content` (see CONTRIBUTING.md).
+`conf/task/` it becomes a command, `proteinlm finetune task=helix_content` (see CONTRIBUTING.md).
 """
 
 from typing import ClassVar, final

@@ -218,6 +218,8 @@ def hydra(command: str) -> tuple[str, list[str]] | None:
     overrides = [word for word in words[2:] if "=" in word and not word.startswith("hydra.") and "glob(" not in word]
     if stage in ("finetune", "evaluate") and not any(word.startswith(("model=", "model.path=")) for word in overrides):
         overrides.append("model=tiny")
+    if stage == "evaluate" and not any(word.startswith("split=") for word in overrides):
+        overrides.append("split=valid")
     if stage == "pretrain":
         overrides.append("name=of_a_page")  # which is the model's otherwise, where Hydra runs
     return stage, overrides
