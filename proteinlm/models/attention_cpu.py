@@ -187,5 +187,5 @@ def _pairs(x: Tensor) -> Tensor:
 
 
 def _angles(block: Block, rotation: Tensor) -> Tensor:
-    """What `block` is turned by, (t, 1, D / 2) complex."""
+    """The rotations of the tokens of `block`, (t, 1, D / 2) complex."""
     return torch.view_as_complex(block.of(rotation)).squeeze(1)

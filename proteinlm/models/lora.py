@@ -30,18 +30,18 @@ ENDINGS = {
     "up": ("intermediate.dense", *(f"DenseReluDense.{name}" for name in ("wi", "wi_0", "wi_1"))),
     "down": ("output.dense", "DenseReluDense.wo"),
 }
-"""What encoders of Hugging Face call these matrices: BERT and ESM, and T5."""
+"""The names of these matrices in encoders of Hugging Face: BERT and ESM, and T5."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is written beside saved factors."""
+    """The description that is written beside saved factors."""
 
     config: LoraConfig
     base: str
     """Directory of the weights they are beside; empty if those are saved with them."""
     fingerprint: str
-    """Of these weights."""
+    """The fingerprint of the base weights."""
 
     @property
     def scale(self) -> float:
@@ -52,7 +52,7 @@ class Adapter:
 
     @classmethod
     def load(cls, directory: Path) -> "Adapter | None":
-        """What `save` wrote; None if there is none. `InputError` if it is something else."""
+        """The adapter that `save` wrote; None if there is none. Raises `InputError` for any other content."""
         file = directory / FILE
         if not file.is_file():
             return None

@@ -24,7 +24,7 @@ from math import sqrt
 from proteinlm.config import ModelConfig
 
 INITIAL_STD = 0.02
-"""Of Megatron's weights."""
+"""The standard deviation of Megatron's initial weights."""
 
 READING = ("attention.query_key_value", "feed_forward.up", "feed_forward.gate")
 WRITING = ("attention.output", "feed_forward.down")
@@ -33,7 +33,7 @@ WRITING = ("attention.output", "feed_forward.down")
 
 @dataclass(frozen=True)
 class Ratios:
-    """Of a shape to its base."""
+    """The ratios of a shape to its base."""
 
     width: float
     depth: float
@@ -65,7 +65,7 @@ def initial_gain(config: ModelConfig) -> float:
 
 
 def rate(name: str, config: ModelConfig, muon: bool) -> float:
-    """What the learning rate of the parameter called `name` is multiplied by; 1 without a base."""
+    """The factor on the learning rate of the parameter called `name`; 1 without a base."""
     ratios, layer = Ratios.of(config), name.rpartition(".")[0]
     matrix = sqrt(ratios.width) if muon else ratios.width
     if layer.endswith(WRITING):

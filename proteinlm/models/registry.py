@@ -1,4 +1,4 @@
-"""Which backbone and which language-model head a shape stands for: the one place that knows all of them."""
+"""The backbone and the language-model head of each config class: the one place that knows all of them."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ BACKBONES: dict[type[ModelConfig], type[nn.Module]] = {
 """Packed proteins in, one hidden state per token out: ``backbone(tokens, starts, longest)``."""
 
 BLOCKS = (Block, PostNormBlock, ResNetBlock)
-"""What a backbone repeats: divided and recomputed one by one."""
+"""The blocks that a backbone repeats, which are divided and recomputed one by one."""
 
 
 def build(config: ModelConfig) -> nn.Module:

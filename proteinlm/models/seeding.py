@@ -1,10 +1,10 @@
-"""Where dropout gets its numbers from. Pure PyTorch."""
+"""The random numbers of dropout. Pure PyTorch."""
 
 import torch
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Let the generators of the CPU and of `device` start again at `seed`.
+    """Seed the CPU generator and that of `device`.
 
     `torch.manual_seed` also visits every other kind of accelerator, and where there is none it records a stack trace of
     each call for later: milliseconds, which a small batch notices.

@@ -61,7 +61,7 @@ class TaskModule(SpreadModule, ABC):
         return self.summed_over_processes(loss).item()
 
     def figures(self, loss: float) -> dict[str, float]:
-        """What to show of a step, given its loss."""
+        """The numbers to show of a step, given its loss."""
         return {"train/loss": loss}
 
     @abstractmethod

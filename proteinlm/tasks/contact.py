@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
     """The protein whose map is saved when it is scored."""
 
     metric: nn.Module
-    """Of its split."""
+    """The metric of the protein's split."""
     record: int
     name: str
     seed: int

@@ -33,7 +33,7 @@ class LanguageModel(TaskModule, ABC):
 
     @abstractmethod
     def make_head(self, config: RunConfig) -> nn.Module:
-        """What predicts residues from hidden states."""
+        """The module that predicts residues from hidden states."""
 
     @abstractmethod
     def forward(self, batch: MaskedBatch) -> Tensor:

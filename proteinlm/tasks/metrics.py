@@ -52,7 +52,7 @@ class RecordMetric(Metric):
         return {name: torch.tensor(sample.estimate(), dtype=torch.float64) for name, sample in self._gathered().items()}
 
     def per_record(self) -> dict[str, Sample]:
-        """What each score was computed from, over all processes: every process must call it."""
+        """The records that each score is computed from, over all processes; every process must call it."""
         with self.sync_context():
             return self._gathered()
 

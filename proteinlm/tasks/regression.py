@@ -25,7 +25,7 @@ class ScalarRegression(LabelledTask, ABC):
     """
 
     field: ClassVar[str]
-    """Where a record keeps its target."""
+    """The field of a record that holds its target."""
     score = "spearman"
 
     def __init__(self, config: LabelledTaskConfig, model: ModelConfig) -> None:

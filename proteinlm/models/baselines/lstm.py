@@ -41,7 +41,7 @@ class LSTM(nn.Module):
         return torch.cat((whole, back), dim=-1)
 
     def directions(self, tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known at each token after reading forward up to it, and in reverse up to it, (T, H / 2) each."""
+        """The states at each token of the forward and of the reverse reading, (T, H / 2) each."""
         x = self.token_embedding(tokens)  # (T, E)
         forward, reverse = recurrent_order(starts), recurrent_order(starts, reverse=True)
         return self._read(self.ahead, x, forward), self._read(self.back, x, reverse)

@@ -172,7 +172,7 @@ class ResidualBlock(nn.Module):
 
 
 def recomputation(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a forward pass and its repetition, which must not move the running statistics a second time."""
+    """The contexts of a forward pass and of its repetition, which must not move the running statistics a second time."""
     return nullcontext(), _statistics_kept(block)
 
 
@@ -241,7 +241,7 @@ class _ByRows(torch.autograd.Function):
 
 
 def _zeros(tensor: Tensor) -> Tensor:
-    """Where to sum its gradient: in float32 at least, for the many increments may be bfloat16."""
+    """Zeros to sum the gradient of `tensor` in: at least float32, because the many increments may be bfloat16."""
     return torch.zeros_like(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
 
 
