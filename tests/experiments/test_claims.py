@@ -143,6 +143,13 @@ def test_balance_is_undecided_where_half_of_the_columns_are_worse():
     assert found.verdict == UNDECIDED
 
 
+def test_balance_says_the_least_and_the_most_that_the_best_rows_cost():
+    rows = ten()
+    rows[list(TABLE7).index("hidden-768-layer-12-head-6")].cells["q8"].value = 0.7
+    # 12 layers hidden^2 weights: (768 / 3072)^2 / 2 = 0.03 and (2048 / 3072)^2 / 2 = 0.22
+    assert "at 0.03 to 0.22 times the FLOPs" in finding(rows, "512 <").evidence
+
+
 @pytest.mark.parametrize(("score", "wanted"), [(0.45, SUPPORTED), (0.495, UNDECIDED), (0.55, CONTRADICTED)])
 def test_few_layers_fail_if_they_score_less_than_the_best(score: float, wanted: str):
     rows = [*ten(), Made("hidden-1024-layer-16-head-16", 0.9), Made("hidden-8192-layer-3", score)]
@@ -211,4 +218,7 @@ def test_the_papers_own_numbers():
     assert "Fluor. +0.10" in bigger.evidence
     assert depth.verdict == balance.verdict == few.verdict == UNDECIDED
     assert "Q3 -3.9" in balance.evidence  # 0.752 against 0.791
+    assert (
+        "at 0.03 to 0.50 times the parameters" in balance.evidence
+    )  # Stab.: 768 x 12 to 3072 x 24; Q3: 2048, 12 to 24
     assert len(TABLE7) == 10
