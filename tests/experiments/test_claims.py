@@ -152,7 +152,7 @@ def test_balance_says_the_least_and_the_most_that_the_best_rows_cost():
 
 @pytest.mark.parametrize(("score", "wanted"), [(0.45, SUPPORTED), (0.495, UNDECIDED), (0.55, CONTRADICTED)])
 def test_few_layers_fail_if_they_score_less_than_the_best(score: float, wanted: str):
-    rows = [*ten(), Made("hidden-1024-layer-16-head-16", 0.9), Made("hidden-8192-layer-3", score)]
+    rows = [*ten(), Made("hidden-1024-layer-8-head-16", 0.9), Made("hidden-8192-layer-3", score)]
     found = finding(rows, "Fewer than 8 layers")
     assert found.verdict == wanted
     gap = 100 * (score - 0.5)
