@@ -14,7 +14,7 @@ from proteinlm import vocabulary
 from proteinlm.data.batches import schedule as schedule_module
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
 from proteinlm.data.batches.packing import cut, pack, pack_letters
-from proteinlm.data.batches.schedule import Schedule
+from proteinlm.data.batches.schedule import Schedule, shuffled
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -187,6 +187,12 @@ def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Seq
     with pytest.raises(InputError, match=r"train.micro_batch_tokens=60 cannot hold .*60 residues"):
         schedule(sequences, budget=60)
     schedule(sequences, budget=61)  # 60 residues and [CLS] just fit
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 17, 64, 65])
+def test_an_order_holds_each_number_once(count: int):
+    order = shuffled(count, np.uint64(7))
+    assert sorted(order.tolist()) == list(range(count))
 
 
 def test_a_micro_batch_is_filled_to_its_last_token():

@@ -33,7 +33,8 @@ def test_the_most_confident_pairs_are_taken_and_ties_go_to_the_lower():
     drawn = small({(0, 3): 1.0, (2, 6): 3.0, (1, 2): 5.0, (4, 7): 1.0})
     assert drawn.best(3, 2).tolist() == [[2, 6], [0, 3], [4, 7], [0, 4]]  # 8 / 2 pairs; (1, 2) is too near
     assert drawn.precision(3, 2) == 0.5
-    assert drawn.best(3).shape == (8, 2)
+    assert drawn.best(3).tolist() == [[2, 6], [0, 3], [4, 7], [0, 4], [0, 5], [0, 6], [0, 7], [1, 4]]
+    assert drawn.precision(3) == 3 / 8
     assert drawn.best(3, 50).tolist() == [[2, 6]], "one at least"
     assert len(drawn.best(7, 1)) == 1
     assert np.isnan(drawn.precision(8, 1))
