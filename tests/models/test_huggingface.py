@@ -141,6 +141,18 @@ def test_a_directory_without_settings_of_its_tokenizer_is_not_lower_cased(encode
     np.testing.assert_array_equal(bare.embed(SEQUENCES), original.embed(SEQUENCES))
 
 
+def test_letters_that_an_encoder_does_not_know_are_its_x(encoders: Path, tmp_path: Path):
+    shutil.copytree(encoders / "protbert", tmp_path / "protbert")
+    for file in ("tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / "protbert" / file).unlink()
+    known = [letter if letter not in "BUZO" else f"[unused-{letter}]" for letter in LETTERS]
+    (tmp_path / "protbert/vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *known]))
+    model = load(tmp_path / "protbert", device="cpu")
+    unknown, x, other = model.embed(["MKBUAZO", "MKXXAXX", "MKAAAAA"])
+    np.testing.assert_array_equal(unknown, x)
+    assert np.abs(x - other).max() > 0.01
+
+
 def test_the_padding_is_bounded():
     lengths = [1, 1, 4, 5, 5, 6, 7, 50]
     batches = [[len(part) for part in batch] for batch in foreign._batches([torch.zeros(n) for n in lengths])]
