@@ -1,4 +1,4 @@
-"""What is trained beside a backbone that stays as it is."""
+"""Adapters: small matrices that are trained beside a frozen backbone."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ MATRICES = ("query_key_value", "output", "up", "down")
 
 @dataclass
 class AdapterConfig:
-    """Nothing: the backbone itself is trained, or not (``task.freeze``)."""
+    """No adapter: the backbone itself is trained, or not (``task.freeze``)."""
 
     name: str = "none"
 

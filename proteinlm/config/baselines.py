@@ -24,7 +24,7 @@ TRIGRAM_LETTERS = 23
 
 @dataclass
 class BaselineConfig(ModelConfig, ABC):
-    """What they have in common: ProteinLM's vocabulary without Megatron's padding, and BERT's language-model head.
+    """The base of all comparison backbones: ProteinLM's vocabulary without Megatron's padding, BERT's language-model head.
 
     `hidden_size` is the width of the states that heads read. Knobs of ProteinLM's encoder alone must keep their values.
     """
@@ -100,12 +100,12 @@ class BaselineConfig(ModelConfig, ABC):
     @property
     @abstractmethod
     def products(self) -> int:
-        """Weights of the backbone that each token is multiplied with."""
+        """The number of weights of the backbone that each token is multiplied with."""
 
     @property
     @abstractmethod
     def activations_per_token(self) -> int:
-        """Numbers per token that a layer keeps for the backward pass."""
+        """The number of values per token that a layer saves for the backward pass."""
 
     def training_flops(self, tokens: int, squares: int, targets: int) -> float:
         """Forward and backward over `tokens`; six for each weight and token, and the head on the masked `targets` alone.
@@ -354,7 +354,7 @@ def shape_from(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def family_of(config: ModelConfig) -> str:
-    """What kind of backbone a shape is of, for records."""
+    """The kind of backbone that a shape belongs to, for records."""
     if isinstance(config, ForeignConfig):
         return str(config.architecture["model_type"])
     return config.family if isinstance(config, BaselineConfig) else "proteinlm"

@@ -20,7 +20,7 @@ def max_scored_tokens(bf16: bool) -> int:
 
 @dataclass
 class StartConfig:
-    """What fine-tuning starts from: a shape with random weights, or pretrained weights, which know their shape."""
+    """The start of a fine-tuning: a shape with random weights, or pretrained weights, which know their shape."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class ModelConfig(StartConfig):
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
 
     def scaled_down(self, divisors: Mapping[str, int]) -> "ModelConfig":
-        """The smaller shape. Width and heads must divide; layers round up, so that three over four leaves one."""
+        """Divide the shape. Width and heads must be divisible; layers round up, so that 3 / 4 gives 1."""
         for name, divisor in divisors.items():
             if name != "num_layers" and getattr(self, name) % divisor:
                 raise InputError(f"scale.{name}={divisor} does not divide model.{name}={getattr(self, name)}")
@@ -175,7 +175,7 @@ class ScaleConfig:
     num_heads: int = 1
 
     def apply(self, model: ModelConfig) -> ModelConfig:
-        """The smaller shape, as each kind of model has one."""
+        """Divide the shape of `model`; each kind of model has its own `scaled_down`."""
         for name, divisor in asdict(self).items():
             at_least(1, f"scale.{name}", divisor)
         return model.scaled_down(asdict(self))

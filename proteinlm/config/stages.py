@@ -21,7 +21,7 @@ from proteinlm.errors import InputError
 
 @dataclass
 class StageConfig:
-    """What every stage is told: whose result it makes, where that goes, from which data and on how many processes."""
+    """The knobs of every stage: the name and place of its result, its data, and its processes."""
 
     name: str = MISSING
     """Row of the table or name of the model."""
@@ -37,7 +37,7 @@ class StageConfig:
     force: bool = False
     """Start even if the planner says that it cannot fit."""
     hardware: str = "auto"
-    """What the planner reckons with: ``h200``, ``h100``, ``a100``, ``cpu``, or ``auto``, what is there."""
+    """The hardware that the planner assumes: ``h200``, ``h100``, ``a100``, ``cpu``, or ``auto`` for what is there."""
 
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
         {"name", "group", "output", "tracking", "strategy", "force", "hardware", "dry_run"}
@@ -145,7 +145,7 @@ class FinetuneConfig(StageConfig):
 
     @property
     def directory(self) -> Path:
-        """Home of the stage: ``output/group/name/<task>``."""
+        """The directory of the stage: ``output/group/name/<task>``."""
         return Path(self.output) / self.group / self.name / self.task.label
 
 
@@ -187,7 +187,7 @@ class RowConfig(RunConfig):
 
 
 def _shared(config: Any, base: type) -> dict[str, Any]:
-    """What `config` has of the fields of `base`, one of its base classes."""
+    """The values of those fields of `config` that `base`, one of its base classes, has."""
     return {each.name: getattr(config, each.name) for each in fields(base)}
 
 

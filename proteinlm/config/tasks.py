@@ -72,16 +72,16 @@ class LabelledTaskConfig(BudgetConfig, TaskConfig):
     tokens: int = 1_000_000
     """Budget of each seed, residues and one [CLS] per protein; rounded up to whole steps."""
     epochs: int = 0
-    """Should so many passes over the training proteins be less than `tokens`, they are the budget; 0 never are."""
+    """Stop after this many epochs if that comes before `tokens`; 0: no limit."""
     step_tokens: int = 8_192
     validations: int = 20
     """How often the validation split is scored, evenly spread over the budget; the best weights are kept."""
     patience: int = 6
-    """Training ends early after so many validations without a better score; 0 never ends it."""
+    """Stop early after this many validations without a better score; 0: never."""
     valid_proteins: int = 0
-    """Select by so many labelled proteins of the validation split, evenly spread over it; 0 takes all."""
+    """Select by at most this many labelled proteins of the validation split, evenly spaced; 0: by all."""
     test_proteins: int = 0
-    """Score in the end so many proteins of each split, evenly spread over it; 0 takes all, as a result should."""
+    """Score at the end at most this many proteins of each test split, evenly spaced; 0: all, as a result should."""
 
     WHERE: ClassVar[str] = "task"
 
@@ -96,7 +96,7 @@ class LabelledTaskConfig(BudgetConfig, TaskConfig):
 
     @property
     def label(self) -> str:
-        """What the task is called in results and directories."""
+        """The name of the task in results and directories."""
         return self.name
 
     @property

@@ -74,7 +74,7 @@ class MachineConfig:
 
 @dataclass
 class BudgetConfig:
-    """How long is trained and in what steps, in tokens: residues and one [CLS] per protein."""
+    """The length of a training and of its steps, in tokens: residues and one [CLS] per protein."""
 
     tokens: int = 10_000_000
     """Budget of the whole run; rounded up to whole steps."""
@@ -87,7 +87,7 @@ class BudgetConfig:
     """How often the validation sets are scored, evenly spread over the budget."""
 
     WHERE: ClassVar[str]
-    """What the knobs are under, for messages."""
+    """The section that the knobs are in, for messages."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "step_tokens", "micro_batch_tokens", "validations"):
@@ -113,9 +113,9 @@ class TrainConfig(BudgetConfig, MachineConfig):
     """Pretraining: on what, for how long, and in what steps."""
 
     max_epochs: float = 0.0
-    """Refuse to start if `tokens` are more passes over the corpus than this; 0 never does."""
+    """Refuse to start if `tokens` are more epochs than this; 0: no limit."""
     validation_tokens: int = 0
-    """Size of each validation set, the first so many tokens of it; 0 takes all."""
+    """Use the first proteins of each validation set, up to this many tokens; 0: all."""
 
     WHERE: ClassVar[str] = "train"
 
@@ -194,7 +194,7 @@ class StrategyConfig:
 
     @property
     def sharded(self) -> bool:
-        """Whether a process holds only a part of the weights."""
+        """Whether each process holds only a part of the weights."""
         return self.name in ("fsdp", "hsdp", "tensor", "fsdp_tensor")
 
     def data_rank(self, rank: int) -> int:
@@ -219,7 +219,7 @@ class StrategyConfig:
 
 @dataclass
 class TrackingConfig:
-    """Where metrics go besides ``metrics.csv`` and ``result.json``, which every run writes."""
+    """Where metrics are sent besides ``metrics.csv`` and ``result.json``, which every run writes."""
 
     backend: str = "wandb"
     """``wandb`` (offline unless WANDB_MODE=online), ``csv`` (nothing besides) or ``none`` (no metrics.csv either)."""

@@ -1,4 +1,4 @@
-"""Whether a fine-tuning fits, before it starts: the planner's memory and kernels, with a task's head and what is trained.
+"""Memory of a fine-tuning: the planner's estimate for the backbone plus the task head.
 
 Weights, gradients and optimiser are exact but for the head; activations are the planner's for the blocks, and for contacts
 the maps of the longest protein. Imports no torch.
@@ -49,7 +49,7 @@ def check(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Ha
 
 
 def memory(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: Hardware) -> Memory:
-    """Bytes of the process that has the most."""
+    """The memory of the process that needs the most."""
     as_pretraining = _pretraining(config, shape)
     whole = memory_of_pretraining(as_pretraining, hardware)
     strategy = config.strategy
@@ -77,14 +77,14 @@ def memory(config: FinetuneConfig, shape: ModelConfig, longest: int, hardware: H
 
 
 def _trained(config: FinetuneConfig, shape: ModelConfig, backbone: int) -> int:
-    """Parameters of the backbone, or beside it, that are trained."""
+    """The number of trained parameters in the backbone or its adapters."""
     if isinstance(config.adapter, LoraConfig):
         return _factors(config, shape)
     return 0 if config.task.freeze == "backbone" else backbone
 
 
 def _head(config: FinetuneConfig, hidden: int) -> int:
-    """Numbers in the paper's head: one hidden layer, of pairs over two hidden states."""
+    """The number of parameters in the paper's head: one hidden layer, over two hidden states for pairs."""
     task = config.task
     outputs = {"remote_homology": 1195}.get(task.name) or 1
     if isinstance(task, SecondaryStructureConfig | CustomTaskConfig):
@@ -93,7 +93,7 @@ def _head(config: FinetuneConfig, hidden: int) -> int:
 
 
 def _factors(config: FinetuneConfig, shape: ModelConfig) -> int:
-    """Numbers in the factors of all adapters: ``rank * (inputs + outputs)`` for each matrix."""
+    """The number of parameters in all adapters: ``rank * (inputs + outputs)`` for each matrix."""
     if not isinstance(config.adapter, LoraConfig):
         return 0
     hidden, inner = shape.hidden_size, shape.intermediate_size
@@ -102,7 +102,7 @@ def _factors(config: FinetuneConfig, shape: ModelConfig) -> int:
 
 
 def _pretraining(config: FinetuneConfig, shape: ModelConfig) -> RunConfig:
-    """A pretraining of the same shape in the same micro-batches, which the planner knows."""
+    """The config of a pretraining of the same shape in the same micro-batches."""
     task, machine = config.task, config.train
     train = TrainConfig(
         precision=machine.precision,

@@ -1,4 +1,4 @@
-"""What a process computes on, and what share of its peak others have reached."""
+"""Hardware by name, and the share of its peak that published trainings have reached."""
 
 import os
 from dataclasses import dataclass, replace
@@ -8,14 +8,14 @@ from proteinlm.errors import InputError
 
 @dataclass(frozen=True)
 class Hardware:
-    """What one process computes on."""
+    """The device of one process."""
 
     name: str
     memory: float
     """Bytes."""
     cuda: bool = True
     peak: float | None = None
-    """FLOP/s of dense bf16 products; None where nobody knows."""
+    """FLOP/s of dense bf16 products; None if it is not known."""
     link: float = 0.0
     """Bytes per second between the processes of a node."""
     network: float = 0.0
@@ -31,7 +31,7 @@ HARDWARE = {
 
 
 def gpu(name: str, memory: float) -> Hardware:
-    """A GPU by the name and the memory that its driver gives."""
+    """A GPU, by the name and the memory in bytes that its driver reports."""
     known = next((row for key, row in HARDWARE.items() if key.upper() in name.upper()), None)
     return replace(known, memory=memory) if known else Hardware(name, memory)
 
@@ -44,13 +44,13 @@ def hardware_named(name: str, processes: int) -> Hardware:
 
 
 def processor(processes: int) -> Hardware:
-    """The processor of this machine, shared by so many processes."""
+    """The processor of this machine, whose memory `processes` share evenly."""
     return Hardware("CPU", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / processes, cuda=False)
 
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Share of the peak that a training step reaches at a hidden size."""
+    """The share of the peak that a training step reaches at a hidden size."""
 
     hidden_size: int
     low: float
@@ -75,7 +75,7 @@ UTILISATION = (
 
 
 def utilisation_at(hidden_size: int) -> Utilisation:
-    """What is known at the largest hidden size not above this one; in proportion below the smallest."""
+    """The entry of the largest hidden size that is not above this one; below the smallest, that one in proportion."""
     if hidden_size < (least := UTILISATION[0]).hidden_size:
         share = hidden_size / least.hidden_size
         return replace(least, low=least.low * share, high=least.high * share)

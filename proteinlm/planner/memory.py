@@ -1,4 +1,4 @@
-"""What a process holds in memory: weights, gradients and optimiser exactly, activations as the blocks save them.
+"""The memory of a process: weights, gradients and optimiser exactly, activations as the blocks save them.
 
 T tokens of a micro-batch, H hidden size, L layers, W processes, P parameters.
 """
@@ -17,7 +17,7 @@ FP32, BF16 = 4, 2  # bytes
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, that with the most."""
+    """Bytes of the process that needs the most."""
 
     weights: float
     gradients: float
@@ -27,7 +27,7 @@ class Memory:
     working: float
     """Gathered weights and what the backward pass makes and drops."""
     reserve: float
-    """Of the runtime, and what allocation leaves unused."""
+    """For the runtime, and for what allocation leaves unused."""
 
     @property
     def states(self) -> float:
@@ -108,7 +108,7 @@ def parameters_per_process(model: ModelConfig, strategy: StrategyConfig) -> dict
 
 
 def _cut(name: str, shape: tuple[int, ...], processes: int) -> tuple[int, ...]:
-    """What tensor parallelism leaves of a parameter."""
+    """The shape of a process's part of a parameter under tensor parallelism."""
     side = next((side for layer, side in cuts.BLOCK.items() if f".{layer}." in name), None)
     if side is None or (side == "row" and len(shape) == 1):
         return shape

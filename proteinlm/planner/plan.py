@@ -17,7 +17,7 @@ from proteinlm.planner.memory import BF16, FP32, Memory, computes_in_bf16, gigab
 
 @dataclass(frozen=True)
 class Proteins:
-    """What the planner needs to know of a corpus."""
+    """The sizes of a corpus that a plan depends on."""
 
     count: int
     tokens: int
@@ -29,7 +29,7 @@ class Proteins:
 
     @classmethod
     def of(cls, lengths: np.ndarray, positions: int) -> "Proteins":
-        """Of proteins with `lengths` (N,) residues, cropped to `positions` tokens."""
+        """Count proteins with `lengths` (N,) residues, cropped to `positions` tokens."""
         tokens = np.minimum(lengths.astype(np.int64) + 1, positions)
         return cls(len(tokens), int(tokens.sum()), int((tokens**2).sum()), int(tokens.max()))
 
@@ -45,7 +45,7 @@ PFAM = Proteins(32_593_668, 5_592_000_000, 1_400_000_000_000, 2_176)
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run takes."""
+    """Memory, work, communication and time of one run."""
 
     config: RunConfig
     hardware: Hardware
@@ -142,7 +142,7 @@ def _changes(config: RunConfig, proteins: Proteins) -> Iterator[Change]:
 
 
 def kernel(model: ModelConfig, fused: bool) -> str:
-    """The attention that a head dimension gets."""
+    """The attention kernel for the head dimension of `model`; its name starts with ``none`` if there is none."""
     if not model.num_heads:
         return "no attention"
     dim = model.head_dim
@@ -155,7 +155,7 @@ def kernel(model: ModelConfig, fused: bool) -> str:
 
 
 def communication(config: RunConfig, mixed: bool) -> float:
-    """Bytes that a process receives in an optimiser step, by ring algorithms."""
+    """The bytes that a process receives in an optimiser step, by ring algorithms."""
     strategy, model = config.strategy, config.backbone
     weights = FP32 * sum(parameters_per_process(model, strategy).values())
     micro = config.train.micro_batches // strategy.data_processes
