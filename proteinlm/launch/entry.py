@@ -158,12 +158,12 @@ def start(command: str, config: Config, run: Callable[[Config], None]) -> None:
     processes.note_signals_in_worker()
     log = _log(config)
     if number := signals.stop_requested():
-        raise processes.StoppedJob(f"{' '.join(arguments)}: not started", number)
+        raise processes.StoppedJob(f"{config.name}: not started", number)
     try:
         processes.run_group(module, arguments, strategy.devices, log)
     except signals.Stopped as stopped:
-        message = f"{' '.join(arguments)}: stopped, see {log}; the same command goes on"
-        print(f"stopped: {message}", file=sys.stderr, flush=True)
+        message = f"{config.name}: stopped, see {log}; the same command goes on"
+        print(message, file=sys.stderr, flush=True)
         raise processes.StoppedJob(message, stopped.signal) from None
 
 

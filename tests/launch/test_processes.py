@@ -157,7 +157,7 @@ def test_a_signal_for_a_multirun_stops_its_jobs(tmp_path: Path, start: Callable[
     assert {file.name for file in tmp_path.glob("saved-*")} == {f"saved-{name}" for name in running}
     assert {file.name for file in tmp_path.glob("up-*")} == {f"up-{name}" for name in running}
     assert all(map(gone, members))
-    assert printed.count("stopped: ") == jobs
+    assert printed.count(": stopped, see ") == jobs
     assert printed.endswith("\nstopped; the same command goes on\n")
     assert "Traceback" not in printed
 
@@ -173,5 +173,5 @@ def test_a_job_that_is_stopped_is_named_and_the_others_go_on(
     printed = whole.stderr.read()
     assert (tmp_path / "saved-a").exists()
     assert (tmp_path / "done-short").exists()
-    assert f"stopped: output={tmp_path} name=a: stopped, see " in printed.replace("'", "")
+    assert f"a: stopped, see {tmp_path}/single/a/log.txt; the same command goes on" in printed.splitlines()
     assert "Traceback" not in printed
