@@ -72,6 +72,10 @@ def test_what_is_no_map_is_named(tmp_path: Path):
     np.savez(tmp_path / run_directory.CONTACT_MAP, logits=np.zeros(3))
     with pytest.raises(InputError, match=r"contact_map\.npz: not a contact map of this version"):
         contact_map.load(tmp_path)
+    pickled = vars(small({})) | {"logits": np.array([{}], dtype=object)}
+    np.savez(tmp_path / run_directory.CONTACT_MAP, **pickled)
+    with pytest.raises(InputError, match="allow_pickle=False"):  # a pickle may run code when it is read
+        contact_map.load(tmp_path)
 
 
 def test_its_precision_is_that_of_the_saved_predictions(tmp_path: Path):
