@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from proteinlm import checkpoint, load
@@ -20,6 +21,7 @@ from proteinlm.models import lora
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.lora import Factors, adapt, layers_of, merged
 from proteinlm.records import results
+from proteinlm.records.run_directory import WEIGHTS
 from proteinlm.tasks.base import TaskModule
 from proteinlm.training import finetuning
 from tests.inference.commands import run
@@ -149,7 +151,7 @@ def best(output: Path, seed: int) -> Path:
 def test_only_adapters_and_head_are_trained_and_saved(tuned: Path, start: Path):
     base = checkpoint.load_weights(start).tensors
     found = checkpoint.load_weights(best(tuned, 0)).tensors
-    on_disk = checkpoint.load((best(tuned, 0) / checkpoint.WEIGHTS).read_bytes())
+    on_disk = load_file(best(tuned, 0) / WEIGHTS)
     factors = 3 * 2 * ((32 + 96) + (32 + 32) + (32 + 128) + (128 + 32))  # rank, layers, inputs and outputs
     assert sum(tensor.numel() for name, tensor in on_disk.items() if name.startswith("backbone.")) == factors
     for name, tensor in base.items():
@@ -196,9 +198,7 @@ def test_killed_and_started_again_it_ends_the_same_bit_for_bit(
         finetuning.run(config(tmp_path, start))
     finetuning.run(config(tmp_path, start))
     for seed in (0, 1):
-        assert (best(tmp_path, seed) / checkpoint.WEIGHTS).read_bytes() == (
-            best(tuned, seed) / checkpoint.WEIGHTS
-        ).read_bytes()
+        assert (best(tmp_path, seed) / WEIGHTS).read_bytes() == (best(tuned, seed) / WEIGHTS).read_bytes()
 
 
 def test_from_random_weights_the_base_is_saved_too(tmp_path: Path):
