@@ -55,7 +55,7 @@ def score(config: FinetuneConfig, control: str = "") -> Iterator[tuple[str, dict
     splits = Splits(config, config.model)
     known = CONTROLS[config.task.name]
     predict = known[control or next(iter(known))](splits.train, splits.valid)
-    for split in splits.scored:
+    for split in splits.test_splits:
         proteins = splits.read(split)
         metric = splits.task(config.task, config.model).metric()
         for letters, target, record in zip(proteins.letters, proteins.targets, proteins.records, strict=True):

@@ -12,7 +12,7 @@ from proteinlm.training import tracking
 
 @entry.hydra_main("row")
 def main(config: RowConfig) -> None:
-    if not finished(config):
+    if not is_finished(config):
         entry.start("experiments.row", config, run)
 
 
@@ -36,7 +36,7 @@ def run(config: RowConfig) -> None:
         raise InputError("; ".join(failures))
 
 
-def finished(config: RowConfig) -> bool:
+def is_finished(config: RowConfig) -> bool:
     """Whether all results are there, seen without starting anything; False where that takes a look at the data too."""
     if not isinstance(config.data, SyntheticDataConfig):
         return False

@@ -30,7 +30,7 @@ from proteinlm.launch import cores, entry, processes, signals, words
 from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.records.run_directory import PROGRESS
-from proteinlm.storage.atomic import owned
+from proteinlm.storage.atomic import own_directory
 
 
 class Stage(NamedTuple):
@@ -44,26 +44,26 @@ def main(arguments: list[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
     directory = Path(options.output) / group
-    stages = planned(options.control, ROWS[options.rows])
+    stages = plan_stages(options.control, ROWS[options.rows])
     row_words = [
         f"profile={options.profile}",
-        f"output={words.quoted(options.output)}",
-        f"group={words.quoted(group)}",
-        f"control={words.quoted(options.control)}",
+        f"output={words.quote(options.output)}",
+        f"group={words.quote(group)}",
+        f"control={words.quote(options.control)}",
         f"launcher={options.launcher}",
         *_data(options.data),
         *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
         *overrides,
     ]
     entry.compose("row", row_words)  # what is wrong in one row is wrong in all, and better said before they start
-    with owned(directory, "a sweep"):
+    with own_directory(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
                 f"{group}: {waiting} jobs of it are in Slurm's queue; wait for them, or end them with scancel --name={group}"
             )
         command = [
             *(sys.executable, "-m", "experiments.row", "-m"),
-            *chosen(options.rows),
+            *row_overrides(options.rows),
             *row_words,
         ]
         environment = {**os.environ, processes.PARENT: str(os.getpid())}
@@ -102,7 +102,7 @@ ROWS = {"ten": [*TABLE7], "all": [*TABLE7, *BASELINES]}
 """The choices of ``--rows``: the paper's, or TAPE's backbones as well."""
 
 
-def chosen(rows: str) -> list[str]:
+def row_overrides(rows: str) -> list[str]:
     """The choice as `experiments.row` takes it."""
     if rows == "ten":
         return [f"experiment/table7={','.join(largest_first(ROWS[rows]))}"]
@@ -110,7 +110,7 @@ def chosen(rows: str) -> list[str]:
     return ["experiment/table7=[]", f"experiment={','.join(folders)}"]
 
 
-def planned(control: str, rows: list[str]) -> list[Stage]:
+def plan_stages(control: str, rows: list[str]) -> list[Stage]:
     """All stages of the sweep, those of the longest rows first."""
     stages = [Stage(row, name) for row in largest_first(rows) for name in STAGES]
     return stages + [Stage(SCRATCH + control, name) for name in STAGES if control and name != PRETRAIN]
@@ -231,7 +231,7 @@ def _data(data: str) -> list[str]:
         return ["data=synthetic"]
     if not Path(data).is_dir():
         raise InputError(f"DATA={data} is neither `synthetic` nor a directory")
-    return ["data=files", f"data.root={words.quoted(str(Path(data).resolve()))}"]
+    return ["data=files", f"data.root={words.quote(str(Path(data).resolve()))}"]
 
 
 def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

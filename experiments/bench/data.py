@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.bench.figures import Figure, timed
+from experiments.bench.figures import Figure, seconds_of
 from experiments.bench.workload import LETTERS, lengths_like_pfam
 
 PFAM_PROTEINS = 32_593_668
@@ -44,11 +44,11 @@ def building(root: Path, source: Path, repeats: int) -> list[Figure]:
     for _ in range(repeats):
         with open("/dev/null", "wb") as nowhere:
             decompressing.append(
-                timed(lambda out=nowhere: subprocess.run(["xz", "-dc", source], stdout=out, check=True))
+                seconds_of(lambda out=nowhere: subprocess.run(["xz", "-dc", source], stdout=out, check=True))
             )
         shutil.rmtree(target, ignore_errors=True)
-        converting.append(timed(lambda: building.build(root, target)))
-    opening = statistics.median(timed(lambda: store.open(target)) for _ in range(20))
+        converting.append(seconds_of(lambda: building.build(root, target)))
+    opening = statistics.median(seconds_of(lambda: store.open(target)) for _ in range(20))
     ratio = statistics.median(ours / theirs for ours, theirs in zip(converting, decompressing, strict=True))
     return [
         Figure("xz -dc of the source", statistics.median(decompressing), "s", ""),

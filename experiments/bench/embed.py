@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from experiments.bench import peers
-from experiments.bench.figures import Figure, interleaved, rate, ratio
+from experiments.bench.figures import Figure, rate, ratio, time_in_turns
 from experiments.bench.train import BATCH, BF16, FP32, OURS, RATE, WARMING, Ours
 from experiments.bench.workload import Padded, padded_batches
 from proteinlm import checkpoint, load
@@ -43,7 +43,7 @@ def embed(config: ModelConfig, samples: list[list[np.ndarray]], bf16: bool) -> l
         arms[f"{OURS}, {precision}"] = our_embedding(model, texts)
         for name, (peer, steps) in theirs.items():
             arms[f"{name}, {precision}"] = their_embedding(peer, steps, precision == BF16)
-    seconds = interleaved(arms, len(samples) - WARMING, WARMING)
+    seconds = time_in_turns(arms, len(samples) - WARMING, WARMING)
     residues = [float(sum(map(len, sample))) for sample in samples[WARMING:]]
     figures = []
     for precision in models:

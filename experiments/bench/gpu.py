@@ -64,7 +64,7 @@ def gpu(limit: float, only: tuple[int, ...] = ()) -> list[Figure]:
         if time.monotonic() - began > limit:
             print(f"{name}: left out, no time left", file=sys.stderr)
             continue
-        one = measured(config, budget=16_384 if config.hidden_size > 2048 else 32_768)
+        one = measure(config, budget=16_384 if config.hidden_size > 2048 else 32_768)
         rate = one.flops / one.seconds
         figures.append(Figure(f"{name}: tokens", one.tokens / one.seconds, "tokens/s"))
         figures.append(Figure(f"{name}: rate", rate / 1e12, "TFLOP/s"))
@@ -76,7 +76,7 @@ def gpu(limit: float, only: tuple[int, ...] = ()) -> list[Figure]:
     return figures
 
 
-def measured(config: ModelConfig, budget: int, recomputed: bool = False) -> Steps:
+def measure(config: ModelConfig, budget: int, recomputed: bool = False) -> Steps:
     """Median training step on one micro-batch of about `budget` tokens; activations are recomputed if memory asks for it."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -101,7 +101,7 @@ def measured(config: ModelConfig, budget: int, recomputed: bool = False) -> Step
     except torch.cuda.OutOfMemoryError:
         if recomputed:
             raise
-        return measured(config, budget, recomputed=True)
+        return measure(config, budget, recomputed=True)
     timed_batches = batches[WARMING:]
     tokens = sum(len(batch.packed.tokens) for batch in timed_batches)
     squares = sum(int(batch.packed.starts.diff().long().square().sum()) for batch in timed_batches)
@@ -112,7 +112,7 @@ def measured(config: ModelConfig, budget: int, recomputed: bool = False) -> Step
 def beside_peers() -> list[Figure]:
     """1024 x 12: the same proteins, padded to the longest of 32, as given and sorted by length."""
     config = ModelConfig(1024, 12, 16, dropout=0.0)
-    ours = measured(config, 32_768)
+    ours = measure(config, 32_768)
     speed = ours.tokens / ours.seconds
     figures = [Figure("1024 x 12: proteinlm", speed, "tokens/s")]
     sample = workload.proteins(32 * (WARMING + TIMED), LONGEST, None)

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.bench import workload
-from experiments.bench.figures import Figure, interleaved, ratio
+from experiments.bench.figures import Figure, ratio, time_in_turns
 from experiments.bench.train import matrix_product, our_step
 from proteinlm.config import ModelConfig
 from proteinlm.data.batches.language_model import MaskedProteins
@@ -37,7 +37,7 @@ def over_shapes(count: int, longest: int, repeats: int) -> list[Figure]:
     flops = {shape: workload.training_flops(config, packed) for shape, config in configs.items()}
     product, flops_of_product = matrix_product(BASE[0], 4096)
     arms: dict[str, Callable[[], object]] = {name(shape): our_step(configs[shape], [packed]) for shape in SHAPES}
-    seconds = interleaved({**arms, "product": product}, repeats)
+    seconds = time_in_turns({**arms, "product": product}, repeats)
     rate = flops_of_product / statistics.median(seconds["product"])
     figures = [Figure(f"matrix product of hidden {BASE[0]}, fp32", rate / 1e9, "GFLOP/s")]
     base = [taken / flops[BASE] for taken in seconds[name(BASE)]]
@@ -70,7 +70,7 @@ def over_corpora(repeats: int) -> list[Figure]:
                 _ = dataset[plan]
 
         arms[label] = load
-    seconds = interleaved(arms, repeats)
+    seconds = time_in_turns(arms, repeats)
     first = f"{CORPORA[0]:,} proteins"
     figures = []
     for label, taken in seconds.items():

@@ -38,7 +38,7 @@ def compare(repeats: int, backends: list[str], overrides: list[str]) -> None:
         raise InputError(f"--repeats={repeats} is less than 1")
     if unknown := set(backends) - set(BACKENDS):
         raise InputError(f"--backends: {', '.join(sorted(unknown))} is not one of {', '.join(BACKENDS)}")
-    took = measured(repeats, backends, overrides)
+    took = measure(repeats, backends, overrides)
     for backend in backends:
         wall, processor = (statistics.median(each) for each in zip(*took[backend], strict=True))
         more = {of: 100 * share(took[backend], took[backends[0]], attrgetter(of)) for of in Took._fields}
@@ -48,7 +48,7 @@ def compare(repeats: int, backends: list[str], overrides: list[str]) -> None:
         )
 
 
-def measured(repeats: int, backends: list[str], overrides: list[str]) -> dict[str, list[Took]]:
+def measure(repeats: int, backends: list[str], overrides: list[str]) -> dict[str, list[Took]]:
     """Seconds by backend, each of `repeats` rounds with all backends at once, or as many as there are cores."""
     took: dict[str, list[Took]] = {backend: [] for backend in backends}
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(cores.physical_cores()) as pool:

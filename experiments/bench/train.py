@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from experiments.bench import peers
-from experiments.bench.figures import Figure, interleaved, rate, ratio
+from experiments.bench.figures import Figure, rate, ratio, time_in_turns
 from experiments.bench.workload import Padded, packed_steps, padded_batches, training_flops
 from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
@@ -79,7 +79,7 @@ def train(config: ModelConfig, samples: list[list[np.ndarray]], bf16: bool) -> l
         arms[f"matrix product, {precision}"], products[precision] = matrix_product(
             config.hidden_size, budget, precision == BF16
         )
-    seconds = interleaved(arms, len(samples) - WARMING, WARMING)
+    seconds = time_in_turns(arms, len(samples) - WARMING, WARMING)
     flops = [training_flops(config, batches) for batches in packed[WARMING:]]
     residues = [float(sum(map(len, sample))) for sample in samples]
     figures = [

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = collect_some(options.directory)
     output = options.output or options.directory / "figures"
     output.mkdir(parents=True, exist_ok=True)
-    with style.styled():
+    with style.figure_style():
         for drawing in figures.of(rows):
             made = drawing.draw(False)
             if made is None:

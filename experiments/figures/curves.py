@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.figures import style
-from experiments.figures.records import Curve, curve, smoothed
+from experiments.figures.records import Curve, curve, moving_mean
 from experiments.table7.published import TABLE7
 from experiments.table7.rows import PRETRAIN, Row
 
@@ -44,7 +44,7 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
         sharex=True,
         sharey=True,
     )
-    smooth = {name: smoothed(found.value, max(3, len(found.value) // WINDOWS)) for name, found in losses.items()}
+    smooth = {name: moving_mean(found.value, max(3, len(found.value) // WINDOWS)) for name, found in losses.items()}
     lines = {name: _thinned(along(found), smooth[name]) for name, found in losses.items()}
     every = np.concatenate([np.vstack([line, [np.nan, np.nan]]) for line in lines.values()])
     for panel, name in zip(panels, losses, strict=True):
@@ -61,7 +61,7 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
     low, high = _range(smooth.values(), [found.value for found in valid.values()])
     panels[0].set_ylim(low, high)
     panels[0].set_xlim(left=0)
-    style.spaced(made, (0.2, 0.36))
+    style.set_gaps(made, (0.2, 0.36))
     made.supxlabel(unit, fontsize=8.5)
     made.supylabel("loss, nats per masked residue", fontsize=8.5)
     return made

@@ -56,7 +56,7 @@ def _at(steps: np.ndarray, known: dict[int, float], otherwise: np.ndarray) -> np
     return np.array([known.get(step, other) for step, other in zip(steps.tolist(), otherwise.tolist(), strict=True)])
 
 
-def smoothed(values: np.ndarray, window: int) -> np.ndarray:
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """Means of `window` neighbours, fewer at the ends: (n,) to (n,)."""
     padded = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.minimum(np.arange(len(values)) + window // 2 + 1, len(values))

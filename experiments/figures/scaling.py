@@ -70,7 +70,7 @@ def _panels(
             panel.plot([ours(row)], [score.value], **OURS)
         panel.set_title(column.title)
         _logarithmic(panel)
-    style.spaced(made, (0.5 if narrow else 0.55, 0.36), legend=True)
+    style.set_gaps(made, (0.5 if narrow else 0.55, 0.36), legend=True)
     made.supxlabel(what, fontsize=8.5)
     made.supylabel("score", fontsize=8.5)
     told = [Line2D([], [], label="ours, with 95 % interval", **OURS), Line2D([], [], label="paper", **PAPER)]

@@ -54,7 +54,7 @@ _SETTINGS: dict[Any, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Draw in this style."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(_SETTINGS):
@@ -89,7 +89,7 @@ def grid(
     return made, panels[:used]
 
 
-def spaced(made: Figure, gaps: tuple[float, float], legend: bool = False) -> None:
+def set_gaps(made: Figure, gaps: tuple[float, float], legend: bool = False) -> None:
     """Lay out a grid of panels by fixed margins, which takes a fraction of the time of looking for them.
 
     `gaps` in inches between panels, across and up.

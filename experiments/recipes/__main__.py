@@ -13,19 +13,19 @@ from experiments.figures import style
 from experiments.recipes import drawing, outcome, runs
 from proteinlm.errors import InputError
 from proteinlm.launch import cores, entry
-from proteinlm.storage.atomic import owned, write_text
+from proteinlm.storage.atomic import own_directory, write_text
 
 
 def main(arguments: list[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     directory = Path(options.output)
-    wanted = runs.planned(options.arms, options.shapes, options.rates, options.seeds)
-    with owned(directory, "a comparison of recipes"):
+    wanted = runs.plan_runs(options.arms, options.shapes, options.rates, options.seeds)
+    with own_directory(directory, "a comparison of recipes"):
         runs.carry_out(wanted, directory, overrides, options.jobs)
         found = runs.done(directory)
         table = outcome.tables(directory, found)
         write_text(directory / "recipes.md", table)
-        with style.styled():
+        with style.figure_style():
             written = style.save(drawing.draw(outcome.arms(directory, found)), directory / "recipes")
     print(table, end="")
     print(f"written: {directory}/recipes.md, {', '.join(file.name for file in written)}")

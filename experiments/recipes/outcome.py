@@ -64,11 +64,13 @@ def arms(directory: Path, runs: dict[Run, Result]) -> list[Arm]:
             )
         )
     goals = {arm.shape: float(arm.curve.value[-1]) for arm in found if arm.name == PAPER}
-    known = [replace(arm, share=reached(arm.curve, goals[arm.shape])) if arm.shape in goals else arm for arm in found]
+    known = [
+        replace(arm, share=share_to_reach(arm.curve, goals[arm.shape])) if arm.shape in goals else arm for arm in found
+    ]
     return sorted(known, key=lambda arm: (arm.shape, place(arm.name)))
 
 
-def reached(along: Curve, goal: float) -> float | None:
+def share_to_reach(along: Curve, goal: float) -> float | None:
     """The share of the tokens after which a loss is no more than `goal`, on straight lines between validations."""
     below = np.flatnonzero(along.value <= goal)
     if not len(below):

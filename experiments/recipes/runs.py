@@ -47,7 +47,7 @@ class Run:
         return f"{self.arm}_{'x'.join(map(str, self.shape))}_{self.rate:g}_{self.seed}"
 
     @staticmethod
-    def named(name: str) -> "Run":
+    def from_name(name: str) -> "Run":
         try:
             arm, shape, rate, seed = name.split("_")
             hidden, layers, heads = map(int, shape.split("x"))
@@ -62,7 +62,7 @@ class Run:
         return [*shape, *COMMON, *ARMS[self.arm], f"optim.learning_rate={self.rate:g}", f"seed={self.seed}"]
 
 
-def planned(
+def plan_runs(
     arms: Iterable[str], shapes: Iterable[tuple[int, int, int]], rates: Iterable[float], seeds: int
 ) -> list[Run]:
     """Every combination, seed after seed, so that an interrupted comparison is a whole one with fewer seeds."""
@@ -72,7 +72,7 @@ def planned(
 
 def done(directory: Path) -> dict[Run, Result]:
     """The finished runs in `directory`."""
-    return {Run.named(result.row): result for result in results.load_all(directory)}
+    return {Run.from_name(result.row): result for result in results.load_all(directory)}
 
 
 def carry_out(runs: list[Run], directory: Path, overrides: list[str], jobs: int) -> None:
@@ -82,7 +82,7 @@ def carry_out(runs: list[Run], directory: Path, overrides: list[str], jobs: int)
 
     def pretrain(run: Run) -> None:
         command = [sys.executable, "-m", "proteinlm", "pretrain", f"name={run.name}", *run.overrides, *overrides]
-        command += [f"output={words.quoted(str(directory.parent))}", f"group={words.quoted(directory.name)}"]
+        command += [f"output={words.quote(str(directory.parent))}", f"group={words.quote(directory.name)}"]
         log = directory / run.name / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:

@@ -47,7 +47,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
     )
     environment.globals["short"] = style.short
     findings = claims.of_rows(rows)
-    with style.styled():
+    with style.figure_style():
         shown = {drawing.name: each for drawing in figures.of(rows) if (each := _shown(drawing))}
     return environment.get_template("page.html.j2").render(
         name=name,
@@ -62,7 +62,7 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         medium="" if any(row.name == tables.MEDIUM for row in rows) else tables.MEDIUM,
         small=[tables.first(rows), *tables.downstream(rows)],
         figures=shown,
-        planned=tables.planned(rows),
+        planned=tables.plan_rows(rows),
         scaled=provenance.scaled_down(rows),
         facts=provenance.facts(rows),
         versions=provenance.versions(rows),

@@ -128,7 +128,7 @@ class Planned:
     """FLOP/s that the measured time comes to."""
 
 
-def planned(rows: list[Row]) -> list[Planned]:
+def plan_rows(rows: list[Row]) -> list[Planned]:
     return [_planned(row) for row in rows if row.name in TABLE7 and (row.directory / PRETRAIN / PLAN).is_file()]
 
 

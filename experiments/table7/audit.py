@@ -88,6 +88,6 @@ def table(directory: Path, made: dict[str, object]) -> list[str]:
     return [] if json.loads(file.read_text()) == json.loads(json.dumps(made)) else [f"{file} says otherwise now"]
 
 
-def recomputed(task: str, split: str, metric: str, sample: Sample) -> Score:
+def recompute(task: str, split: str, metric: str, sample: Sample) -> Score:
     """The score of a sample."""
     return Score(task, split, metric, *_score(sample, metric))

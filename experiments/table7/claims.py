@@ -120,13 +120,13 @@ def depth_minus_width(shapes: Sequence[ModelConfig], values: Sequence[float]) ->
 BALANCE = "512 < hidden size < 3072 with 8 < layers < 24 balances cost and quality."
 
 
-def balanced(shape: ModelConfig) -> bool:
+def is_balanced(shape: ModelConfig) -> bool:
     """Whether a full shape is in the range that the paper recommends."""
     return 512 < shape.hidden_size < 3072 and 8 < shape.num_layers < 24
 
 
 def _balance(ten: list[Row], columns: list[str]) -> Finding:
-    inside, outside = ([row for row in ten if balanced(row.full) is wanted] for wanted in (True, False))
+    inside, outside = ([row for row in ten if is_balanced(row.full) is wanted] for wanted in (True, False))
     found, ratios = {}, []
     for key in columns:
         first, second = (max(rows, key=_value_in(key)) for rows in (inside, outside))
@@ -146,7 +146,7 @@ def _balance(ten: list[Row], columns: list[str]) -> Finding:
 
 def _balance_of_paper(points: Points) -> Finding:
     gaps, ratios = [], []
-    inside = [balanced(shape) for shape in points.shapes]
+    inside = [is_balanced(shape) for shape in points.shapes]
     for key, values in points.columns.items():
         ranked = sorted(zip(values, inside, points.shapes, strict=True), key=lambda each: -each[0])
         first, second = next(each for each in ranked if each[1]), next(each for each in ranked if not each[1])

@@ -110,7 +110,7 @@ class Row:
     def minus(self, other: "Row", key: str) -> Difference:
         """Its score less that of `other` in a column; without an interval if they were scored on different proteins."""
         first, second = self.sample(key), other.sample(key)
-        if not np.array_equal(first.record[first.scored], second.record[second.scored]):
+        if not np.array_equal(first.record[first.counted], second.record[second.counted]):
             return Difference(first.estimate() - second.estimate(), nan, nan, nan)
         return paired_bootstrap(first, second)
 

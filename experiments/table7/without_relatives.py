@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from experiments.table7.audit import recomputed
+from experiments.table7.audit import recompute
 from experiments.table7.published import COLUMNS
 from experiments.table7.rows import Row
 from proteinlm.data.similarity import leakage
@@ -47,4 +47,4 @@ def _score(row: Row, key: str, relatives: Relatives, below: float) -> Score | No
         raise InputError(f"relatives of {' '.join(name)} are not those of the proteins that {row.name} was scored on")
     sample = row.sample(key)
     left = sample.only(relatives.closest[name][sample.record] < below)
-    return recomputed(column.stage, column.split, column.metric, left) if left.n > 1 else None
+    return recompute(column.stage, column.split, column.metric, left) if left.n > 1 else None

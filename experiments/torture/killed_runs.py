@@ -148,7 +148,7 @@ def main(arguments: list[str] | None = None) -> int:
         scenario = SCENARIOS[name]
         key = (scenario.stage, scenario.layouts if scenario.exact else 0)
         if key not in references:
-            references[key] = undisturbed(scenario, options.output / f"undisturbed-{len(references)}")
+            references[key] = run_undisturbed(scenario, options.output / f"undisturbed-{len(references)}")
         done.append(KilledRun(name, references[key], options.output / "run", chance).episode())
         with log.open("a") as file:
             file.write(json.dumps(asdict(done[-1])) + "\n")
@@ -210,7 +210,7 @@ def outcome(stage: str, output: Path) -> dict[str, str]:
     return sums | {"scores": json.dumps(json.loads((home(stage, output) / "result.json").read_text())["scores"])}
 
 
-def undisturbed(scenario: Scenario, output: Path) -> Reference:
+def run_undisturbed(scenario: Scenario, output: Path) -> Reference:
     shutil.rmtree(output, ignore_errors=True)
     processes, overrides = scenario.layouts[0] if scenario.exact else scenario.layouts[-1]
     victim = Victim(work(scenario.stage, output, processes, overrides), output / "seen", processes)

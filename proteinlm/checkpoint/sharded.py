@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 
 from proteinlm.errors import InputError, first_line
 from proteinlm.storage.atomic import DISK_FULL, delete, is_disk_full, sync_directory, write_text, written_whole
-from proteinlm.storage.checksums import SUMS, check_sums, listed
+from proteinlm.storage.checksums import SUMS, check_sums, checksum_list
 
 REST = "rest.pt"
 INDEX = ".metadata"
@@ -62,7 +62,7 @@ def save(directory: Path, tensors: Mapping[str, Tensor], rest: dict[str, Any]) -
                 torch.save(rest, file)
         own = sorted(partial.glob(f"__{distributed.get_rank()}_*"))
         own += [partial / INDEX, partial / REST] if first else []
-        write_text(partial / f"{distributed.get_rank()}.{SUMS}", listed(own))
+        write_text(partial / f"{distributed.get_rank()}.{SUMS}", checksum_list(own))
     except (dcp.api.CheckpointException, InputError, OSError, RuntimeError) as error:
         problem = error  # of all processes, or of one alone, for which the others must not wait
     outcomes: list[Any] = [""] * distributed.get_world_size()

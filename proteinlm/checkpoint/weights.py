@@ -18,7 +18,7 @@ from proteinlm.errors import InputError
 from proteinlm.models import huggingface, lora
 from proteinlm.records.run_directory import SHAPE, WEIGHTS
 from proteinlm.storage.atomic import write_text, written_whole
-from proteinlm.storage.checksums import SUMS, check_sums, listed
+from proteinlm.storage.checksums import SUMS, check_sums, checksum_list
 from proteinlm.storage.untrusted import read_json
 
 
@@ -47,7 +47,7 @@ def save_tensors(directory: Path, tensors: dict[str, Tensor], config: ModelConfi
     with written_whole(directory / WEIGHTS) as file:
         file.write(save(tensors))
     write_text(directory / SHAPE, json.dumps(asdict(config), indent=2) + "\n")
-    write_text(directory / SUMS, listed([directory / WEIGHTS, directory / SHAPE]))
+    write_text(directory / SUMS, checksum_list([directory / WEIGHTS, directory / SHAPE]))
 
 
 class Weights(NamedTuple):
@@ -112,7 +112,7 @@ def _beside_base(adapter: lora.Adapter, saved: dict[str, Tensor], directory: Pat
     base = load_weights(Path(adapter.base)) if adapter.base else None
     if base and base.fingerprint != adapter.fingerprint:
         raise InputError(f"{directory / lora.FILE}: made for the weights that {adapter.base} held before")
-    return lora.merged(saved, base.tensors if base else {}, adapter.scale)
+    return lora.merge(saved, base.tensors if base else {}, adapter.scale)
 
 
 def _sum(content: bytes) -> str:

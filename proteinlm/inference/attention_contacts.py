@@ -24,7 +24,7 @@ from torch import Tensor
 from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
-from proteinlm.models.attention import turned
+from proteinlm.models.attention import rotate_heads
 from proteinlm.models.backbone import Block
 from proteinlm.records.contact_map import SHORT
 from proteinlm.storage.atomic import write_text
@@ -88,13 +88,13 @@ class Readout:
 @torch.inference_mode()
 def attention_maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     """The corrected attention among the residues of one protein: for each layer (N, L, L) float32."""
-    packed = model.machine.moved(pack_letters([letters]))
+    packed = model.machine.to_device(pack_letters([letters]))
     backbone = model.own_backbone
     x, where = backbone.embed(packed.tokens, packed.starts, packed.longest)
     result = []
     for block in backbone.blocks:
         assert isinstance(block, Block)
-        query, key, _ = turned(block.attention.project(block.attention_norm(x)), where.rotation)  # (T, N, D) each
+        query, key, _ = rotate_heads(block.attention.project(block.attention_norm(x)), where.rotation)  # (T, N, D) each
         query, key = query.transpose(0, 1), key.transpose(0, 1)  # (N, T, D)
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)
         result.append(correct_average_product(attention[:, 1:, 1:]))
@@ -129,7 +129,7 @@ def fit(model: Model, proteins: list[SolvedChain]) -> Readout:
     for protein in proteins:
         pairs = _pairs(model, protein)
         by_head += pairs.precision(pairs.maps) / len(proteins)
-        sampled.append(pairs.sampled(draw))
+        sampled.append(pairs.sample(draw))
     parts = (np.concatenate(part) for part in zip(*sampled, strict=True))
     coefficients, intercept = _regression(*parts)
     order = np.argsort(-by_head, kind="stable")[:MOST_HEADS]
@@ -215,7 +215,7 @@ class _Pairs:
         best = np.argpartition(-scores, taken - 1, axis=0)[:taken]
         return self.contacts[best].mean(axis=0)
 
-    def sampled(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def sample(self, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw pairs for the regression: all contacts and `SAMPLED_PAIRS` others, which are weighted to stand for all.
 
         Returns maps (K, F), contacts (K,) bool and weights (K,) of the K pairs.

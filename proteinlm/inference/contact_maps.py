@@ -106,7 +106,7 @@ def _is_contact_model(directory: Path) -> bool:
 
 
 def _by_head(model: FineTuned, letters: np.ndarray) -> Tensor:
-    (logits,) = model.output(model.machine.moved(pack_letters([letters])))
+    (logits,) = model.output(model.machine.to_device(pack_letters([letters])))
     return logits.sigmoid()
 
 

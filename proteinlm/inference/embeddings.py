@@ -38,7 +38,7 @@ def write_embeddings(model: Model, source: Path, output: Path, pooling: str = "m
 
 def table(model: Model, pooling: Pooling, window: Window) -> pa.Table:
     """The embeddings of a window as a table: for each protein a list of H numbers, or a list of such lists."""
-    embedded = model.pooled([protein.letters for protein in window], pooling)
+    embedded = model.pool([protein.letters for protein in window], pooling)
     flat = pa.array(np.concatenate([array.ravel() for array in embedded]))
     vectors = pa.FixedSizeListArray.from_arrays(flat, model.config.hidden_size)
     if pooling == "residue":

@@ -23,7 +23,7 @@ from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference.model import LoadedModel
 from proteinlm.inference.proteins import Protein, Window, check_names, file_of, read, tokens_of, windows
-from proteinlm.storage.atomic import check_output, owned, written_whole
+from proteinlm.storage.atomic import check_output, own_directory, written_whole
 
 FORMAT = 1  # to be raised when the tables of the same settings become others
 BATCHES = 8  # of a window: enough to sort by length, little enough to lose
@@ -119,7 +119,7 @@ def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> 
     check_output(output)
     settings = {**settings, "format": FORMAT, "weights": model.fingerprint, "precision": model.machine.precision}
     directory = output.with_name(f".{output.name}.parts")
-    with owned(directory, f"what writes {output.name}"):
+    with own_directory(directory, f"what writes {output.name}"):
         finished = FinishedWindows(directory, settings)
         try:
             yield finished

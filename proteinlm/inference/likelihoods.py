@@ -43,7 +43,7 @@ def masked_log_probabilities(model: Model, letters: np.ndarray, positions: np.nd
         starts = torch.arange(len(hidden) + 1) * len(tokens)
         places = starts[:-1] + 1 + hidden
         copies[places] = vocabulary.MASK
-        packed = model.machine.moved(Packed(copies, starts.int(), len(tokens), len(hidden)))
+        packed = model.machine.to_device(Packed(copies, starts.int(), len(tokens), len(hidden)))
         parts.append(model.log_probabilities(packed, places.to(model.machine.device)).cpu().numpy())
     return np.concatenate(parts)
 

@@ -72,9 +72,9 @@ class Placement(NamedTuple):
         lengths = np.array([len(letters) for letters in proteins])
         order = np.argsort(lengths, kind="stable")
         for piece in cut(order, lengths[order] + 1, self.batch_tokens):
-            yield piece.tolist(), self.moved(pack_letters([proteins[place] for place in piece.tolist()]))
+            yield piece.tolist(), self.to_device(pack_letters([proteins[place] for place in piece.tolist()]))
 
-    def moved(self, packed: Packed) -> Packed:
+    def to_device(self, packed: Packed) -> Packed:
         return packed._replace(tokens=packed.tokens.to(self.device), starts=packed.starts.to(self.device))
 
 
@@ -170,12 +170,12 @@ class Model(LoadedModel):
             raise InputError("sequences is one string: give a list of proteins, as in ['MKTAYIAKQR']")
         if pooling not in POOLINGS:
             raise InputError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
-        embedded = self.pooled([self._letters(place, sequence) for place, sequence in enumerate(sequences)], pooling)
+        embedded = self.pool([self._letters(place, sequence) for place, sequence in enumerate(sequences)], pooling)
         if pooling == "residue":
             return embedded
         return np.stack(embedded) if embedded else np.zeros((0, self.config.hidden_size), np.float32)
 
-    def pooled(self, proteins: Sequence[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
+    def pool(self, proteins: Sequence[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
         """Embeddings, (H,) or (L, H), of proteins (L,) of valid ASCII letters, in their order."""
         result: dict[int, np.ndarray] = {}
         for places, packed in self.machine.batches(proteins):

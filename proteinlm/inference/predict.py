@@ -67,7 +67,7 @@ class FineTuned(LoadedModel):
             pairs = zip(fold.tolist(), probability.tolist(), strict=True)
             return [{"fold": fold, "probability": value} for fold, value in pairs]
         assert isinstance(self.module, ScalarRegression)
-        values = self.module.scale.restored(output.squeeze(-1))
+        values = self.module.scale.restore(output.squeeze(-1))
         column = LABEL if isinstance(self.task, CustomTaskConfig) else self.task.name
         return [{column: value} for value in values.tolist()]
 

@@ -42,7 +42,7 @@ def prepare(name: str, words: list[str]) -> list[str]:
     return [_prepared(CONFIGS[name], word, sweeping) for word in words]
 
 
-def quoted(value: str) -> str:
+def quote(value: str) -> str:
     """Put `value` in quotes, in which Hydra leaves every character alone."""
     return QuotedString(value, Quote.single).with_quotes()
 
@@ -104,7 +104,7 @@ def _text_quoted(knob: str, value: str) -> str:
         raise InputError(
             f"{knob}={value} is several values, for which -m is missing, or one: then write {_in_shell(knob, value)}"
         )
-    return quoted(os.path.expanduser(value) if knob in PATHS else value)
+    return quote(os.path.expanduser(value) if knob in PATHS else value)
 
 
 def _each_quoted(knob: str, value: str, is_list: bool) -> str:
@@ -123,7 +123,7 @@ def _list_quoted(value: str) -> str:
     if not (inner.startswith("[") and inner.endswith("]")) or not inner[1:-1].strip():
         return value
     pieces = [piece.strip() for piece in _split(inner[1:-1])]
-    return f"[{','.join(piece if _QUOTED.fullmatch(piece) else quoted(piece) for piece in pieces)}]"
+    return f"[{','.join(piece if _QUOTED.fullmatch(piece) else quote(piece) for piece in pieces)}]"
 
 
 def _split(value: str) -> list[str]:
@@ -165,6 +165,6 @@ def _refuse_exponent(knob: str, value: str) -> None:
 def _in_shell(key: str, value: str) -> str:
     """The word with its value in quotes for Hydra, and in quotes for the shell."""
     if "'" in value or any(letter in value for letter in '"$`\\!'):
-        word = f"{key}={quoted(value)}"
+        word = f"{key}={quote(value)}"
         return "'" + word.replace("'", "'\\''") + "'"
     return f"\"{key}='{value}'\""

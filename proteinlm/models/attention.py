@@ -52,10 +52,10 @@ def attend(joint: Tensor, where: Boundaries) -> Tensor:
     """
     if where.runs is not None:
         return _attend_by_runs(joint, where.rotation, where.runs)
-    return _attend_fused(*turned(joint, where.rotation), where)
+    return _attend_fused(*rotate_heads(joint, where.rotation), where)
 
 
-def turned(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def rotate_heads(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, (T, N, D) each, of `joint` (T, N, 3, D), the first two turned."""
     if rotation is None:
         query, key, value = joint.unbind(-2)
@@ -112,7 +112,7 @@ def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
 
 def _by_kernel(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
     sizes = [count * length for count, length in runs]
-    heads = (x.split(sizes) for x in turned(joint, rotation))
+    heads = (x.split(sizes) for x in rotate_heads(joint, rotation))
     outputs = []
     for *parts, (count, length) in zip(*heads, runs, strict=True):
         q, k, v = (x.unflatten(0, (count, length)).transpose(1, 2) for x in parts)  # (count, N, length, D)

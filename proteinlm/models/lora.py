@@ -115,7 +115,7 @@ def _ends(name: str, end: str) -> bool:
     return name == end or name.endswith(f".{end}")
 
 
-def merged(saved: Mapping[str, Tensor], base: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+def merge(saved: Mapping[str, Tensor], base: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """The tensors of a model: the saved ones and those of `base`, with ``W + scale * B A`` where there are factors."""
     tensors = {name: tensor for name, tensor in base.items() if name.startswith("backbone.")}
     tensors |= {name: tensor for name, tensor in saved.items() if not name.endswith((FIRST, SECOND))}

@@ -44,7 +44,7 @@ class Sample(ABC):
 
     @property
     @abstractmethod
-    def scored(self) -> np.ndarray:
+    def counted(self) -> np.ndarray:
         """Which of the records take part in the score, (n,) bool."""
 
     @property
@@ -63,12 +63,12 @@ class Sample(ABC):
     @property
     def n(self) -> int:
         """Number of records that take part in the score."""
-        return int(np.count_nonzero(self.scored))
+        return int(np.count_nonzero(self.counted))
 
     @property
-    def unscored(self) -> np.ndarray:
+    def uncounted(self) -> np.ndarray:
         """Numbers of the records that offer nothing to score, such as a protein too short to have a pair."""
-        return self.record[~self.scored]
+        return self.record[~self.counted]
 
     def estimate(self) -> float:
         """The score: the mean over seeds, each on all scored records; nan where there are none."""
@@ -100,7 +100,7 @@ class Scores(Sample):
         return Scores(self.record[kept], self.value[:, kept], self.weight[kept])
 
     @property
-    def scored(self) -> np.ndarray:
+    def counted(self) -> np.ndarray:
         return self.weight > 0
 
     @property
@@ -108,8 +108,8 @@ class Scores(Sample):
         return len(self.value)
 
     def evaluate(self, counts: np.ndarray) -> np.ndarray:
-        weight = self.weight[self.scored]
-        total = counts @ (self.value[:, self.scored] * weight).T  # (R, S)
+        weight = self.weight[self.counted]
+        total = counts @ (self.value[:, self.counted] * weight).T  # (R, S)
         return total / (counts @ weight)[:, None]
 
 
@@ -139,7 +139,7 @@ class Predictions(Sample):
         return Predictions(self.record[kept], self.prediction[:, kept], self.target[kept])
 
     @property
-    def scored(self) -> np.ndarray:
+    def counted(self) -> np.ndarray:
         return np.ones(len(self.record), bool)
 
     @property
@@ -190,7 +190,7 @@ def paired_bootstrap(first: Sample, second: Sample, *, seed: int = 0, resamples:
     The p-value is twice the smaller share of resampled differences on one side of zero, itself counted in (Davison and
     Hinkley 1997, section 4.2): never below ``2 / (resamples + 1)``.
     """
-    if not np.array_equal(first.record[first.scored], second.record[second.scored]):
+    if not np.array_equal(first.record[first.counted], second.record[second.counted]):
         raise ValueError("a paired comparison needs the same records on both sides")
     value = first.estimate() - second.estimate()
     if first.n < 2:

@@ -77,7 +77,7 @@ def most_confident(scores: np.ndarray, resolved: np.ndarray, separation: int, n:
     return np.column_stack([first[taken], second[taken]])
 
 
-def chosen(names: Sequence[str], lengths: np.ndarray) -> int:
+def choose_chain(names: Sequence[str], lengths: np.ndarray) -> int:
     """Which protein to draw: the paper's if it is among them, else the longest."""
     of_paper = (place for place, name in enumerate(names) if any(mark in name.upper() for mark in PAPER))
     return next(of_paper, int(np.argmax(lengths)))

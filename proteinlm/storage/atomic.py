@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def owned(directory: Path, what: str) -> Iterator[None]:
+def own_directory(directory: Path, what: str) -> Iterator[None]:
     """Keep other processes out of `directory` for as long as this one lives, however it ends."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:

@@ -30,7 +30,7 @@ class _Hashing:
 
 
 @contextmanager
-def sealed(file: BinaryIO) -> Iterator[IO[bytes]]:
+def seal(file: BinaryIO) -> Iterator[IO[bytes]]:
     """Yield a file to write content to, after which its seal follows in `file`. A zip archive may have a tail."""
     hashing = _Hashing(file)
     yield cast(IO[bytes], hashing)  # as much of one as torch needs
@@ -59,7 +59,7 @@ def sum_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def listed(files: Iterable[Path]) -> str:
+def checksum_list(files: Iterable[Path]) -> str:
     """The sums of files of one directory, as ``sha256sum`` prints them."""
     return "".join(f"{sum_of(file)}  {file.name}\n" for file in files)
 
@@ -67,7 +67,7 @@ def listed(files: Iterable[Path]) -> str:
 def check_sums(lists: Iterable[Path], computed: Mapping[str, str]) -> set[str]:
     """Refuse files that are not what the lists of sums beside them say, and lists that were themselves changed.
 
-    Gives the names that are listed. Sums already `computed` are not made again.
+    Gives the names that are checksum_list. Sums already `computed` are not made again.
     """
     names: set[str] = set()
     for file in lists:

@@ -88,7 +88,7 @@ class Contact(LabelledTask):
 
     def draw(self, proteins: Mapping[str, LabelledProteins], seed: int, directory: Path | None) -> None:
         if directory and DRAWN in self.evaluations:
-            place = contact_map.chosen(proteins[DRAWN].names, proteins[DRAWN].lengths)
+            place = contact_map.choose_chain(proteins[DRAWN].names, proteins[DRAWN].lengths)
             metric = self.metrics[self.evaluations.index(DRAWN)]
             record, name = int(proteins[DRAWN].records[place]), proteins[DRAWN].names[place]
             self.drawn = Drawn(metric, record, name, seed, directory)

@@ -48,10 +48,10 @@ class ScalarRegression(LabelledTask, ABC):
         self.scale.fit(np.stack(training.targets))
 
     def summed_loss(self, batch: LabelledBatch) -> Tensor:
-        return F.mse_loss(self(batch.packed).squeeze(-1), self.scale.standardised(batch.targets), reduction="sum")
+        return F.mse_loss(self(batch.packed).squeeze(-1), self.scale.standardise(batch.targets), reduction="sum")
 
     def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
-        metric.update(self.scale.restored(output.squeeze(-1)), batch.targets, batch.records)
+        metric.update(self.scale.restore(output.squeeze(-1)), batch.targets, batch.records)
 
 
 class Scale(nn.Module):
@@ -71,10 +71,10 @@ class Scale(nn.Module):
         self.mean.fill_(targets.mean(dtype=np.float64))
         self.deviation.fill_(deviation if deviation > 0 else 1.0)
 
-    def standardised(self, targets: Tensor) -> Tensor:
+    def standardise(self, targets: Tensor) -> Tensor:
         return (targets - self.mean) / self.deviation
 
-    def restored(self, standardised: Tensor) -> Tensor:
+    def restore(self, standardised: Tensor) -> Tensor:
         return standardised * self.deviation + self.mean
 
 

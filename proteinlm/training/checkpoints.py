@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from proteinlm import checkpoint
 from proteinlm.checkpoint import sharded
 from proteinlm.storage.atomic import delete, written_whole
-from proteinlm.storage.checksums import sealed
+from proteinlm.storage.checksums import seal
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -23,7 +23,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if Path(path).is_dir():  # of a run on several processes, which went back to before it; a file cannot replace it
             delete(Path(path))
-        with written_whole(Path(path)) as file, sealed(file) as content:
+        with written_whole(Path(path)) as file, seal(file) as content:
             torch.save(checkpoint, content)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from proteinlm.records import contact_map, predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Result, Score
 from proteinlm.records.run_directory import BEST, CHECKPOINTS, CONTACT_MAP, RESULT, SELECTED
-from proteinlm.storage.atomic import owned, write_text
+from proteinlm.storage.atomic import own_directory, write_text
 from proteinlm.tasks.labelled import LabelledTask
 from proteinlm.training.best_weights import Selection
 from proteinlm.training.checkpoints import Checkpoints
@@ -50,7 +50,10 @@ Samples = dict[tuple[str, str], Sample]
 def run(config: FinetuneConfig) -> Result:
     """Fine-tune, or go on where an earlier attempt stopped, or return the result that is already there."""
     directory, reports = config.directory, processes.is_rank_zero()
-    with signals.deferrable(), owned(directory, f"{config.task.label} of {config.name}") if reports else nullcontext():
+    with (
+        signals.deferrable(),
+        own_directory(directory, f"{config.task.label} of {config.name}") if reports else nullcontext(),
+    ):
         start = Start.of(config)
         config.strategy.check(start.shape)
         splits = Splits(config, start.shape)
@@ -135,7 +138,7 @@ class Finetuning:
             results.write_stamp(self.directory, hardware=self.device.hardware, threads=self.device.threads)
         try:
             selected = [self._selected(seed) for seed in self.seeds]
-            samples = self.samples(self.splits.scored, draw=True)
+            samples = self.samples(self.splits.test_splits, draw=True)
             self._conclude(samples)
         finally:
             for tracker in self.trackers.values():
@@ -197,9 +200,9 @@ class Finetuning:
 
     def _report_unscored(self, samples: Samples) -> None:
         """Name the records that have nothing to score, such as a chain without a known state."""
-        for split in self.splits.scored:
+        for split in self.splits.test_splits:
             sample = samples[split, self.splits.task.score]
-            if len(records := sample.unscored):
+            if len(records := sample.uncounted):
                 named = ", ".join(map(str, records[:10])) + (", ..." if len(records) > 10 else "")
                 of = f"{len(records):,} of {len(sample.record):,} proteins"
                 print(

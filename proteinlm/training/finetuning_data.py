@@ -24,21 +24,21 @@ class Splits:
 
     def __init__(self, config: FinetuneConfig, shape: ModelConfig) -> None:
         self.config, self.shape, self.longest = config, shape, shape.max_positions - 1
-        self.settled = config.task
+        self.resolved_task = config.task
         """The task, with what only its data can tell."""
         if isinstance(config.task, CustomTaskConfig):
-            self.source, self.settled = csv_labels.open_labels(config.data, config.task)
-        self.task = tasks.module_of(self.settled)
-        self.task.choose_head(self.settled, shape)  # a mistake there should not wait for the data
+            self.source, self.resolved_task = csv_labels.open_labels(config.data, config.task)
+        self.task = tasks.module_of(self.resolved_task)
+        self.task.choose_head(self.resolved_task, shape)  # a mistake there should not wait for the data
         if not isinstance(config.task, CustomTaskConfig):
             self.source = sources.labelled(config.data, self.task.dataset, self.task.splits)
 
     def module(self) -> LabelledTask:
         """The task on a backbone, with random weights."""
-        return self.task(self.settled, self.shape)
+        return self.task(self.resolved_task, self.shape)
 
     @cached_property
-    def scored(self) -> tuple[str, ...]:
+    def test_splits(self) -> tuple[str, ...]:
         """All splits but the one that is learnt from, and the views of them that the records allow."""
         splits = tuple(split for split in self.source.sizes if split != "train")
         return splits + tuple(view for view, (split, field) in self.task.views.items() if self._marks(split, field))
@@ -67,8 +67,8 @@ class Splits:
             raise InputError(f"split={name} is not one of {', '.join((*self.source.sizes, *self.task.views))}")
         records = self.source.records(split)
         if field:
-            records = (narrowed(record, field) for record in records)
-        origin, labels = self.source.origins[split], self.task.labels(self.settled)
+            records = (narrow_mask(record, field) for record in records)
+        origin, labels = self.source.origins[split], self.task.labels(self.resolved_task)
         return labelled.read(records, labels, origin=origin, longest=self.longest)
 
     def schedule(self, seed: int) -> Schedule:
@@ -104,7 +104,7 @@ class Splits:
                 )
 
 
-def narrowed(record: Record, field: str) -> Record:
+def narrow_mask(record: Record, field: str) -> Record:
     """The record with nothing resolved but what `field` marks; nothing at all if it has no such field."""
     if record.get(field) is None:
         return {**record, "valid_mask": np.zeros_like(record["valid_mask"])}

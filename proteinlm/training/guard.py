@@ -117,8 +117,8 @@ class Guard(L.Callback):
         self.saving.save(self.trainer)
         self._note("stopped", step, loss, records)
         raise InputError(
-            f"{self.directory}: {what} in step {step + 1}, from {named(records)}; saved as it was before it. Look at these "
-            "records, lower the learning rate, or go on without such steps with train.nonfinite=skip"
+            f"{self.directory}: {what} in step {step + 1}, from {list_records(records)}; saved as it was before it. Look at "
+            "these records, lower the learning rate, or go on without such steps with train.nonfinite=skip"
         )
 
     def _skip(self, step: int, micro: list[Tensor], loss: float) -> None:
@@ -130,7 +130,7 @@ class Guard(L.Callback):
             self.saving.save(self.trainer)
             raise InputError(
                 f"{self.directory}: {self._what(loss)} in {self.IN_A_ROW} steps on end, up to step {step + 1}, the last "
-                f"from {named(records)}; saved. Lower the learning rate"
+                f"from {list_records(records)}; saved. Lower the learning rate"
             )
 
     def _compare(self, step: int, micro: list[Tensor], loss: float, norm: float) -> None:
@@ -179,10 +179,14 @@ class Guard(L.Callback):
             file.write(json.dumps(anomaly | {"records": records}) + "\n")
         if kind != "stopped":
             usual = f" after {more['usual']:.3g}" if more else ""
-            print(f"step {step + 1} {kind}: loss {loss:.3g}{usual}, from {named(records)}", file=sys.stderr, flush=True)
+            print(
+                f"step {step + 1} {kind}: loss {loss:.3g}{usual}, from {list_records(records)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def named(records: list[int]) -> str:
+def list_records(records: list[int]) -> str:
     """Name some of the record numbers, for a message of one line."""
     shown = ", ".join(map(str, records[:10]))
     return f"training records {shown}" + (f" and {len(records) - 10} more ({ANOMALIES})" if len(records) > 10 else "")

@@ -33,7 +33,7 @@ from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Result, Score
 from proteinlm.records.run_directory import CHECKPOINTS, MODEL, PLAN, RESULT
-from proteinlm.storage.atomic import owned, write_text
+from proteinlm.storage.atomic import own_directory, write_text
 from proteinlm.tasks.language_model import LanguageModel
 from proteinlm.training.checkpoints import Checkpoints
 from proteinlm.training.guard import Guard
@@ -64,11 +64,11 @@ def run(config: RunConfig) -> Result:
         raise InputError("dry_run=true is for `proteinlm pretrain` alone")
     directory = directory_of(config)
     reports = processes.is_rank_zero()
-    with signals.deferrable(), owned(directory, f"pretraining of {config.name}") if reports else nullcontext():
+    with signals.deferrable(), own_directory(directory, f"pretraining of {config.name}") if reports else nullcontext():
         data = PretrainingData(config)
         finished = directory / RESULT
         # before anything is written: a config that is refused must not own the directory
-        planned = None if finished.exists() else data.planned()
+        planned = None if finished.exists() else data.plan()
         if reports:
             results.claim(directory, config, data=data.corpus.fingerprint)
         if finished.exists():
@@ -76,7 +76,7 @@ def run(config: RunConfig) -> Result:
             if (result.config, result.data) == (config.digest(), data.corpus.fingerprint):
                 return result
         device = TrainingDevice.choose(config.train, config.strategy)
-        return Pretraining(config, directory, data, device, reports, planned or data.planned()).run()
+        return Pretraining(config, directory, data, device, reports, planned or data.plan()).run()
 
 
 class PretrainingData(L.LightningDataModule):
@@ -101,7 +101,7 @@ class PretrainingData(L.LightningDataModule):
             mask_percent=self.percent,
         )
 
-    def planned(self) -> Plan:
+    def plan(self) -> Plan:
         """The plan of the run on this hardware; raises `InputError` if it cannot fit."""
         device = TrainingDevice.choose(self.config.train, self.config.strategy)
         proteins = Proteins.of(self.corpus.splits["train"].lengths(), self.config.model.max_positions)

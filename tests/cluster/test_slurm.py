@@ -18,7 +18,7 @@ from proteinlm.launch.slurm import states
 from proteinlm.planner import cli
 from proteinlm.records import results
 from proteinlm.records.results import Result
-from proteinlm.storage.atomic import owned
+from proteinlm.storage.atomic import own_directory
 from proteinlm.training import pretraining
 from tests.parallel.test_strategies import losses
 from tests.runs import ROOT, SMALL, composed, equal, weights
@@ -160,7 +160,7 @@ def test_a_job_that_dies_is_named_and_the_others_finish(tmp_path: Path):
 
 @on_slurm
 def test_the_process_that_fails_ends_the_others(tmp_path: Path):
-    with owned(tmp_path / "single/tiny/pretrain", "a test"):  # which the first process alone looks for
+    with own_directory(tmp_path / "single/tiny/pretrain", "a test"):  # which the first process alone looks for
         sweep = submit(tmp_path, *LONG, "strategy=ddp", "strategy.devices=1", "strategy.nodes=2")
         said, _ = sweep.communicate(timeout=300)
     assert sweep.returncode == 2

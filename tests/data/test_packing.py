@@ -14,7 +14,7 @@ from proteinlm import vocabulary
 from proteinlm.data.batches import schedule as schedule_module
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
 from proteinlm.data.batches.packing import cut, pack, pack_letters
-from proteinlm.data.batches.schedule import Schedule, shuffled
+from proteinlm.data.batches.schedule import Schedule, random_order
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
 
@@ -191,7 +191,7 @@ def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Seq
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 17, 64, 65])
 def test_an_order_holds_each_number_once(count: int):
-    order = shuffled(count, np.uint64(7))
+    order = random_order(count, np.uint64(7))
     assert sorted(order.tolist()) == list(range(count))
 
 

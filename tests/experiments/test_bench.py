@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.bench import embed, growth, tracking, train, workload
-from experiments.bench.figures import interleaved, ratio
+from experiments.bench.figures import ratio, time_in_turns
 from proteinlm.config import ModelConfig
 
 SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
@@ -39,7 +39,7 @@ def test_peers_are_given_the_same_masked_residues(sample: list[np.ndarray], by_l
 def test_arms_take_turns_and_the_first_rounds_do_not_count():
     called: list[str] = []
     arms = {name: lambda name=name: called.append(name) for name in "ab"}
-    seconds = interleaved(arms, 3, warming=2)
+    seconds = time_in_turns(arms, 3, warming=2)
     assert called == list("ab" * 5)
     assert [len(taken) for taken in seconds.values()] == [3, 3]
     assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
@@ -103,6 +103,6 @@ def test_the_cost_of_tracking_is_that_of_rows_that_ran_together(monkeypatch: pyt
 
     monkeypatch.setattr(tracking, "_once", once)
     monkeypatch.setattr(tracking.cores, "physical_cores", lambda: 2)
-    took = tracking.measured(3, ["none", "wandb"], ["seed=3"])
+    took = tracking.measure(3, ["none", "wandb"], ["seed=3"])
     more = tracking.share(took["wandb"], took["none"], lambda one: one.wall)
     assert more == pytest.approx(0.1)  # of 10, 5 and 20 %

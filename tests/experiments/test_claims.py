@@ -15,8 +15,8 @@ from experiments.table7.claims import (
     UNDECIDED,
     Finding,
     Points,
-    balanced,
     depth_minus_width,
+    is_balanced,
     rank_correlation,
 )
 from experiments.table7.published import COLUMNS, TABLE7
@@ -75,7 +75,7 @@ def test_the_interval_of_a_rank_correlation_is_bonetts_and_wrights():
     [(513, 9, True), (512, 12, False), (3071, 23, True), (3072, 12, False), (1024, 8, False), (1024, 24, False)],
 )
 def test_the_recommended_range_has_open_ends(hidden: int, layers: int, inside: bool):
-    assert balanced(ModelConfig(hidden, layers, 1)) is inside
+    assert is_balanced(ModelConfig(hidden, layers, 1)) is inside
 
 
 @dataclass

@@ -55,7 +55,7 @@ def test_all_are_there_in_both_forms(drawn: Path):
 @pytest.mark.parametrize("narrow", [False, True])
 def test_they_come_out_the_same_every_time(rows: list[Row], narrow: bool):
     drawing = every.of(rows)[-1]
-    with style.styled():
+    with style.figure_style():
         first, second = (style.svg(drawing.draw(narrow), "name") for _ in range(2))  # type: ignore[arg-type]
     assert first == second
 
@@ -128,7 +128,7 @@ def test_curves_are_by_what_was_logged_or_else_by_the_share_of_the_whole(rows: l
 def test_smoothing_is_a_mean_of_neighbours():
     values = np.random.default_rng(0).normal(size=31)
     expected = [values[max(0, i - 2) : i + 3].mean() for i in range(31)]
-    assert records.smoothed(values, 5) == pytest.approx(expected)
+    assert records.moving_mean(values, 5) == pytest.approx(expected)
 
 
 def test_ranks_are_means_over_columns():

@@ -10,7 +10,7 @@ import pytest
 from experiments.figures.records import Curve
 from experiments.recipes import outcome, runs
 from experiments.recipes.__main__ import main
-from experiments.recipes.runs import ARMS, Run, planned
+from experiments.recipes.runs import ARMS, Run, plan_runs
 from proteinlm.config import ModelConfig, OptimConfig
 from proteinlm.errors import InputError
 from tests.runs import SMALL, composed
@@ -51,10 +51,10 @@ def test_one_that_fails_is_named_with_its_log(tmp_path: Path):
 
 
 def test_every_seed_comes_before_the_next():
-    of = planned(["paper", "modern"], [SHAPE], [1e-3, 2e-3], 2)
+    of = plan_runs(["paper", "modern"], [SHAPE], [1e-3, 2e-3], 2)
     assert [run.seed for run in of] == [0] * 4 + [1] * 4
     assert len(set(of)) == 8
-    assert [Run.named(run.name) for run in of] == of
+    assert [Run.from_name(run.name) for run in of] == of
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -75,7 +75,7 @@ def test_arms_differ_by_the_ingredient_they_are_named_after(arm: str):
 
 def test_the_share_of_the_tokens_lies_on_the_line_between_validations():
     along = Curve(np.array([1.0, 2.0, 4.0]), np.zeros(3), np.array([3.0, 2.0, 1.0]))
-    assert outcome.reached(along, 1.5) == pytest.approx(0.75)
-    assert outcome.reached(along, 2.0) == pytest.approx(0.5)
-    assert outcome.reached(along, 9.0) == pytest.approx(0.25)
-    assert outcome.reached(along, 0.5) is None
+    assert outcome.share_to_reach(along, 1.5) == pytest.approx(0.75)
+    assert outcome.share_to_reach(along, 2.0) == pytest.approx(0.5)
+    assert outcome.share_to_reach(along, 9.0) == pytest.approx(0.25)
+    assert outcome.share_to_reach(along, 0.5) is None

@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from experiments import sweep as front
-from experiments.sweep import ROWS, chosen, largest_first, planned
+from experiments.sweep import ROWS, largest_first, plan_stages, row_overrides
 from experiments.table7 import __main__ as table7
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, STAGES
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records import predictions, results
-from proteinlm.storage.atomic import owned
+from proteinlm.storage.atomic import own_directory
 from tests.experiments.sweeps import made_up
 from tests.runs import ROOT
 
@@ -168,7 +168,7 @@ def test_killed_and_started_again(undisturbed: Path, tmp_path: Path):
 
 def test_a_second_sweep_in_the_same_directory_stops(undisturbed: Path):
     with (
-        owned(undisturbed / GROUP, "a sweep"),
+        own_directory(undisturbed / GROUP, "a sweep"),
         pytest.raises(InputError, match="a sweep is already running there"),
     ):
         front.main(words(undisturbed))
@@ -219,12 +219,12 @@ def test_rows_of_other_code_or_data_are_not_mixed(
 
 
 def test_tapes_backbones_are_rows_when_asked_for():
-    assert chosen("ten") == [f"experiment/table7={','.join(largest_first(list(TABLE7)))}"]
-    nothing, folders = chosen("all")
+    assert row_overrides("ten") == [f"experiment/table7={','.join(largest_first(list(TABLE7)))}"]
+    nothing, folders = row_overrides("all")
     assert nothing == "experiment/table7=[]"
     rows = folders.removeprefix("experiment=").split(",")
     assert sorted(rows) == sorted([f"table7/{row}" for row in TABLE7] + [f"baselines/{row}" for row in BASELINES])
-    assert len(planned("", ROWS["all"])) == len(planned("", ROWS["ten"])) + 7 * len(BASELINES)
+    assert len(plan_stages("", ROWS["all"])) == len(plan_stages("", ROWS["ten"])) + 7 * len(BASELINES)
 
 
 def test_all_rows_complete_on_top_of_the_ten(undisturbed: Path, tmp_path: Path):

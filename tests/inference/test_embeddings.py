@@ -66,7 +66,7 @@ def test_hdf5_holds_what_npz_holds_also_after_a_kill(model, fasta, tmp_path, mon
     h5py = pytest.importorskip("h5py")
     command = ("embed", fasta, "--model", model, "--pooling", pooling, *MODEL, "--out")
     assert run(*command, tmp_path / "out.npz")[0] == 0
-    pooled, done = Model.pooled, []
+    pooled, done = Model.pool, []
 
     def pooled_or_killed(self: Model, proteins: list[np.ndarray], pooling) -> list[np.ndarray]:
         if len(done) == 3 and not killed:
@@ -77,7 +77,7 @@ def test_hdf5_holds_what_npz_holds_also_after_a_kill(model, fasta, tmp_path, mon
 
     killed: list[bool] = []
     with monkeypatch.context() as patched:
-        patched.setattr(Model, "pooled", pooled_or_killed)
+        patched.setattr(Model, "pool", pooled_or_killed)
         with pytest.raises(Killed):
             run(*command, tmp_path / "out.h5")
         with patched.context() as writing, pytest.raises(Killed):
@@ -133,7 +133,7 @@ def test_two_names_for_one_array_are_refused_before_anything_is_computed(
     fasta.write_text(f">{first}\nACD\n>x\nAC\n>{second}\nACDE\n")
     command = ("embed", fasta, "--model", model, "--pooling", "residue", *MODEL, "--out")
     with monkeypatch.context() as patched:
-        patched.setattr(Model, "pooled", None)  # nothing may be computed
+        patched.setattr(Model, "pool", None)  # nothing may be computed
         outcome = run(*command, out)
     assert_refused(outcome, f"{fasta}: record 2 ({second}): a name that came before, as {second.removesuffix('.npy')}")
     assert not out.exists()
@@ -190,7 +190,7 @@ class Killed(BaseException):
 def test_killed_anywhere_and_started_again(model, fasta, tmp_path, monkeypatch):
     command = ("embed", fasta, "--model", model, *MODEL, "--out")
     run(*command, tmp_path / "whole.npz")
-    pooled, done = Model.pooled, []
+    pooled, done = Model.pool, []
 
     def pooled_or_killed(self: Model, proteins: list[np.ndarray], pooling) -> list[np.ndarray]:
         if len(done) in (1, 3) and not killed:
@@ -199,7 +199,7 @@ def test_killed_anywhere_and_started_again(model, fasta, tmp_path, monkeypatch):
         done.append([letters.tobytes().decode() for letters in proteins])
         return pooled(self, proteins, pooling)
 
-    monkeypatch.setattr(Model, "pooled", pooled_or_killed)
+    monkeypatch.setattr(Model, "pool", pooled_or_killed)
     for _ in range(2):
         killed = []
         with pytest.raises(Killed):
@@ -240,7 +240,7 @@ def test_bad_input_keeps_what_is_finished(model, fasta, tmp_path):
         assert outcome[2].endswith("; kept for the next run: 40 finished proteins\n")
     fasta.write_text(good)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Model, "pooled", None)  # nothing is left to compute
+        patched.setattr(Model, "pool", None)  # nothing is left to compute
         assert run(*command)[0] == 0
     np.testing.assert_allclose(np.load(tmp_path / "out.npz")["embeddings"], one_by_one(model, "mean"), atol=1e-5)
 

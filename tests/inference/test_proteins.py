@@ -115,9 +115,9 @@ def test_every_command_reads_letters_as_asked(model: Path, tmp_path: Path, comma
 def test_an_unknown_residue_is_computed_as_unk_and_has_no_likelihood(model: Path):
     loaded = load(model, device="cpu")
     letters = np.frombuffer(b"MKT?AY", np.uint8)
-    hidden = loaded.pooled([letters], "residue")[0]
+    hidden = loaded.pool([letters], "residue")[0]
     assert len(hidden) == 6
-    assert np.abs(hidden - loaded.pooled([np.frombuffer(b"MKTXAY", np.uint8)], "residue")[0]).max() > 0.01
+    assert np.abs(hidden - loaded.pool([np.frombuffer(b"MKTXAY", np.uint8)], "residue")[0]).max() > 0.01
     known = np.array([0, 1, 2, 4, 5])
     logs = masked_log_probabilities(loaded, letters, known)[np.arange(5), vocabulary.encode("MKTAY")]
     assert pseudo_perplexity(loaded, letters) == pytest.approx(np.exp(-logs.mean()), rel=1e-5)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from proteinlm.config import max_scored_tokens
 from proteinlm.models import attention_cpu
-from proteinlm.models.attention import attend, boundaries, rotate, rotation, turned
+from proteinlm.models.attention import attend, boundaries, rotate, rotate_heads, rotation
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 HEADS, DIM = 2, 16
@@ -15,7 +15,7 @@ HEADS, DIM = 2, 16
 def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor:
     """In float64, protein by protein."""
     parts = []
-    for query, key, value in zip(*(x.split(lengths) for x in turned(joint, turns)), strict=True):
+    for query, key, value in zip(*(x.split(lengths) for x in rotate_heads(joint, turns)), strict=True):
         scores = torch.einsum("inx,jnx->nij", query, key) / DIM**0.5
         parts.append(torch.einsum("nij,jnx->inx", scores.softmax(-1), value))
     return torch.cat(parts)

@@ -19,7 +19,7 @@ from proteinlm.config import EvaluateConfig, LoraConfig, ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.models import lora
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.lora import Factors, adapt, layers_of, merged
+from proteinlm.models.lora import Factors, adapt, layers_of, merge
 from proteinlm.records import results
 from proteinlm.records.run_directory import WEIGHTS
 from proteinlm.tasks.base import TaskModule
@@ -81,12 +81,12 @@ def test_the_sums_are_the_adapted_model(matrices: list[str]):
     kept = {f"backbone.{name}": tensor for name, tensor in Factors(adapted, with_base=False).state_dict().items()}
     assert len(kept) == 2 * len(matrices) * SHAPE.num_layers
     before = hidden(plain)
-    sums = merged(kept, base, 7.0 / 5)
+    sums = merge(kept, base, 7.0 / 5)
     plain.load_state_dict({name.removeprefix("backbone."): tensor for name, tensor in sums.items()})
     assert float((hidden(plain) - before).abs().max()) > 0.01
     torch.testing.assert_close(hidden(plain), hidden(adapted), rtol=0, atol=1e-5)
     whole = {f"backbone.{name}": tensor for name, tensor in Factors(adapted, with_base=True).state_dict().items()}
-    assert all(torch.equal(tensor, sums[name]) for name, tensor in merged(whole, {}, 7.0 / 5).items())
+    assert all(torch.equal(tensor, sums[name]) for name, tensor in merge(whole, {}, 7.0 / 5).items())
 
 
 def test_full_rank_factors_can_be_any_change():

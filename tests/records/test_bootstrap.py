@@ -170,7 +170,7 @@ def test_a_record_is_scored_once_and_one_without_weight_is_listed():
     with pytest.raises(ValueError, match=r"value has shape \(1, 2\) for 3 records"):
         Scores(np.arange(3), np.zeros(2), np.ones(3))
     sample = scores(np.array([1.0, np.nan, 0.0]), np.array([1.0, 0.0, 1.0]))
-    assert (sample.n, sample.unscored.tolist(), sample.estimate()) == (2, [1], 0.5)
+    assert (sample.n, sample.uncounted.tolist(), sample.estimate()) == (2, [1], 0.5)
 
 
 def test_what_cannot_be_said_is_nan():

@@ -14,10 +14,10 @@ from tests.tasks import toys
 
 def test_the_protein_of_the_paper_goes_first():
     lengths = np.array([30, 50, 40])
-    assert contact_map.chosen(["a", "b", "TBM#T0889"], lengths) == 2
-    assert contact_map.chosen(["5jo9_1_A", "b", "c"], lengths) == 0
-    assert contact_map.chosen(["a", "b", "c"], lengths) == 1
-    assert contact_map.chosen([], lengths) == 1
+    assert contact_map.choose_chain(["a", "b", "TBM#T0889"], lengths) == 2
+    assert contact_map.choose_chain(["5jo9_1_A", "b", "c"], lengths) == 0
+    assert contact_map.choose_chain(["a", "b", "c"], lengths) == 1
+    assert contact_map.choose_chain([], lengths) == 1
 
 
 def small(logits: dict[tuple[int, int], float], length: int = 8, unresolved: int | None = None) -> ContactMap:

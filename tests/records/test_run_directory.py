@@ -11,7 +11,7 @@ import pytest
 
 from proteinlm import checkpoint
 from proteinlm.errors import InputError
-from proteinlm.storage.atomic import owned, write_text, written_whole
+from proteinlm.storage.atomic import own_directory, write_text, written_whole
 from proteinlm.training import pretraining
 from tests.runs import SMALL, composed, equal, finish, home, start, weights
 
@@ -52,14 +52,20 @@ def _config(output: Path) -> Path:
 
 def test_two_runs_in_one_directory(tmp_path: Path):
     config = composed(*SMALL, f"output={tmp_path}")
-    with owned(home(tmp_path), "somebody else's run"), pytest.raises(InputError, match="is already running there"):
+    with (
+        own_directory(home(tmp_path), "somebody else's run"),
+        pytest.raises(InputError, match="is already running there"),
+    ):
         pretraining.run(config)
 
 
 def test_ownership_ends_with_its_process(tmp_path: Path):
-    dies = "import pathlib, os; from proteinlm.storage.atomic import owned\nwith owned(pathlib.Path('.'), 'x'): os._exit(1)"
+    dies = (
+        "import pathlib, os; from proteinlm.storage.atomic import own_directory\n"
+        "with own_directory(pathlib.Path('.'), 'x'): os._exit(1)"
+    )
     subprocess.run([sys.executable, "-c", dies], check=False, cwd=tmp_path)
-    with owned(tmp_path, "us"), (tmp_path / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
+    with own_directory(tmp_path, "us"), (tmp_path / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

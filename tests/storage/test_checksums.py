@@ -8,7 +8,7 @@ import torch
 
 from proteinlm import checkpoint
 from proteinlm.errors import InputError
-from proteinlm.storage.checksums import SUMS, check_seal, check_sums, listed, sealed
+from proteinlm.storage.checksums import SUMS, check_seal, check_sums, checksum_list, seal
 from proteinlm.training import pretraining
 from tests.runs import SMALL, composed, equal, home, in_group, weights
 
@@ -46,7 +46,7 @@ def unfinished(undisturbed: Path, tmp_path: Path) -> Path:
 def test_every_flipped_bit_and_every_cut_shows(tmp_path: Path, damage):
     file = tmp_path / "file"
     for place in (0.0, 0.3, 0.9, 0.98, 0.995, 1.0 if damage is flip else 0.999):
-        with file.open("wb") as opened, sealed(opened) as content:
+        with file.open("wb") as opened, seal(opened) as content:
             content.write(bytes(range(256)) * 20)
         check_seal(file)
         damage(file, place)
@@ -55,7 +55,7 @@ def test_every_flipped_bit_and_every_cut_shows(tmp_path: Path, damage):
 
 
 def test_torch_reads_a_sealed_file_in_every_way(tmp_path: Path):
-    with (tmp_path / "file").open("wb") as opened, sealed(opened) as content:
+    with (tmp_path / "file").open("wb") as opened, seal(opened) as content:
         torch.save({"weights": torch.arange(1000)}, content)
     for mmap in (False, True):
         loaded = torch.load(tmp_path / "file", mmap=mmap, weights_only=True)
@@ -116,7 +116,7 @@ def test_no_bit_of_a_list_of_sums_may_change(tmp_path: Path):
     (tmp_path / "a").write_bytes(b"content")
     (tmp_path / "b").write_bytes(b"other")
     sums = tmp_path / SUMS
-    sums.write_text(listed([tmp_path / "a", tmp_path / "b"]))
+    sums.write_text(checksum_list([tmp_path / "a", tmp_path / "b"]))
     good = sums.read_bytes()
     assert check_sums([sums], {}) == {"a", "b"}
     for bit in range(8 * len(good)):

@@ -95,7 +95,7 @@ def test_contact_precision_is_the_brute_force_one(length, seed, levels, resolved
         for fraction, name in ((1, "l"), (2, "l2"), (5, "l5")):
             sample = per_record[f"precision_at_{name}_separation_{least}"]
             expected = brute_force_precision(example, least, fraction)
-            assert sample.unscored.tolist() == ([0] if expected is None else [])
+            assert sample.uncounted.tolist() == ([0] if expected is None else [])
             assert expected is None or sample.estimate() == pytest.approx(expected, abs=1e-12)
 
 
@@ -105,7 +105,7 @@ def test_contact_precision_is_a_mean_over_proteins_that_have_pairs():
     expected = [brute_force_precision(example, 24, 5) for example in examples]
     sample = metric.per_record()["precision_at_l5_separation_24"]
     assert expected[0] is expected[2] is expected[3] is None
-    assert sample.unscored.tolist() == [0, 2, 3]
+    assert sample.uncounted.tolist() == [0, 2, 3]
     assert sample.n == 2
     assert metric.compute()["precision_at_l5_separation_24"] == pytest.approx(np.mean([expected[1], expected[4]]))
 
@@ -179,7 +179,7 @@ def test_residue_accuracy_counts_labelled_residues_and_keeps_proteins():
     assert metric.compute()["accuracy"] == pytest.approx(right[labelled].double().mean().item())
     sample = metric.per_record()["accuracy"]
     assert sample.record.tolist() == [2, 5, 9]
-    assert sample.unscored.tolist() == [9]
+    assert sample.uncounted.tolist() == [9]
 
 
 def test_protein_accuracy_is_top_1():

@@ -161,16 +161,16 @@ def test_targets_are_standardised_and_restored():
     scale = Scale()
     scale.fit(np.array([1.0, 2.0, 6.0], np.float32))
     values = torch.tensor([1.0, 2.0, 6.0])
-    standardised = scale.standardised(values)
+    standardised = scale.standardise(values)
     assert standardised.mean().item() == pytest.approx(0, abs=1e-6)
     assert standardised.std(correction=0).item() == pytest.approx(1)
-    assert torch.allclose(scale.restored(standardised), values)
+    assert torch.allclose(scale.restore(standardised), values)
 
 
 def test_a_constant_target_is_standardised_to_zero():
     scale = Scale()
     scale.fit(np.full(3, 7.0, np.float32))
-    assert scale.standardised(torch.tensor(7.0)).item() == 0
+    assert scale.standardise(torch.tensor(7.0)).item() == 0
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save
 from torch import Tensor
 
 from proteinlm import checkpoint
@@ -102,5 +103,5 @@ def change(directory: Path, name: str, copied: str | None) -> None:
 
 def replace_weights(directory: Path, tensors: dict[str, Tensor]) -> None:
     """As if other weights had been put there, with no checksum to tell."""
-    (directory / "model.safetensors").write_bytes(checkpoint.save(tensors))
+    (directory / "model.safetensors").write_bytes(save(tensors))
     (directory / SUMS).unlink()

@@ -78,7 +78,7 @@ class Schedule:
     def epoch(self, number: int) -> list[np.ndarray]:
         """The micro-batches of one epoch, as record numbers; the latest is remembered, since planning takes seconds."""
         if self._latest[0] != number:
-            order = shuffled(len(self._lengths), key(Purpose.ORDER, self.seed, number)[0])
+            order = random_order(len(self._lengths), key(Purpose.ORDER, self.seed, number)[0])
             self._latest = number, cut(order, self.lengths(order) + 1, self.budget)
             self._counts[number] = len(self._latest[1])
         return self._latest[1]
@@ -137,7 +137,7 @@ class Schedule:
             epoch += 1
 
 
-def shuffled(count: int, stream: np.uint64) -> np.ndarray:
+def random_order(count: int, stream: np.uint64) -> np.ndarray:
     """The numbers 0 to `count` - 1, int32 while they fit, in the random order of a stream.
 
     Random bits and the number itself share a word, so that sorting in place gives the order: at tens of millions that

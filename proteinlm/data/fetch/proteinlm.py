@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proteinlm.data.fetch.http import Effort, download
 from proteinlm.errors import InputError
-from proteinlm.storage.atomic import owned
+from proteinlm.storage.atomic import own_directory
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def fetch_released(directory: Path, address: str = ADDRESS, effort: Effort | Non
         return False
     arrived = place.with_name(f"{FILE}.unchecked")
     try:
-        with owned(place.parent, "fetching"):
+        with own_directory(place.parent, "fetching"):
             _log.info("%s -> %s", address, place)
             download(address, arrived, LARGEST, effort or Effort())
             try:

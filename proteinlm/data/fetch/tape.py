@@ -10,7 +10,7 @@ from pathlib import Path
 from proteinlm.data.fetch.archive import unpack
 from proteinlm.data.fetch.http import Effort, download
 from proteinlm.errors import InputError
-from proteinlm.storage.atomic import owned
+from proteinlm.storage.atomic import own_directory
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def fetch(archive: Archive, directory: Path, address: str = ADDRESS, effort: Eff
     if place.exists():
         return False
     try:
-        with owned(directory, "fetching"):
+        with own_directory(directory, "fetching"):
             is_ours = not packed.exists()
             if is_ours:
                 _log.info("%s -> %s", url, packed)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from reprlib import repr as short
 from typing import final
 
-from proteinlm.data.formats.safe_pickle_rules import MAX_DEPTH, NAMES, Array, NumberType, Refused, call, settled
+from proteinlm.data.formats.safe_pickle_rules import MAX_DEPTH, NAMES, Array, NumberType, Refused, call, with_arrays
 from proteinlm.errors import InputError
 
 MAX_BYTES = 64 << 20
@@ -32,7 +32,7 @@ def loads(data: bytes, where: str) -> object:
         raise InputError(f"{where}: a pickle of {len(data)} bytes, more than {MAX_BYTES}")
     machine = _Machine(data)
     try:
-        return settled(machine.run())
+        return with_arrays(machine.run())
     except Refused as error:
         raise InputError(f"{where}: refused: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:

@@ -1,7 +1,7 @@
 """What a pickle of plain data may name, call and contain.
 
 `safe_pickle` runs the pickle; the classes here stand for numpy's objects meanwhile, so that numpy itself never sees a
-state that a file made up. `settled` puts real arrays in their place.
+state that a file made up. `with_arrays` puts real arrays in their place.
 """
 
 import re
@@ -129,7 +129,7 @@ def call(function: object, arguments: object) -> object:
     raise Refused(f"a call of {short(function)}")
 
 
-def settled(value: object) -> object:
+def with_arrays(value: object) -> object:
     """The value with arrays in the place of their stand-ins; one that would not end or not fit is refused."""
     if type(value) is dict and all(type(item) in (str, int) for item in value.values()):
         return value  # Pfam's 34 million records

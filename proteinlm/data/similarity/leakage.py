@@ -121,7 +121,7 @@ def _near(store: Store, tests: list[np.ndarray]) -> Iterator[np.ndarray]:
     """The proteins of the corpus that share words with any test protein: no others are proposed to be aligned."""
     words, corpus = Words(tests), _corpus(store)
     while block := list(islice(corpus, _BLOCK)):
-        yield from (block[place] for place in words.proposed(block))
+        yield from (block[place] for place in words.propose(block))
 
 
 def _letters(store: Store, task: str, split: str) -> list[np.ndarray]:

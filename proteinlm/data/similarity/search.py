@@ -54,7 +54,7 @@ class Words:
         found = [self._block(queries[first : first + _QUERIES], first) for first in range(0, len(queries), _QUERIES)]
         return Hits(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def proposed(self, queries: Sequence[np.ndarray]) -> np.ndarray:
+    def propose(self, queries: Sequence[np.ndarray]) -> np.ndarray:
         """Places of the queries that share enough words with any target to be aligned with it."""
         blocks = range(0, len(queries), _QUERIES)
         found = [first + np.unique(self._proposed(queries[first : first + _QUERIES])[0]) for first in blocks]

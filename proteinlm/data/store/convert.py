@@ -123,7 +123,7 @@ def _labelled(source: Source, watch: Watch, letters: Letters) -> Iterator[pa.Rec
         schema = schema or fields.resolve(source.task, chunk, name)
         if "sequence" in schema:
             raise InputError(f"{source.path}: a field sequence beside primary")
-        yield columns.from_records(source.task, fields.checked(schema, chunk, name, letters), schema)
+        yield columns.from_records(source.task, fields.check_records(schema, chunk, name, letters), schema)
         done += len(chunk)
 
 

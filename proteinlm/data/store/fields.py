@@ -95,12 +95,12 @@ def resolve(task: str, records: Sequence[Record], name: Name) -> dict[str, Field
         for field, value in record.items():
             if field not in present and value is not None:
                 with _named(name, index):
-                    present[field] = known.get(field) or inferred(field, value)
+                    present[field] = known.get(field) or infer_field(field, value)
     first = {field: meaning for field, meaning in known.items() if field in present or meaning.required}
     return first | present
 
 
-def checked(
+def check_records(
     schema: dict[str, Field], records: list[Record], name: Name, letters: Letters | None = None
 ) -> list[Record]:
     """The records with every field in its type and shape and ``primary`` in capitals; ``name(i)`` names record i.
@@ -176,7 +176,7 @@ def _checked(schema: dict[str, Field], record: Record, primary: str) -> dict[str
     return values
 
 
-def inferred(name: str, value: object) -> Field:
+def infer_field(name: str, value: object) -> Field:
     """The type and shape of a field that TAPE does not have."""
     if isinstance(value, str | bytes):
         return _TEXT

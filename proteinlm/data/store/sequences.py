@@ -27,12 +27,12 @@ class Sequences:
         self._origin = origin
 
     @classmethod
-    def mapped(cls, file: Path, column: str) -> "Sequences":
+    def from_file(cls, file: Path, column: str) -> "Sequences":
         """The letters in `column` of an Arrow file, memory-mapped."""
         return cls(pa.ipc.open_file(pa.memory_map(str(file))).read_all()[column], (file, column))
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        return (Sequences.mapped, self._origin) if self._origin else super().__reduce_ex__(protocol)
+        return (Sequences.from_file, self._origin) if self._origin else super().__reduce_ex__(protocol)
 
     def __len__(self) -> int:
         return self._count
