@@ -217,7 +217,10 @@ class Finetuning:
         record = self._home(seed) / SELECTED
         if not record.exists():
             raise InputError(f"{self._home(seed)}: no {SELECTED} in it: nothing was fine-tuned there")
-        return best_of(self._home(seed) / BEST, json.loads(record.read_text())["step"])
+        best = best_of(self._home(seed) / BEST, json.loads(record.read_text())["step"])
+        if not best.is_dir():
+            raise InputError(f"{best}: the weights were not kept: fine-tune under another name with keep_weights=true")
+        return best
 
     def _module(self, seed: int) -> LabelledTask:
         torch.manual_seed(seed)
