@@ -72,7 +72,10 @@ def load_weights(directory: Path) -> Weights:
         raise InputError(f"{directory}: no such directory")
     for name in (WEIGHTS, SHAPE):
         if not (directory / name).is_file():
-            raise InputError(f"{directory}: no {name} in it, so no weights that this suite saved")
+            raise InputError(
+                f"{directory}: no {name} in it, so no weights that this suite saved; a directory of Hugging Face has a "
+                "config.json with a model_type"
+            )
     content = (directory / WEIGHTS).read_bytes()
     fingerprint = _sum(content)
     if (directory / SUMS).exists():  # weights that came from elsewhere have none
