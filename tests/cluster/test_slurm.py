@@ -31,7 +31,7 @@ CLUSTER = (
     "hydra.launcher.signal_delay_s=20",
 )
 STEPS = 150
-LONG = (*SMALL, f"train.tokens={STEPS * 2048}", "train.checkpoint_seconds=600")
+LONG = (*SMALL, "train.precision=fp32", f"train.tokens={STEPS * 2048}", "train.checkpoint_seconds=600")
 
 
 def submit(output: Path, *overrides: str) -> subprocess.Popen[str]:
