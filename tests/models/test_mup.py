@@ -76,6 +76,17 @@ def test_deep_models_move_as_far_as_shallow_ones(matrices: str):
     assert untransferred / shallow > deep / shallow
 
 
+def test_without_a_base_weights_are_drawn_as_megatron_draws_them():
+    torch.manual_seed(0)
+    drawn = {name: float(p.detach().std()) for name, p in Backbone(ModelConfig(64, 6, 4)).named_parameters()}
+    into_the_stream = {name for name in drawn if name.endswith(("attention.output.weight", "feed_forward.down.weight"))}
+    others = {name for name in drawn if name.endswith(("embedding.weight", "query_key_value.weight", "up.weight"))}
+    assert (len(into_the_stream), len(others)) == (12, 14)
+    assert {name: drawn[name] for name in others} == pytest.approx(dict.fromkeys(others, 0.02), rel=0.05)
+    expected = dict.fromkeys(into_the_stream, 0.02 / math.sqrt(12))  # over the root of twice the layers
+    assert {name: drawn[name] for name in into_the_stream} == pytest.approx(expected, rel=0.05)
+
+
 def test_the_base_itself_is_not_changed():
     plain, based = config(64, 2, transferred=False), config(64, 2, transferred=True)
     torch.manual_seed(0)
@@ -90,6 +101,7 @@ def test_the_base_itself_is_not_changed():
 def test_matrices_into_the_stream_get_the_rates_of_the_table():
     model = ModelConfig(256, 8, 4, base_hidden_size=64, base_num_layers=2)
     block = "backbone.blocks.3"
+    assert mup.initial_gain(model) == 1 / 4
     assert mup.rate(f"{block}.attention.output.weight", model, muon=False) == 1 / 16
     assert mup.rate(f"{block}.attention.output.weight", model, muon=True) == 1 / 8
     assert mup.rate(f"{block}.attention.output.bias", model, muon=False) == 1 / 4
