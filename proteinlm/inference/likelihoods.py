@@ -17,13 +17,14 @@ import torch
 from proteinlm import vocabulary
 from proteinlm.data.batches.packing import Packed
 from proteinlm.data.formats.letters import STRICT, Letters
+from proteinlm.data.formats.table import read_table
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import BATCHES, Job, proteins_table, resume
 from proteinlm.inference.model import Model
 from proteinlm.inference.proteins import Protein, Window, read
-from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations, read_table
+from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations
 from proteinlm.storage.atomic import written_whole
 
 SCORE = "score"
