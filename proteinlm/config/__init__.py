@@ -19,6 +19,7 @@ from proteinlm.config.data import CsvDataConfig as CsvDataConfig
 from proteinlm.config.data import DataConfig as DataConfig
 from proteinlm.config.data import FilesDataConfig as FilesDataConfig
 from proteinlm.config.data import SyntheticDataConfig as SyntheticDataConfig
+from proteinlm.config.model import LAYER_NORM_EPSILON as LAYER_NORM_EPSILON
 from proteinlm.config.model import ForeignConfig as ForeignConfig
 from proteinlm.config.model import HuggingFaceConfig as HuggingFaceConfig
 from proteinlm.config.model import ModelConfig as ModelConfig

@@ -10,6 +10,8 @@ from omegaconf import MISSING
 from proteinlm.config.checks import at_least, below_one, one_of
 from proteinlm.errors import InputError
 
+LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
+
 
 def max_scored_tokens(bf16: bool) -> int:
     """Tokens of the longest protein whose attention weights are all kept for the backward pass, on CPUs: up to there,
@@ -102,6 +104,16 @@ class ModelConfig(StartConfig):
     @property
     def head_dim(self) -> int:
         return self.hidden_size // self.num_heads
+
+    @property
+    def layer_norm_epsilon(self) -> float:
+        """Added to the variance in each LayerNorm."""
+        return LAYER_NORM_EPSILON
+
+    @property
+    def activation(self) -> str:
+        """GELU of the blocks: ``gelu_tanh`` or ``gelu`` (erf)."""
+        return "gelu_tanh"
 
     @property
     def intermediate_size(self) -> int:

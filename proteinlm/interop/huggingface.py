@@ -16,10 +16,10 @@ from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
 from proteinlm.checkpoint import Weights
-from proteinlm.config import BaselineConfig, ModelConfig
+from proteinlm.config import LAYER_NORM_EPSILON, BaselineConfig, ModelConfig
 from proteinlm.errors import InputError, first_line
 from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
-from proteinlm.models.backbone import LAYER_NORM_EPSILON, Backbone
+from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 from proteinlm.records.run_directory import SHAPE, WEIGHTS
 from proteinlm.storage.atomic import write_text, written_whole

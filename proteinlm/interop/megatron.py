@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint
-from proteinlm.config import ModelConfig
+from proteinlm.config import LAYER_NORM_EPSILON, ModelConfig
 from proteinlm.errors import InputError, first_line
 from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
 from proteinlm.launch import entry
-from proteinlm.models.backbone import LAYER_NORM_EPSILON
 
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"
 VERSION = 3.0  # 0 and 1.0 order the rows of query_key_value otherwise

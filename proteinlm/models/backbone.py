@@ -12,8 +12,6 @@ from proteinlm.models import mup, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.models.packed import positions
 
-LAYER_NORM_EPSILON = 1e-12  # --layernorm-epsilon of every published ProteinLM script
-
 
 class Attention(nn.Module):
     """Bidirectional self-attention (paper section 3.2; Megatron's ``ParallelAttention``).
@@ -45,9 +43,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
         self.down: nn.Linear = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.approximate: str = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.up(x), approximate="tanh")  # (T, I)
+        x = F.gelu(self.up(x), approximate=self.approximate)  # (T, I)
         return self.down(x)  # (T, H)
 
 
@@ -59,7 +58,7 @@ class GatedFeedForward(FeedForward):
         self.gate: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.gate(x), approximate="tanh") * self.up(x)  # (T, I)
+        x = F.gelu(self.gate(x), approximate=self.approximate) * self.up(x)  # (T, I)
         return self.down(x)  # (T, H)
 
 
@@ -68,9 +67,9 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.attention_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.attention_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.attention: Attention = Attention(config)
-        self.feed_forward_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.feed_forward_norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.feed_forward: FeedForward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
         self.dropout: nn.Dropout = nn.Dropout(config.dropout)
 
@@ -93,7 +92,7 @@ class Backbone(nn.Module):
             self.position_embedding: nn.Embedding = nn.Embedding(config.max_positions, config.hidden_size)
         self.dropout: nn.Dropout = nn.Dropout(config.dropout)
         self.blocks: nn.ModuleList = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from proteinlm.config.baselines import PostNormConfig
 from proteinlm.models import shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries
-from proteinlm.models.backbone import LAYER_NORM_EPSILON
 from proteinlm.models.packed import positions
 
 INITIAL_STD = 0.02  # ``initializer_range``
@@ -32,7 +31,7 @@ class PostNorm(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_positions, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(PostNormBlock(config) for _ in range(config.num_layers))
         for module in self.modules():
@@ -66,10 +65,10 @@ class PostNormBlock(nn.Module):
         self.head_dim = config.head_dim
         self.query_key_value = nn.Linear(hidden, 3 * hidden)  # rows by (head, 3, head dimension)
         self.output = nn.Linear(hidden, hidden)
-        self.attention_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        self.attention_norm = nn.LayerNorm(hidden, eps=config.layer_norm_epsilon)
         self.up = nn.Linear(hidden, inner)
         self.down = nn.Linear(inner, hidden)
-        self.feed_forward_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        self.feed_forward_norm = nn.LayerNorm(hidden, eps=config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, where: Boundaries) -> Tensor:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config.baselines import ResNetConfig
-from proteinlm.models.backbone import LAYER_NORM_EPSILON
 from proteinlm.models.packed import positions, with_gaps, with_means_at_cls
 
 INITIAL_STD = 0.02  # of the embedding, as in TAPE
@@ -29,7 +28,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.reach = config.dilation * (config.kernel_size // 2)
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(ResNetBlock(config) for _ in range(config.num_layers))
         nn.init.normal_(self.token_embedding.weight, std=INITIAL_STD)
@@ -53,9 +52,9 @@ class ResNetBlock(nn.Module):
         hidden, size, dilation = config.hidden_size, config.kernel_size, config.dilation
         padding = dilation * (size // 2)
         self.first = nn.Conv1d(hidden, hidden, size, padding=padding, dilation=dilation, bias=False)
-        self.first_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        self.first_norm = nn.LayerNorm(hidden, eps=config.layer_norm_epsilon)
         self.second = nn.Conv1d(hidden, hidden, size, padding=padding, dilation=dilation, bias=False)
-        self.second_norm = nn.LayerNorm(hidden, eps=LAYER_NORM_EPSILON)
+        self.second_norm = nn.LayerNorm(hidden, eps=config.layer_norm_epsilon)
         for convolution in (self.first, self.second):
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")  # as in TAPE
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
 from proteinlm.models import mup, shape_buckets
-from proteinlm.models.backbone import LAYER_NORM_EPSILON, initialise
+from proteinlm.models.backbone import initialise
 
 
 class LanguageModelHead(nn.Module):
@@ -20,7 +20,7 @@ class LanguageModelHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.dense: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=LAYER_NORM_EPSILON)
+        self.norm: nn.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_epsilon)
         self.bias: nn.Parameter = nn.Parameter(torch.zeros(config.vocab_size))
         self.approximate: str = "tanh" if config.head_activation == "gelu_tanh" else "none"
         initialise(self, config)
