@@ -1,0 +1,1 @@
+"""Benchmarks that the field cites: ProteinGym, FLIP and PBC, ``python -m experiments.benchmark``."""

@@ -1,0 +1,101 @@
+"""ProteinGym's summary of scores by assay, as published, and its standard error.
+
+Assays of one protein that select for the same are averaged first, then proteins within each selection type, then the
+types. By depth of the alignment and by taxon, assays of one protein are averaged, then proteins. (The published code,
+``performance_DMS_benchmarks.py``, does so with pandas.) An assay that a model has no score of is left out of its means.
+
+By number of mutations it needs the scores of the variants: no table by assay says them.
+
+A assays, M models, G groups.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from proteinlm.data.formats.proteingym import DEPTHS, SELECTIONS, TAXA, Assay
+
+AVERAGE = "Average"
+COLUMNS = {
+    AVERAGE: AVERAGE,
+    **{f"Function_{selection}": selection for selection in SELECTIONS},
+    **{f"{depth}_MSA_depth": depth for depth in DEPTHS},
+    **{f"Taxa_{'Other_' if taxon == 'Eukaryote' else ''}{taxon}": taxon for taxon in TAXA},
+}
+"""The names that the published summary has for the averages, and ours."""
+STANDARD_ERROR = "Bootstrap_standard_error"
+
+
+class Summary(NamedTuple):
+    """The averages of each model."""
+
+    averages: dict[str, np.ndarray]
+    """By name, `AVERAGE` and the values of `COLUMNS`: (M,) float64, nan where nothing was scored."""
+    standard_error: np.ndarray
+    """(M,) float64: of the difference from the best model, to which it is 0."""
+
+
+def summarize(assays: Sequence[Assay], values: np.ndarray) -> Summary:
+    """The averages over `assays` of the scores `values` (A, M), nan where there is none."""
+    by_selection = _grouped([(assay.protein, assay.selection) for assay in assays], values)
+    averages = {selection: _mean(_of(by_selection, selection)) for selection in SELECTIONS}
+    averages[AVERAGE] = _mean(np.stack(list(averages.values())))
+    for names, key in ((DEPTHS, [assay.depth for assay in assays]), (TAXA, [assay.taxon for assay in assays])):
+        grouped = _grouped([(assay.protein, own) for assay, own in zip(assays, key, strict=True)], values)
+        averages |= {name: _mean(_of(grouped, name)) for name in names}
+    return Summary(averages, _standard_error(by_selection, averages[AVERAGE]))
+
+
+Groups = dict[tuple[str, str], np.ndarray]
+"""The mean scores (M,) by protein and category, in the order of the names."""
+
+
+def _grouped(keys: list[tuple[str, str]], values: np.ndarray) -> Groups:
+    members: dict[tuple[str, str], list[np.ndarray]] = {}
+    for key, row in zip(keys, values, strict=True):
+        members.setdefault(key, []).append(row)
+    return {key: _mean(np.stack(members[key])) for key in sorted(members)}
+
+
+def _of(groups: Groups, category: str) -> np.ndarray:
+    """The groups of one category, (G, M)."""
+    rows = [row for (_, own), row in groups.items() if own == category]
+    width = len(next(iter(groups.values()))) if groups else 0
+    return np.stack(rows) if rows else np.zeros((0, width))
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """The mean (M,) of the numbers in each column of `rows` (G, M), nan where there is none.
+
+    Summed in order with Kahan's compensation, as pandas does: means that end in a 5 then round as published.
+    """
+    total, lost, count = (np.zeros(rows.shape[1]) for _ in range(3))
+    for row in rows:
+        there = ~np.isnan(row)
+        count += there
+        term = np.where(there, row, 0.0) - lost
+        summed = total + term
+        lost = (summed - total) - term
+        total = summed
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def _standard_error(groups: Groups, average: np.ndarray) -> np.ndarray:
+    """The limit of the published bootstrap for many resamples: proteins are drawn within each selection type.
+
+    A mean of n values that are drawn n times has the variance of the values over n; the average of the types has the sum
+    of theirs over the square of their number.
+    """
+    if np.isnan(average).all():
+        return np.full_like(average, np.nan)
+    best = int(np.nanargmax(average))
+    variances = []
+    for selection in SELECTIONS:
+        rows = _of(groups, selection)
+        if len(rows):
+            differences = rows - rows[:, [best]]
+            count = (~np.isnan(differences)).sum(axis=0)
+            centred = differences - _mean(differences)
+            variances.append(_mean(centred**2) / np.maximum(count, 1))
+    return np.sqrt(np.sum(variances, axis=0)) / len(variances)
