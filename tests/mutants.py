@@ -4,20 +4,26 @@ The modules are those whose numbers people publish, each with the tests that hol
 a process that has already imported what the tests need from elsewhere, and replaces the module while it is imported. So
 constants and decorated functions of the module are mutated as well, which mutmut leaves out, and no mutant has to import
 torch anew, as under cosmic-ray. A test that starts a Python of its own does not see the mutant there.
+
+`equal_mutants.toml` lists the faults that change nothing a test could see, each with the reason. They are not run.
 """
 
 import argparse
 import ast
+import contextlib
 import copy
+import gc
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import io
 import os
 import random
 import signal
 import sys
 import time
+import tomllib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +34,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
+EQUAL = Path(__file__).with_name("equal_mutants.toml")
 PACKING = ("tests/data/test_packing.py", "tests/data/test_masking.py")
 LOSSES = ("tests/tasks/test_losses.py", "tests/tasks/test_targets.py")
 OPTIM = ("tests/optim", "tests/models/test_mup.py")
@@ -127,6 +134,10 @@ class Mutant(NamedTuple):
     before: str
     after: str
     tree: ast.Module
+    source: str
+    """The line, without its indent."""
+    fault: str
+    """The line with the fault, up to the end of what is changed where that reaches beyond the line."""
 
 
 @dataclass(frozen=True)
@@ -135,12 +146,14 @@ class Verdict:
 
     module: str
     noticed: int
+    equal: int
+    """Those of which `equal_mutants.toml` says that they change nothing."""
     survivors: list[Mutant]
     seconds: float
 
     @property
     def mutants(self) -> int:
-        return self.noticed + len(self.survivors)
+        return self.noticed + self.equal + len(self.survivors)
 
 
 def mutants(source: str) -> Iterator[Mutant]:
@@ -148,42 +161,62 @@ def mutants(source: str) -> Iterator[Mutant]:
 
     Left alone are docstrings, annotations, decorators, imports, assertions and what is raised: they compute nothing.
     """
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.splitlines()
     for parent, field, place in sorted(_sites(tree), key=lambda site: _line(_at(*site))):
         node = _at(parent, field, place)
         for fault in _faults(node):
             _put(parent, field, place, fault)
             changed = copy.deepcopy(tree)
             _put(parent, field, place, node)
-            yield Mutant(_line(node), _short(node), _short(fault), ast.fix_missing_locations(changed))
+            line, before, after = _line(node), _short(node), _short(fault)
+            tree_with_fault = ast.fix_missing_locations(changed)
+            yield Mutant(
+                line, before, after, tree_with_fault, lines[line - 1].strip(), _faulty_line(lines, node, after)
+            )
 
 
-def examine(module: str, tests: tuple[str, ...], sample: int | None = None, seed: int = 0) -> Verdict:
+def examine(
+    module: str, tests: tuple[str, ...], sample: int | None = None, seed: int = 0, line: int | None = None
+) -> Verdict:
     """Let the tests of a module meet `sample` of its mutants, or all of them; what survives is printed as it is found.
 
-    `RuntimeError` if the tests do not pass without a fault. A mutant may take five times as long as they then take, and
-    20 seconds more; one that takes longer is noticed.
+    With `line`, only the mutants of that line. `RuntimeError` if the tests do not pass without a fault. A mutant may take
+    five times as long as they then take, and 20 seconds more; one that takes longer is noticed.
     """
     began = time.monotonic()
     every = list(mutants((ROOT / module).read_text()))
+    listed = equal_mutants(module)
+    for source, fault in listed - {(mutant.source, mutant.fault) for mutant in every}:
+        print(f"{EQUAL.name}: {module} has no line {source!r} any more that could become {fault!r}", flush=True)
+    every = [mutant for mutant in every if line in (None, mutant.line)]
     kept = sorted(random.Random(seed).sample(range(len(every)), min(sample or len(every), len(every))))
     if not _passes(module, None, tests, limit=1800):
         raise RuntimeError(f"{module}: {' '.join(tests)} fail without a fault; run them with pytest to see why")
     limit = 20 + 5 * (time.monotonic() - began)
-    survivors = []
+    survivors, equal = [], 0
     for mutant in (every[place] for place in kept):
-        if _passes(module, mutant.tree, tests, limit):
+        if (mutant.source, mutant.fault) in listed:
+            equal += 1
+        elif _passes(module, mutant.tree, tests, limit):
             survivors.append(mutant)
             print(f"{module}:{mutant.line}: {mutant.before}  ->  {mutant.after}", flush=True)
-    return Verdict(module, len(kept) - len(survivors), survivors, time.monotonic() - began)
+    noticed = len(kept) - equal - len(survivors)
+    return Verdict(module, noticed, equal, survivors, time.monotonic() - began)
+
+
+def equal_mutants(module: str) -> set[tuple[str, str]]:
+    """The faults of a module that change nothing, as the line and the line with the fault."""
+    return {(each["line"], each["fault"]) for each in tomllib.loads(EQUAL.read_text()).get(module, [])}
 
 
 def warm_up() -> None:
-    """Import what tests need from elsewhere, and make hypothesis try the same examples each time."""
+    """Import what tests need from elsewhere, pytest's plugins too; make hypothesis try the same examples each time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ELSEWHERE:
             importlib.import_module(name)
+    with contextlib.redirect_stdout(io.StringIO()):
+        pytest.main(["--version", "--version"])  # which also lists the plugins
     hypothesis = sys.modules["hypothesis"]
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None, deadline=None)
     hypothesis.settings.load_profile("mutants")
@@ -213,6 +246,7 @@ def _passes(module: str, tree: ast.Module | None, tests: tuple[str, ...], limit:
     """Whether `tests` pass in a fork where `module` is `tree`; not if that takes more than `limit` seconds."""
     child = os.fork()
     if not child:
+        gc.freeze()  # pytest collects five times at its end, each time through all that the parent has imported
         os.setsid()
         silent = os.open(os.devnull, os.O_RDWR)
         for descriptor in range(3):
@@ -307,6 +341,14 @@ def _put(parent: ast.AST, field: str, place: int | None, node: ast.AST) -> None:
         getattr(parent, field)[place] = node
 
 
+def _faulty_line(lines: list[str], node: ast.AST, fault: str) -> str:
+    """The line where `node` begins, with `fault` in its place."""
+    assert isinstance(node, ast.expr | ast.stmt)
+    line = lines[node.lineno - 1].encode()  # columns count bytes
+    rest = line[node.end_col_offset :] if node.lineno == node.end_lineno else b""
+    return (line[: node.col_offset] + fault.encode() + rest).decode(errors="replace").strip()
+
+
 def _line(node: ast.AST) -> int:
     return getattr(node, "lineno", 0)
 
@@ -320,21 +362,28 @@ def _short(node: ast.AST) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=str(__doc__).splitlines()[0])
     parser.add_argument(
-        "modules", nargs="*", metavar="MODULE", help="files, or the beginning of their paths; default: all"
+        "modules",
+        nargs="*",
+        metavar="MODULE",
+        help="files, or the beginning of their paths, or one line as FILE:LINE; default: all",
     )
     parser.add_argument("--sample", type=int, help="so many mutants of each module, drawn at random; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of that draw")
     options = parser.parse_args(arguments)
-    modules = [module for module in TESTS if module.startswith(tuple(options.modules) or "")]
-    if not modules:
+    chosen: list[tuple[str, int | None]] = []
+    for asked in options.modules or [""]:
+        beginning, _, line = asked.partition(":")
+        chosen += [(module, int(line) if line else None) for module in TESTS if module.startswith(beginning)]
+    if not chosen:
         parser.error(f"no module begins with {' or '.join(options.modules)}; there are {', '.join(TESTS)}")
     os.chdir(ROOT)
     warm_up()
-    verdicts = [examine(module, TESTS[module], options.sample, options.seed) for module in modules]
-    print("\n| module | mutants | noticed | share | seconds |\n|:--|--:|--:|--:|--:|")
+    verdicts = [examine(module, TESTS[module], options.sample, options.seed, line) for module, line in chosen]
+    print("\n| module | mutants | equal | noticed | share | seconds |\n|:--|--:|--:|--:|--:|--:|")
     for verdict in verdicts:
-        share = verdict.noticed / max(1, verdict.mutants)
-        print(f"| {verdict.module} | {verdict.mutants} | {verdict.noticed} | {share:.2f} | {verdict.seconds:.0f} |")
+        share = verdict.noticed / max(1, verdict.mutants - verdict.equal)
+        numbers = f"{verdict.mutants} | {verdict.equal} | {verdict.noticed} | {share:.2f} | {verdict.seconds:.0f}"
+        print(f"| {verdict.module} | {numbers} |")
 
 
 if __name__ == "__main__":

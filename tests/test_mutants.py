@@ -3,6 +3,7 @@
 import ast
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ def test_within():
 
 def test_pages():
     assert pages(75) == 2
+"""
+EQUAL = """
+[["small.py"]]
+line = "return max(1, ceil(lines / 50))"
+fault = "return max(2, ceil(lines / 50))"
+why = "nobody has so few lines"
+
+[["small.py"]]
+line = "return 1"
+fault = "return 2"
+why = "the line was there once"
 """
 
 
@@ -77,13 +89,14 @@ def test_what_no_test_notices_is_found(
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     monkeypatch.delitem(os.environ, "PYTEST_ADDOPTS", raising=False)
-    verdict = mutants.examine("small.py", ("test_small.py",))
-    assert [(mutant.line, mutant.before, mutant.after) for mutant in verdict.survivors] == [
-        (13, "1", "2"),
-        (13, "50", "51"),
-    ]
-    assert verdict.mutants == len(faults(MODULE)) == 7
-    assert "small.py:13: 50  ->  51\n" in capsys.readouterr().out
+    monkeypatch.setattr(mutants, "EQUAL", tmp_path / "equal.toml")
+    mutants.EQUAL.write_text(EQUAL)
+    verdict = mutants.examine("small.py", ("test_small.py",), line=13)
+    assert verdict.survivors[0].fault == "return max(1, ceil(lines / 51))"
+    assert (verdict.mutants, verdict.noticed, verdict.equal, len(verdict.survivors)) == (5, 3, 1, 1)
+    printed = capsys.readouterr().out
+    assert "small.py:13: 50  ->  51\n" in printed
+    assert "equal.toml: small.py has no line 'return 1' any more that could become 'return 2'\n" in printed
     (tmp_path / "test_small.py").write_text(TEST.replace("== 2", "== 3"))
     with pytest.raises(RuntimeError, match=r"small\.py: test_small\.py fail without a fault"):
         mutants.examine("small.py", ("test_small.py",))
@@ -93,3 +106,10 @@ def test_modules_and_their_tests_are_there():
     for module, tests in mutants.TESTS.items():
         assert (mutants.ROOT / module).is_file(), module
         assert all((mutants.ROOT / test).exists() for test in tests), tests
+
+
+def test_each_fault_that_changes_nothing_has_its_reason():
+    listed = tomllib.loads(mutants.EQUAL.read_text())
+    assert set(listed) <= set(mutants.TESTS)
+    for faults_of_module in listed.values():
+        assert all(set(each) == {"line", "fault", "why"} and each["why"] for each in faults_of_module)

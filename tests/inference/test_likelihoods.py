@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from proteinlm import checkpoint, vocabulary
+from proteinlm.data.batches.packing import Packed
+from proteinlm.errors import InputError
 from proteinlm.inference import likelihoods
+from proteinlm.inference.model import Model, load
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 from tests.data.samples import protein
@@ -220,6 +223,7 @@ def test_scoring_goes_on_where_it_was_killed(model: Path, tmp_path: Path, monkey
         run(*command, tmp_path / "out.csv")
     assert run(*command, tmp_path / "out.csv")[0] == 0
     assert [position for part in done for position in part] == list(range(60))
+    assert [len(part) for part in done] == [16, 16, 16, 12]  # of eight batches of two copies
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
@@ -254,6 +258,38 @@ def test_a_protein_of_many_passes_is_a_part_of_its_own(model: Path, tmp_path: Pa
     fasta.write_text("".join(f">p{number}\n{protein(40, number)}\n" for number in range(3)))
     killed_after(monkeypatch, 2, "pppl", fasta, "--model", model, *MODEL, "--out", tmp_path / "out.csv")
     assert len(list((tmp_path / ".out.csv.parts").glob("*.arrow"))) == 2
+
+
+def test_a_part_ends_where_its_passes_fill_eight_batches(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fasta = tmp_path / "in.fasta"  # 24 passes of 25 tokens each: two proteins are 8 batches of 150 tokens
+    fasta.write_text("".join(f">p{number}\n{protein(24, number)}\n" for number in range(4)))
+    killed_after(monkeypatch, 2, "pppl", fasta, "--model", model, *MODEL, "--out", tmp_path / "out.csv")
+    assert len(list((tmp_path / ".out.csv.parts").glob("*.arrow"))) == 1
+
+
+def test_a_pass_has_as_many_copies_as_the_batch_has_room_for(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    passes, compute = [], Model.log_probabilities
+
+    def counted(self: Model, packed: Packed, places: torch.Tensor) -> torch.Tensor:
+        passes.append((packed.proteins, len(packed.tokens)))
+        return compute(self, packed, places)
+
+    monkeypatch.setattr(Model, "log_probabilities", counted)
+    fasta = tmp_path / "in.fasta"
+    fasta.write_text(f">a\n{protein(4)}\n>b\n{protein(3)}\n")
+    assert run("pppl", fasta, "--model", model, "--device", "cpu", "--batch-tokens", 15)[0] == 0
+    assert passes == [(3, 15), (1, 5), (3, 12)]
+    passes.clear()
+    assert run("pppl", fasta, "--model", model, "--device", "cpu", "--batch-tokens", 5)[0] == 0
+    assert passes == [(1, 5)] * 4 + [(1, 4)] * 3
+
+
+def test_a_variant_that_is_none_stops_a_caller_who_did_not_say_otherwise(model: Path, tmp_path: Path):
+    fasta, mutants = write(tmp_path, ["mutant", "p.Lys2Ala"])
+    with pytest.raises(InputError, match=r"line 2: 'p.Lys2Ala' is no mutation such as A24G"):
+        likelihoods.score_variants(load(model, device="cpu"), fasta, mutants, tmp_path / "out.csv")
 
 
 def test_pseudo_perplexity(model: Path, tmp_path: Path):

@@ -104,6 +104,8 @@ def test_token_ids_are_ours(tmp_path: Path):
         assert tokenizer(sequence)["input_ids"] == wanted, sequence
     assert tokenizer.get_vocab() == vocabulary.IDS
     assert tokenizer.model_max_length == 64
+    ids = tokenizer("MK[MASK]T")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == "MKT"
     padded = tokenizer(["MK", "MKTA"], padding=True)
     assert padded["input_ids"][0][-2:] == [vocabulary.PAD] * 2
     assert padded["attention_mask"][0] == [1, 1, 1, 0, 0]

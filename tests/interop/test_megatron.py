@@ -71,6 +71,13 @@ def test_what_the_arguments_say_is_in_the_config(tanh: bool, head: str, tmp_path
     assert (config.head_activation, config.dropout, config.vocab_size, config.max_positions) == (head, 0.25, 256, 64)
 
 
+def test_a_checkpoint_that_does_not_tell_its_dropout_had_megatrons(tmp_path: Path):
+    args = samples.arguments(32, 1, 4, vocab=128, positions=64, shards=1)
+    del args.hidden_dropout
+    source = samples.write(tmp_path / "source", args, samples.model(args))
+    assert megatron.import_checkpoint(source, tmp_path / "ours").config.dropout == 0.1
+
+
 def test_weights_are_the_files_bit_for_bit(tmp_path: Path):
     args = samples.arguments(32, 1, 4, vocab=128, positions=64, shards=1)
     state = samples.model(args)

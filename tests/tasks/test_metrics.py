@@ -164,21 +164,23 @@ def packed_residues(lengths: list[int], seed: int) -> tuple[Tensor, Tensor, Tens
 
 
 def test_residue_accuracy_counts_labelled_residues_and_keeps_proteins():
-    logits, targets, starts = packed_residues([7, 1, 30], seed=0)
+    logits, targets, starts = packed_residues([7, 1, 30, 4], seed=0)
     targets[starts[1] : starts[2]] = -1
+    targets[starts[3] + 1 :] = torch.tensor([-1, logits[starts[3] + 2].argmax(), -1, -1])  # one labelled, and right
     filler = torch.tensor([starts[-1] + 5, starts[-1] + 5], dtype=torch.int32)  # a packed stream may end in filler
     metric = ResidueAccuracy()
     metric.update(
         torch.cat([logits, torch.zeros(5, 3)]),
         torch.cat([targets, torch.zeros(5, dtype=torch.int64)]),
         torch.cat([starts, filler]),
-        torch.tensor([5, 9, 2]),
+        torch.tensor([5, 9, 2, 6]),
     )
     labelled = targets != -1
     right = logits.argmax(1) == targets
     assert metric.compute()["accuracy"] == pytest.approx(right[labelled].double().mean().item())
     sample = metric.per_record()["accuracy"]
-    assert sample.record.tolist() == [2, 5, 9]
+    assert sample.record.tolist() == [2, 5, 6, 9]
+    assert sample.value[0, 2] == 1
     assert sample.uncounted.tolist() == [9]
 
 
@@ -220,7 +222,7 @@ def test_a_record_that_comes_twice_is_an_error():
 
 def fill(records: list[int]) -> list[RecordMetric]:
     """All metrics after the given records of a made-up test set, one update each."""
-    metrics = [ResidueAccuracy(), ProteinAccuracy(), Regression(), ContactPrecision()]
+    metrics = [ResidueAccuracy(), ProteinAccuracy(), Regression(), ContactPrecision(), ResidueLoss()]
     for record in records:
         which = torch.tensor([record])
         generator = torch.Generator().manual_seed(record)
@@ -228,6 +230,7 @@ def fill(records: list[int]) -> list[RecordMetric]:
         metrics[1].update(torch.randn(1, 3, generator=generator), torch.tensor([record % 3]), which)
         metrics[2].update(torch.randn(1, generator=generator), torch.randn(1, generator=generator), which)
         metrics[3].update(*protein(4 + 3 * record, seed=record), record)
+        metrics[4].update(torch.rand(2, generator=generator), torch.tensor([1, 3]), torch.tensor([0, 5]), which)
     return metrics
 
 
@@ -257,7 +260,7 @@ def score_in_process(rank: int, directory: str) -> None:
 def test_processes_with_uneven_shares_report_what_one_would(tmp_path: Path):
     in_group(3, lambda: score_in_process(int(os.environ["RANK"]), str(tmp_path)))
     expected = read(fill(list(range(12))))
-    assert len(expected) == 4 + len(CONTACT_SCORES)
+    assert len(expected) == 5 + len(CONTACT_SCORES)
     for processes in SHARES:
         for rank in range(processes):
             for reported in torch.load(tmp_path / f"{processes}-{rank}.pt"):

@@ -75,7 +75,8 @@ def test_unresolved_and_unknown_residues_have_no_structure(classes: int, expecte
 
 def test_a_protein_has_one_fold_and_one_number():
     assert batch(proteins("remote_homology", FOLD, FOLD | {"fold_label": 3}), 1, 0).targets.tolist() == [3, 1194]
-    assert batch(proteins("fluorescence", BRIGHT), 0).targets.tolist() == [3.5]
+    assert batch(found := proteins("fluorescence", BRIGHT), 0).targets.tolist() == [3.5]
+    assert found.terms.tolist() == [1]
     assert batch(proteins("stability", STABLE, STABLE | {"stability_score": 2.0}), 0, 1).targets.tolist() == [0.25, 2.0]
 
 
@@ -157,10 +158,11 @@ def test_only_proteins_with_a_label_are_learnt_from():
     assert found.labelled().terms.tolist() == [2]
 
 
-def test_targets_are_standardised_and_restored():
+@pytest.mark.parametrize("unit", [1.0, 0.1])
+def test_targets_are_standardised_and_restored(unit: float):
     scale = Scale()
-    scale.fit(np.array([1.0, 2.0, 6.0], np.float32))
-    values = torch.tensor([1.0, 2.0, 6.0])
+    values = unit * torch.tensor([1.0, 2.0, 6.0])
+    scale.fit(values.numpy())
     standardised = scale.standardise(values)
     assert standardised.mean().item() == pytest.approx(0, abs=1e-6)
     assert standardised.std(correction=0).item() == pytest.approx(1)
@@ -171,6 +173,7 @@ def test_a_constant_target_is_standardised_to_zero():
     scale = Scale()
     scale.fit(np.full(3, 7.0, np.float32))
     assert scale.standardise(torch.tensor(7.0)).item() == 0
+    assert scale.restore(torch.tensor(1.0)).item() == 8, "in its own unit"
 
 
 @pytest.mark.parametrize(
