@@ -5,6 +5,7 @@ rate rises from 0 to its maximum over the warm-up, and falls in a straight line 
 """
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -244,3 +245,63 @@ def test_a_carried_rate_keeps_the_decay_of_a_step():
             assert (group["weight_decay"] > 0) == (pattern in decayed)
             if group["weight_decay"]:
                 assert group["initial_lr"] * group["weight_decay"] == pytest.approx(1e-3 * 0.25)
+
+
+def test_clipping_is_that_of_torch():
+    ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
+    for layer in (ours, theirs):
+        torch.manual_seed(1)
+        layer.weight.grad, layer.bias.grad = torch.randn(5, 7), torch.randn(5)
+    norm = optim.clip(ours.parameters(), 0.3)
+    assert torch.equal(norm, nn.utils.clip_grad_norm_(theirs.parameters(), 0.3))
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+
+
+def test_the_state_of_an_optimiser_follows_the_names():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    config = OptimConfig()
+    optimizer, schedule = optim.build(model, config, 10, ModelConfig(4, 1, 1))
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    schedule.step()
+    state = optimizer.state_dict()
+    # as if every parameter had a mesh of its own, in another order
+    moments = dict(reversed(optim.moments(state).items()))
+    groups = [{"params": [number], "names": [name]} for number, name in enumerate(moments)]
+    other, resumed = optim.build(model, config, 10, ModelConfig(4, 1, 1))
+    other.load_state_dict({"state": dict(enumerate(moments.values())), "param_groups": groups})
+    resumed.load_state_dict(schedule.state_dict())
+    for parameter in model.parameters():
+        assert all(torch.equal(optimizer.state[parameter][key], value) for key, value in other.state[parameter].items())
+    assert [group["lr"] for group in other.param_groups] == [group["lr"] for group in optimizer.param_groups]
+
+
+class Sharded:
+    """Stands in for fairscale's OSS, which keeps the optimiser of its own shard inside."""
+
+    def __init__(self, optim: torch.optim.Optimizer) -> None:
+        self.optim = optim
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.1, fused=True),
+        lambda parameters: torch.optim.AdamW(parameters, lr=0.1, foreach=False),
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+    ],
+    ids=["fused", "plain", "another"],
+)
+def test_a_skipped_update_never_was(make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], sharded: bool):
+    def trained(gradients: list[float], skipped: set[int]) -> torch.Tensor:
+        parameter = nn.Parameter(torch.ones(3))
+        optimizer = make([parameter])
+        for step, gradient in enumerate(gradients):
+            parameter.grad = torch.full((3,), gradient)
+            outer = Sharded(optimizer) if sharded else optimizer
+            optim.skip_update(outer, torch.tensor(float(step in skipped)))  # type: ignore[arg-type]
+            optimizer.step()
+        return parameter.detach()
+
+    assert torch.equal(trained([1.0, torch.nan, 2.0, torch.nan], {1, 3}), trained([1.0, 2.0], set()))

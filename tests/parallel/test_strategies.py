@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm import checkpoint, optim, planner
-from proteinlm.config import ModelConfig, OptimConfig, StrategyConfig
+from proteinlm.config import ModelConfig, StrategyConfig
 from proteinlm.data.batches.language_model import MaskedBatch, pieces_by_length
 from proteinlm.errors import InputError
 from proteinlm.models.attention import boundaries
@@ -244,35 +244,6 @@ def test_recomputation_keeps_little():
         kept[name] = sum(saved)
     assert kept["recompute"] <= 33 * 32 < kept["keep"]
     assert kept["offload"] <= 33 * 32
-
-
-def test_clipping_is_that_of_torch():
-    ours, theirs = nn.Linear(7, 5), nn.Linear(7, 5)
-    for layer in (ours, theirs):
-        torch.manual_seed(1)
-        layer.weight.grad, layer.bias.grad = torch.randn(5, 7), torch.randn(5)
-    norm = optim.clip(ours.parameters(), 0.3)
-    assert torch.equal(norm, nn.utils.clip_grad_norm_(theirs.parameters(), 0.3))
-    assert torch.equal(ours.weight.grad, theirs.weight.grad)
-
-
-def test_the_state_of_an_optimiser_follows_the_names():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    config = OptimConfig()
-    optimizer, schedule = optim.build(model, config, 10, ModelConfig(4, 1, 1))
-    model(torch.randn(5, 3)).sum().backward()
-    optimizer.step()
-    schedule.step()
-    state = optimizer.state_dict()
-    # as if every parameter had a mesh of its own, in another order
-    moments = dict(reversed(optim.moments(state).items()))
-    groups = [{"params": [number], "names": [name]} for number, name in enumerate(moments)]
-    other, resumed = optim.build(model, config, 10, ModelConfig(4, 1, 1))
-    other.load_state_dict({"state": dict(enumerate(moments.values())), "param_groups": groups})
-    resumed.load_state_dict(schedule.state_dict())
-    for parameter in model.parameters():
-        assert all(torch.equal(optimizer.state[parameter][key], value) for key, value in other.state[parameter].items())
-    assert [group["lr"] for group in other.param_groups] == [group["lr"] for group in optimizer.param_groups]
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fairscale.optim import OSS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -117,6 +120,36 @@ def test_the_optimiser_remembers_what_was_planned(matrices: str):
     assert planned.gradients == planned.weights == sum(parameter.nbytes for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("matrices", ["adamw", "muon"])
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_the_fullest_process_is_the_one_that_fairscale_makes_it(matrices: str, processes: int):
+    cluster = ("strategy=ddp_sharded", f"strategy.devices={processes}", "train.step_tokens=12288")
+    config = small(*SMALL, f"optim.matrices={matrices}", "model.num_layers=3", *cluster)
+    optimizer, _ = optim.build(MaskedLanguageModel(config, ()), config.optim, 10, config.backbone)
+    stand_in = SimpleNamespace(_partition_parameters=[], world_size=processes, param_groups=optimizer.param_groups)
+    shares = OSS.partition_parameters(stand_in)  # type: ignore[arg-type]
+    held = [
+        sum((1 if group["muon"] else 2) * p.numel() for group in share for p in group["params"]) for share in shares
+    ]
+    assert planner.memory(config, planner.processor(1)).optimiser == 4 * max(held)
+
+
+@pytest.mark.parametrize(
+    ("precision", "cuda", "bf16"),
+    [
+        ("fp32", True, False),
+        ("fp32", False, False),
+        ("bf16-mixed", True, True),
+        ("bf16-mixed", False, True),
+        ("auto", True, True),
+        ("auto", False, False),
+    ],
+)
+def test_products_are_in_bf16_where_a_run_computes_them_so(precision: str, cuda: bool, bf16: bool):
+    config = small(*SMALL, f"train.precision={precision}")
+    assert planner.computes_in_bf16(config, planner.Hardware("any", 1e9, cuda=cuda)) == bf16
+
+
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
 def test_what_a_whole_model_saves(activations: str):
     config = small(*SMALL, "model.num_layers=6", "model.hidden_size=64", f"strategy.activations={activations}")
@@ -207,6 +240,77 @@ def test_sums_known_from_elsewhere():
     sharded = planned("strategy=fsdp", "strategy.devices=8")  # four micro-batches in each process
     assert sharded.received_bytes == pytest.approx(4 * 3 * weights * 7 / 8, rel=1e-3)
     assert sharded.memory.states == pytest.approx(16 / 4 * weights / 8, rel=1e-3)
+
+
+def test_a_step_takes_its_computation_and_what_that_does_not_hide():
+    def planned(*overrides: str, **changed: float) -> planner.Plan:
+        return plan(run_config([LARGEST, "profile=paper", *overrides]), PFAM, replace(H100, **changed))
+
+    def seconds(made: planner.Plan) -> tuple[float, float]:
+        assert made.speed
+        assert made.hours
+        step = made.config.train.step_tokens
+        assert [hours * 3600 * speed for hours, speed in zip(made.hours, made.speed[::-1], strict=True)] == (
+            pytest.approx([made.config.train.tokens] * 2)
+        )
+        return step / made.speed[1], step / made.speed[0]  # least first
+
+    def computing(made: planner.Plan, processes: int) -> list[float]:
+        work = made.config.train.step_tokens * made.flops_per_token
+        return [work / (processes * 989.4e12 * share) for share in (made.utilisation.high, made.utilisation.low)]
+
+    one = planned()
+    assert seconds(one) == pytest.approx(computing(one, 1))
+    eight = ("strategy.devices=8",)
+    sharded = planned("strategy=fsdp", *eight)
+    assert seconds(sharded) == pytest.approx(computing(sharded, 8)), "behind the computation"
+    slow = planned("strategy=fsdp", *eight, link=1e6, network=1e15)
+    assert seconds(slow) == pytest.approx([slow.received_bytes / 1e6] * 2)
+    nodes = ("strategy.nodes=2", *eight)
+    assert seconds(planned("strategy=fsdp", *nodes, link=1e15, network=1e6))[0] > 1e4
+    replicas = planned("strategy=hsdp", *nodes, network=1.0)
+    assert seconds(replicas) == pytest.approx(computing(replicas, 16)), "nearly all stays inside a node"
+    tensor = planned("strategy=fsdp_tensor", "strategy.tensor=4", *eight, link=2e9)
+    waiting = tensor.received_bytes / 2e9
+    assert seconds(tensor) == pytest.approx([time + waiting for time in computing(tensor, 8)])
+    assert planned(peak=None).speed is planned(peak=None).hours is None
+
+
+def test_what_a_process_receives_in_a_step():
+    """Ring algorithms: of a gather or a reduction over W processes, each receives (W - 1) / W of the whole."""
+    weights = 4 * 2_735_398_016
+
+    def received(*overrides: str) -> tuple[float, int]:
+        config = run_config([LARGEST, "profile=paper", *overrides])
+        return plan(config, PFAM, H100).received_bytes, config.train.step_tokens // 8704
+
+    alone, _ = received()
+    assert alone == 0
+    sharded, _ = received("strategy=ddp_sharded", "strategy.devices=8")
+    assert sharded == pytest.approx(3 * weights * 7 / 8, rel=1e-3)
+    replicas, micro_batches = received("strategy=hsdp", "strategy.devices=8", "strategy.nodes=2")
+    gathers = 3 * micro_batches / 16 * weights * 7 / 8
+    assert replicas == pytest.approx(gathers + 2 * weights / 8 / 2, rel=1e-3)
+    # two sums forward and two backward in each of 24 blocks, each a reduction and a gather of 3,072 bf16 numbers a token
+    states, micro_batches = received("strategy=fsdp_tensor", "strategy.devices=4", "strategy.tensor=4")
+    assert states == pytest.approx(micro_batches * 24 * 4 * 2 * 8704 * 3072 * 2 * 3 / 4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dim", "kernel"),
+    [
+        (16, "varlen_attn, head dimension 16 in tiles of 32"),
+        (64, "varlen_attn, head dimension 64"),
+        (72, "varlen_attn, head dimension 72 in tiles of 96"),
+        (136, "varlen_attn, head dimension 136 in tiles of 192"),
+        (256, "varlen_attn, head dimension 256"),
+        (264, "none: head dimension 264 is above 256"),
+    ],
+)
+def test_the_kernel_of_a_head_dimension(dim: int, kernel: str):
+    model = ModelConfig(2 * dim, 1, 2)
+    assert planner.kernel(model, fused=True) == kernel
+    assert planner.kernel(model, fused=False) == f"scaled_dot_product_attention, head dimension {dim}"
 
 
 @pytest.mark.parametrize(
