@@ -53,6 +53,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/inference/attention_contacts.py": CONTACTS,
     "proteinlm/inference/likelihoods.py": ("tests/inference/test_likelihoods.py",),
     "proteinlm/interop/huggingface.py": ("tests/interop/test_huggingface.py",),
+    "proteinlm/models/published.py": ("tests/models/test_published.py",),
     "proteinlm/interop/megatron.py": ("tests/interop/test_megatron.py",),
     "proteinlm/models/heads/base.py": HEADS,
     "proteinlm/models/heads/language_model.py": ("tests/models/test_parity.py", "tests/models/test_mup.py"),

@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
+from proteinlm.checkpoint import published
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
@@ -62,10 +63,13 @@ class Weights(NamedTuple):
 
 
 def load_weights(directory: Path) -> Weights:
-    """Read what `save_weights` wrote to `directory`, or an encoder of Hugging Face, which gives backbone tensors alone.
+    """Read what `save_weights` wrote to `directory`, or an encoder of Hugging Face: T5 gives backbone tensors alone.
 
     `InputError` if a file is missing or something else.
     """
+    if published.is_published(directory):
+        encoder = published.read(directory)
+        return Weights(encoder.config, encoder.tensors, encoder.fingerprint, str(directory))
     if huggingface.is_foreign(directory):
         return Weights(*huggingface.read(directory), str(directory))
     if not directory.is_dir():

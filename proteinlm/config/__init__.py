@@ -27,6 +27,8 @@ from proteinlm.config.model import PretrainedConfig as PretrainedConfig
 from proteinlm.config.model import ScaleConfig as ScaleConfig
 from proteinlm.config.model import StartConfig as StartConfig
 from proteinlm.config.model import max_scored_tokens as max_scored_tokens
+from proteinlm.config.published import PUBLISHED as PUBLISHED
+from proteinlm.config.published import PublishedConfig as PublishedConfig
 from proteinlm.config.stages import EvaluateConfig as EvaluateConfig
 from proteinlm.config.stages import FinetuneConfig as FinetuneConfig
 from proteinlm.config.stages import RowConfig as RowConfig

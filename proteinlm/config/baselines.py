@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from proteinlm.config.checks import at_least, below_one
 from proteinlm.config.model import ForeignConfig, ModelConfig
+from proteinlm.config.published import PUBLISHED, PublishedConfig
 from proteinlm.errors import InputError
 
 Shape = tuple[int, ...]
@@ -348,8 +349,10 @@ def shape_from(values: Mapping[str, Any]) -> ModelConfig:
     if "architecture" in values:
         return ForeignConfig(**values)
     family = values.get("family")
+    if family in PUBLISHED:
+        return PublishedConfig(**values)
     if family is not None and family not in FAMILIES:
-        raise InputError(f"family {family} is not one of {', '.join(FAMILIES)}")
+        raise InputError(f"family {family} is not one of {', '.join((*FAMILIES, *PUBLISHED))}")
     return (FAMILIES[family] if family else ModelConfig)(**values)
 
 
@@ -357,7 +360,7 @@ def family_of(config: ModelConfig) -> str:
     """The kind of backbone that a shape belongs to, for records."""
     if isinstance(config, ForeignConfig):
         return str(config.architecture["model_type"])
-    return config.family if isinstance(config, BaselineConfig) else "proteinlm"
+    return config.family if isinstance(config, BaselineConfig | PublishedConfig) else "proteinlm"
 
 
 def linear(name: str, inputs: int, outputs: int) -> Named:

@@ -48,7 +48,7 @@ class PretrainedConfig(StartConfig):
 
 @dataclass
 class HuggingFaceConfig(PretrainedConfig):
-    """An encoder in a directory of Hugging Face: ESM, BERT, T5 or MegatronBert (`proteinlm.models.huggingface`)."""
+    """An encoder in a directory of Hugging Face: ESM, BERT, MegatronBert or T5."""
 
     @property
     def run_name(self) -> str:
@@ -129,6 +129,16 @@ class ModelConfig(StartConfig):
         feed_forward = 2 if self.feed_forward == "gelu" else 3
         return 4 * self.hidden_size**2 + feed_forward * self.hidden_size * self.intermediate_size
 
+    @property
+    def position_rows(self) -> int:
+        """Rows of the table of positions; 0 without one."""
+        return self.max_positions if self.positions == "learned" else 0
+
+    @property
+    def outer_norms(self) -> tuple[str, ...]:
+        """The LayerNorms outside the blocks, by their names in the backbone."""
+        return ("norm",)
+
     def training_flops(self, tokens: int, squares: int, targets: int) -> float:
         """Forward and backward over `tokens`, with `squares` the sum of squared protein lengths in tokens.
 
@@ -146,7 +156,7 @@ class ModelConfig(StartConfig):
         hidden = self.hidden_size
         biases = (1 if self.feed_forward == "gelu" else 2) * self.intermediate_size + 5 * hidden
         blocks = self.num_layers * (self.block_matrices + biases + 4 * hidden)  # and two LayerNorms
-        tables = (self.vocab_size + (self.max_positions if self.positions == "learned" else 0)) * hidden
+        tables = (self.vocab_size + self.position_rows) * hidden
         return blocks + tables + 2 * hidden + hidden**2 + 3 * hidden + self.vocab_size
 
     def scaled_down(self, divisors: Mapping[str, int]) -> "ModelConfig":
@@ -159,7 +169,7 @@ class ModelConfig(StartConfig):
 
 @dataclass
 class ForeignConfig(ModelConfig):
-    """An encoder of Hugging Face, read from its directory: never part of a run's config.
+    """T5's encoder, run by transformers and read from its directory: never part of a run's config.
 
     `max_positions` is the longest protein and one, whatever tokens the encoder adds; FLOPs and the formula of
     `parameters` are those of a backbone of ours of the same size.

@@ -26,6 +26,7 @@ from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
 from proteinlm.models.attention import rotate_heads
 from proteinlm.models.backbone import Block
+from proteinlm.models.published import PostNormBlock
 from proteinlm.records.contact_map import SHORT
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_json
@@ -78,6 +79,8 @@ class Readout:
 
     def mean_of_best(self, model: Model, letters: np.ndarray) -> Tensor:
         """The mean of the best heads' corrected maps, (L, L): a score, not a probability."""
+        if not self.heads:
+            raise InputError(f"{model.origin}: no best heads are known of these weights: fit a readout by --fit DATA")
         total = torch.zeros((), device=model.machine.device)
         for number, layer in enumerate(attention_maps(model, letters)):
             within = [head % len(layer) for head in self.heads if head // len(layer) == number]
@@ -89,15 +92,16 @@ class Readout:
 def attention_maps(model: Model, letters: np.ndarray) -> list[Tensor]:
     """The corrected attention among the residues of one protein: for each layer (N, L, L) float32."""
     packed = model.machine.to_device(pack_letters([letters]))
-    backbone = model.own_backbone
+    backbone = model.encoder
     x, where = backbone.embed(packed.tokens, packed.starts, packed.longest)
-    result = []
+    residues, result = slice(1, len(packed.tokens)), []  # without what opens and closes the protein
     for block in backbone.blocks:
         assert isinstance(block, Block)
-        query, key, _ = rotate_heads(block.attention.project(block.attention_norm(x)), where.rotation)  # (T, N, D) each
+        attended = x if isinstance(block, PostNormBlock) else block.attention_norm(x)
+        query, key, _ = rotate_heads(block.attention.project(attended), where.rotation)  # (T, N, D) each
         query, key = query.transpose(0, 1), key.transpose(0, 1)  # (N, T, D)
         attention = (query @ key.mT * model.config.head_dim**-0.5).softmax(dim=-1)  # (N, T, T)
-        result.append(correct_average_product(attention[:, 1:, 1:]))
+        result.append(correct_average_product(attention[:, residues, residues]))
         x = block(x, where)
     return result
 
@@ -155,9 +159,15 @@ def save(readout: Readout, directory: Path) -> None:
 
 
 def load(model: Model, directory: Path) -> Readout:
-    """The readout saved beside these weights; raises `InputError` if there is none or it belongs to other weights."""
+    """The readout saved beside these weights, or else the regression that came with them.
+
+    Raises `InputError` if there is neither, or what is saved belongs to other weights.
+    """
     file = directory / FILE
     advice = "name proteins of known structure to fit one to: --fit DATA, or --fit synthetic"
+    if not file.is_file() and model.contact_regression:
+        coefficients, intercept = model.contact_regression
+        return Readout(model.fingerprint, coefficients.tolist(), float(intercept), [], 0, {})
     if not file.is_file():
         raise InputError(f"{directory}: no readout of its attention maps yet; {advice}")
     try:

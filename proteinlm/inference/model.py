@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from proteinlm import checkpoint, pretrained, vocabulary
 from proteinlm.checkpoint import Weights
-from proteinlm.config import BaselineConfig, ModelConfig
+from proteinlm.checkpoint.published import CONTACTS
+from proteinlm.config import ModelConfig, PublishedConfig
+from proteinlm.config.baselines import family_of
 from proteinlm.data.batches.packing import Packed, cut, pack_letters
 from proteinlm.device import choose_precision, default_device
 from proteinlm.errors import InputError
@@ -22,6 +24,7 @@ from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 from proteinlm.models.packed import per_protein
+from proteinlm.models.published import PublishedBackbone
 
 Pooling = Literal["mean", "cls", "residue"]
 """One vector for each protein (the mean over its residues, or the state at [CLS]), or one for each residue."""
@@ -123,15 +126,18 @@ class Model(LoadedModel):
         if "head.bias" in weights.tensors:  # no task's head has one
             modules["head"] = self._head = registry.language_model_head(weights.config)
         checkpoint.restore(modules, weights)
+        self.contact_regression: tuple[Tensor, Tensor] | None = None
+        """Coefficients (F,) and intercept (1,) over all heads that came with the weights, as they do with ESM's."""
+        if CONTACTS[0] in weights.tensors:
+            self.contact_regression = weights.tensors[CONTACTS[0]], weights.tensors[CONTACTS[1]]
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
 
     @property
-    def own_backbone(self) -> Backbone:
-        """The backbone, if it is of this suite's architecture; `InputError` if it is another's."""
-        if not isinstance(self.backbone, Backbone):
-            kind = self.config.family if isinstance(self.config, BaselineConfig) else "an encoder of Hugging Face"
-            raise InputError(f"{self.origin}: {kind}, of which only hidden states are to be had")
+    def encoder(self) -> Backbone | PublishedBackbone:
+        """The backbone, if its blocks attend as ours do; `InputError` if not."""
+        if not isinstance(self.backbone, Backbone | PublishedBackbone):
+            raise InputError(f"{self.origin}: {family_of(self.config)}, of which only hidden states are to be had")
         return self.backbone
 
     @property
@@ -149,11 +155,15 @@ class Model(LoadedModel):
 
     @torch.inference_mode()
     def log_probabilities(self, packed: Packed, places: Tensor) -> Tensor:
-        """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream."""
+        """Logarithms of the probabilities (K, V) float32 of every token at `places` (K,) of the packed stream.
+
+        A letter that a published encoder does not know has the probability of the token that it is read as.
+        """
         with self.machine.autocast():
             hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
             logits = self.head(hidden, registry.token_table(self.backbone))
-        return logits.float().log_softmax(dim=-1)
+        logs = logits.float().log_softmax(dim=-1)
+        return logs[:, self.config.tokens] if isinstance(self.config, PublishedConfig) else logs
 
     @overload
     def embed(self, sequences: Sequence[str], pooling: Literal["mean", "cls"] = "mean") -> np.ndarray: ...

@@ -15,7 +15,7 @@ New = Annotated[Path, typer.Argument(metavar="OUT", help="New directory for the 
 Checkpoint = Annotated[
     Path, typer.Argument(metavar="DIR", help="Directory with mp_rank_00/model_optim_rng.pt, or its parent.")
 ]
-MegatronBert = Annotated[Path, typer.Argument(metavar="DIR", help="Directory with config.json and model.safetensors.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory with config.json, weights and vocabulary.")]
 Approximate = Annotated[
     bool, typer.Option("--approximate", help="Let the head have the blocks' activation; prints what that changes.")
 ]
@@ -35,8 +35,8 @@ def import_megatron(source: Checkpoint, target: New) -> None:
 
 
 @import_app.command("hf")
-def import_hugging_face(source: MegatronBert, target: New) -> None:
-    """Import a MegatronBert of Hugging Face with ProteinLM's vocabulary."""
+def import_hugging_face(source: Directory, target: New) -> None:
+    """Import ESM-1b, ESM-2, BERT or MegatronBert from a directory of Hugging Face."""
     from proteinlm.interop import huggingface
 
     report = huggingface.import_directory(source, target)

@@ -1,4 +1,4 @@
-"""Exports to and imports from directories of Hugging Face's ``MegatronBertForMaskedLM``, without transformers.
+"""Exports to directories of Hugging Face's ``MegatronBertForMaskedLM``, and imports from Hugging Face, without transformers.
 
 MegatronBert (transformers ``models/megatron_bert``) is our architecture but for three things: query, key and value are
 separate projections, it has a table of token types, and one activation serves blocks and head. The token types are one
@@ -11,36 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
-from proteinlm.checkpoint import Weights
-from proteinlm.config import LAYER_NORM_EPSILON, BaselineConfig, ModelConfig
-from proteinlm.errors import InputError, first_line
-from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
+from proteinlm.checkpoint import Weights, published
+from proteinlm.checkpoint.tensors import SourceTensors, new_directory, shapes
+from proteinlm.config import LAYER_NORM_EPSILON, ModelConfig
+from proteinlm.config.baselines import family_of
+from proteinlm.errors import InputError
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 from proteinlm.records.run_directory import SHAPE, WEIGHTS
 from proteinlm.storage.atomic import write_text, written_whole
-from proteinlm.storage.untrusted import read_json
 
 MODEL_TYPE = "megatron-bert"
-TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")  # three names of the same function
-PARTS = ("query", "key", "value")
-TOKEN_TYPES = "embeddings.token_type_embeddings.weight"
-
-_NAMES = {
-    "token_embedding": "embeddings.word_embeddings",
-    "position_embedding": "embeddings.position_embeddings",
-    "norm": "encoder.ln",
-    "attention_norm": "attention.ln",
-    "attention.output": "attention.output.dense",
-    "feed_forward_norm": "ln",
-    "feed_forward.up": "intermediate.dense",
-    "feed_forward.down": "output.dense",
-}
-_HEAD = {"dense": "transform.dense", "norm": "transform.LayerNorm"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +57,10 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> ExportRe
     """
     weights = checkpoint.load_weights(source)
     config, source_tensors = weights.config, SourceTensors(weights.tensors, source)
-    if isinstance(config, BaselineConfig):
-        raise InputError(f"{source}: {config.family} has no form in Hugging Face: only ProteinLM's encoder is exported")
+    if type(config) is not ModelConfig:
+        raise InputError(
+            f"{source}: {family_of(config)} has no form in Hugging Face: only ProteinLM's encoder is exported"
+        )
     for knob, value in (("positions", "learned"), ("feed_forward", "gelu")):
         if getattr(config, knob) != value:
             raise InputError(
@@ -88,7 +75,7 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> ExportRe
         )
     ours = {name: source_tensors.take(name, shape) for name, shape in shapes(config, head=has_head).items()}
     prefix = "bert." if has_head else ""
-    tensors = {prefix + TOKEN_TYPES: torch.zeros(1, config.hidden_size)}
+    tensors = {prefix + published.TOKEN_TYPES: torch.zeros(1, config.hidden_size)}
     for name, tensor in ours.items():
         tensors |= _renamed(name, tensor, config, prefix)
     new_directory(target)
@@ -101,70 +88,22 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> ExportRe
 
 
 def import_directory(source: Path, target: Path) -> ImportReport:
-    """Write the MegatronBert in `source` to the new directory `target`, as `checkpoint.load_weights` reads it.
+    """Write the encoder in `source` (ESM, BERT, MegatronBert) to the new directory `target`, in our form.
 
-    `InputError` for another architecture, another vocabulary, and options that our backbone does not have.
+    Raises `InputError` as `checkpoint.published.read` does.
     """
-    values = _read_json(source / SHAPE)
-    config = _our_config(values, source / SHAPE)
-    _check_vocabulary(source)
-    source_tensors = SourceTensors(_read_tensors(source), source)
-    prefix = "bert." if f"bert.{TOKEN_TYPES}" in source_tensors else ""
-    has_head = "cls.predictions.bias" in source_tensors
-    tensors = {
-        name: _taken(name, shape, source_tensors, config, prefix)
-        for name, shape in shapes(config, head=has_head).items()
-    }
-    types = source_tensors.take(prefix + TOKEN_TYPES, (int(values.get("type_vocab_size", 2)), config.hidden_size))
-    if types[0].any():  # not in any case: adding zero would turn -0.0 into 0.0
-        tensors["backbone.position_embedding.weight"] = tensors["backbone.position_embedding.weight"] + types[0]
-    tied = (("weight", tensors["backbone.token_embedding.weight"]), ("bias", tensors.get("head.bias")))
-    for kind, tensor in tied:
-        copy = f"cls.predictions.decoder.{kind}"
-        if (
-            tensor is not None
-            and copy in source_tensors
-            and not torch.equal(source_tensors.take(copy, tensor.shape), tensor)
-        ):
-            raise InputError(f"{source}: {copy} is not tied to what it should be")
-    checkpoint.save_tensors(new_directory(target), tensors, config)
-    return ImportReport(config, has_head, source_tensors.unused)
+    encoder = published.read(source)
+    checkpoint.save_tensors(new_directory(target), encoder.tensors, encoder.config)
+    return ImportReport(encoder.config, "head.bias" in encoder.tensors, encoder.unused)
 
 
 def _renamed(name: str, tensor: Tensor, config: ModelConfig, prefix: str) -> dict[str, Tensor]:
     """Our tensor `name` as MegatronBert has it: one tensor, or query, key and value."""
-    names = _theirs(name, prefix)
+    names = published.NAMES[MODEL_TYPE].of(name, prefix)
     if len(names) == 1:
         return {names[0]: tensor}
     parts = tensor.unflatten(0, (config.num_heads, 3, config.head_dim)).unbind(1)
     return {their: part.flatten(0, 1).contiguous() for their, part in zip(names, parts, strict=True)}
-
-
-def _taken(name: str, shape: torch.Size, source_tensors: SourceTensors, config: ModelConfig, prefix: str) -> Tensor:
-    """Our tensor `name` from theirs."""
-    names = _theirs(name, prefix)
-    if len(names) == 1:
-        return source_tensors.take(names[0], shape)
-    heads = (config.num_heads, config.head_dim)
-    parts = [source_tensors.take(their, (shape[0] // 3, *shape[1:])).unflatten(0, heads) for their in names]
-    return torch.stack(parts, dim=1).flatten(0, 2)
-
-
-def _theirs(name: str, prefix: str) -> list[str]:
-    """MegatronBert's names of our tensor `name`."""
-    part, rest = name.split(".", 1)
-    if part == "head":
-        if rest == "bias":
-            return ["cls.predictions.bias"]
-        module, kind = rest.split(".")
-        return [f"cls.predictions.{_HEAD[module]}.{kind}"]
-    module, kind = rest.rsplit(".", 1)
-    if not module.startswith("blocks."):
-        return [f"{prefix}{_NAMES[module]}.{kind}"]
-    _, layer, inner = module.split(".", 2)
-    if inner == "attention.query_key_value":
-        return [f"{prefix}encoder.layer.{layer}.attention.self.{which}.{kind}" for which in PARTS]
-    return [f"{prefix}encoder.layer.{layer}.{_NAMES[inner]}.{kind}"]
 
 
 def _their_config(config: ModelConfig, has_head: bool) -> dict[str, Any]:
@@ -177,7 +116,7 @@ def _their_config(config: ModelConfig, has_head: bool) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.intermediate_size,
         "max_position_embeddings": config.max_positions,
-        "hidden_act": TANH[0],
+        "hidden_act": published.TANH[0],
         "hidden_dropout_prob": config.dropout,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": LAYER_NORM_EPSILON,
@@ -186,29 +125,6 @@ def _their_config(config: ModelConfig, has_head: bool) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "dtype": "float32",
     }
-
-
-def _our_config(values: dict[str, Any], file: Path) -> ModelConfig:
-    if values.get("model_type") != MODEL_TYPE:
-        raise InputError(f"{file}: model_type {values.get('model_type')!r}, not {MODEL_TYPE!r}")
-    if values.get("hidden_act", "gelu") not in TANH:
-        raise InputError(f"{file}: hidden_act {values.get('hidden_act', 'gelu')!r} is not one of {', '.join(TANH)}")
-    try:
-        config = ModelConfig(
-            hidden_size=values["hidden_size"],
-            num_layers=values["num_hidden_layers"],
-            num_heads=values["num_attention_heads"],
-            max_positions=values["max_position_embeddings"],
-            vocab_size=values["vocab_size"],
-            dropout=values.get("hidden_dropout_prob", 0.1),
-        )
-    except (InputError, KeyError, TypeError) as error:
-        raise InputError(f"{file}: not the shape of a model: {error}") from None
-    wanted = {"layer_norm_eps": LAYER_NORM_EPSILON, "intermediate_size": config.intermediate_size, "is_decoder": False}
-    for name, value in wanted.items():
-        if values.get(name, value) != value:
-            raise InputError(f"{file}: {name} is {values[name]}: this suite's backbone has {value}")
-    return config
 
 
 def _tokenizer(config: ModelConfig) -> dict[str, dict[str, Any]]:
@@ -252,53 +168,6 @@ def _tokenizer(config: ModelConfig) -> dict[str, dict[str, Any]]:
     options = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": config.max_positions}
     inputs = {"model_input_names": ["input_ids", "attention_mask"]}
     return files | {"tokenizer_config.json": options | inputs | special}
-
-
-def _check_vocabulary(source: Path) -> None:
-    """Refuse a directory whose tokenizer has other ids than ours; one without a tokenizer is taken at its word."""
-    ids: dict[str, int] = {}
-    if (source / "tokenizer.json").is_file():
-        ids = (_read_json(source / "tokenizer.json").get("model") or {}).get("vocab") or {}
-    elif (source / "vocab.txt").is_file():
-        ids = {token: index for index, token in enumerate((source / "vocab.txt").read_text().splitlines())}
-    else:
-        return
-    for token, index in vocabulary.IDS.items():
-        if not isinstance(ids, dict) or ids.get(token) != index:
-            found = ids.get(token) if isinstance(ids, dict) else None
-            raise InputError(f"{source}: its tokenizer gives {token} the id {found}, ProteinLM's vocabulary {index}")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.parent.is_dir():
-        raise InputError(f"{file.parent}: no such directory")
-    if not file.is_file():
-        raise InputError(f"{file.parent}: no {file.name} in it")
-    try:
-        values = read_json(file)
-    except ValueError as error:
-        raise InputError(f"{file}: damaged: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: not an object")
-    return values
-
-
-def _read_tensors(source: Path) -> dict[str, Tensor]:
-    index = source / f"{WEIGHTS}.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    tensors: dict[str, Tensor] = {}
-    try:
-        if names == [WEIGHTS] and not (source / WEIGHTS).is_file() and (source / "pytorch_model.bin").is_file():
-            return torch.load(source / "pytorch_model.bin", map_location="cpu", weights_only=True)
-        for name in names:
-            if not (source / name).is_file():
-                raise InputError(f"{source}: no {name} in it, so no weights")
-            tensors |= load_file(source / name)
-    except InputError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(f"{source}: its weights are damaged: {first_line(error)}") from None
-    return tensors
 
 
 def _difference(weights: Weights) -> float:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from proteinlm import checkpoint
+from proteinlm.checkpoint.tensors import SourceTensors, new_directory, shapes
 from proteinlm.config import LAYER_NORM_EPSILON, ModelConfig
 from proteinlm.errors import InputError, first_line
-from proteinlm.interop.tensors import SourceTensors, new_directory, shapes
 from proteinlm.launch import entry
 
 FILE, LATEST = "model_optim_rng.pt", "latest_checkpointed_iteration.txt"

@@ -1,6 +1,6 @@
-"""Runs encoders of Hugging Face behind our backbone's interface, so that all tasks and heads work on them.
+"""Runs T5's encoder (ProtT5) by transformers behind our backbone's interface, so that all tasks and heads work on it.
 
-These are ESM-1b and ESM-2, BERT (ProtBert), T5's encoder (ProtT5) and MegatronBert. Each has its own tokens: ours are
+It computes padded batches, where `proteinlm.models.published` packs other encoders. It has its own tokens: ours are
 translated one by one, and the special tokens that its tokenizer puts around a protein are added. No other module needs
 transformers.
 
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from proteinlm import vocabulary
-from proteinlm.config import ForeignConfig
+from proteinlm.config import PUBLISHED, ForeignConfig
 from proteinlm.errors import InputError, first_line
 from proteinlm.models.packed import per_protein
 from proteinlm.storage.untrusted import read_json
 
-CLASSES = {"esm": "EsmModel", "bert": "BertModel", "megatron-bert": "MegatronBertModel", "t5": "T5EncoderModel"}
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
+MODEL_TYPE = "t5"
+VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model")
 UNBOUNDED = 65_536  # positions of an encoder that has no table of them: the most that ours may have
 WASTE = 1.25
 """Longest protein of a padded batch over its shortest: at most a fifth of a batch is padding."""
@@ -34,8 +34,7 @@ WASTE = 1.25
 class ForeignBackbone(nn.Module):
     """Computes one hidden state per token of packed proteins, as `Backbone` does, in padded batches.
 
-    The state of our [CLS] is that of the encoder's first special token; of T5, which has none there, the mean over the
-    residues.
+    The state of our [CLS] is the mean over the residues: T5 has no special token there.
     """
 
     tokens: Tensor
@@ -82,20 +81,17 @@ def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
     transformers.
     """
     architecture = read_json(directory / "config.json")
-    name = CLASSES.get(architecture["model_type"])
-    if name is None:
-        raise InputError(f"{directory}: model_type {architecture['model_type']!r} is not one of {', '.join(CLASSES)}")
+    if architecture["model_type"] != MODEL_TYPE:
+        known = ", ".join((*PUBLISHED, MODEL_TYPE))
+        raise InputError(f"{directory}: model_type {architecture['model_type']!r} is not one of {known}")
     if not any((directory / file).is_file() for file in VOCABULARIES):  # without one transformers makes an empty one
         raise InputError(f"{directory}: no vocabulary of its tokenizer in it: none of {', '.join(VOCABULARIES)}")
     transformers = _transformers()
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    pooling = {} if name == "T5EncoderModel" else {"add_pooling_layer": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
-        if getattr(tokenizer, "do_lower_case", False):  # BERT's default, where no tokenizer_config.json denies it
-            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options, do_lower_case=False)
-        model, loading = getattr(transformers, name).from_pretrained(
-            directory, **options, **pooling, dtype=torch.float32, output_loading_info=True
+        model, loading = transformers.T5EncoderModel.from_pretrained(
+            directory, **options, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # transformers says in many ways that a file is missing, damaged or another's
         raise InputError(f"{directory}: not readable by transformers: {first_line(error)}") from None
@@ -108,14 +104,14 @@ def read(directory: Path) -> tuple[ForeignConfig, dict[str, Tensor], str]:
         hidden_size=values.hidden_size,
         num_layers=values.num_hidden_layers,
         num_heads=values.num_attention_heads,
-        max_positions=_longest(values, len(prefix) + len(suffix)) + 1,
+        max_positions=UNBOUNDED,
         vocab_size=values.vocab_size,
         architecture=json.loads(values.to_json_string(use_diff=False)),
         tokens=tokens,
         prefix=prefix,
         suffix=suffix,
     )
-    tensors = {f"backbone.encoder.{key}": tensor for key, tensor in _inner(model).state_dict().items()}
+    tensors = {f"backbone.encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
     whole = hashlib.sha256(json.dumps(tokens).encode())
     for key in sorted(tensors):
         whole.update(key.encode() + tensors[key].contiguous().numpy().tobytes())
@@ -126,22 +122,11 @@ def _encoder(architecture: dict[str, Any]) -> nn.Module:
     """An encoder with random weights."""
     transformers = _transformers()
     values = transformers.AutoConfig.for_model(**architecture)
-    name = CLASSES[architecture["model_type"]]
-    pooling = {} if name == "T5EncoderModel" else {"add_pooling_layer": False}
-    return _inner(getattr(transformers, name)(values, **pooling))
-
-
-def _inner(model: Any) -> nn.Module:
-    """The part that computes hidden states, without parts that get no gradient and weights that have two names."""
-    if model.config.model_type == "t5":
-        return model.encoder
-    if model.config.model_type == "esm":
-        del model.contact_head
-    return model
+    return transformers.T5EncoderModel(values).encoder
 
 
 def _tokens(tokenizer: Any, directory: Path) -> list[int]:
-    """The encoder's token for each of ours; letters that it does not know are its X, or else unknown."""
+    """T5's token for each of ours; letters that it does not know are its X, or else unknown."""
     known = tokenizer.get_vocab()
 
     def letter(name: str) -> int | None:
@@ -166,14 +151,6 @@ def _specials(tokenizer: Any, tokens: list[int], directory: Path) -> tuple[list[
     if alanine not in ids or len(prefix) > 1:
         raise InputError(f"{directory}: its tokenizer makes {ids} of the protein A, whose token is {alanine}")
     return prefix, suffix
-
-
-def _longest(values: Any, specials: int) -> int:
-    """The number of residues of the longest protein that the encoder has positions for."""
-    if values.model_type == "t5" or getattr(values, "position_embedding_type", "absolute") == "rotary":
-        return UNBOUNDED - 1
-    offset = values.pad_token_id + 1 if values.model_type == "esm" else 0  # ESM counts positions from there
-    return values.max_position_embeddings - offset - specials
 
 
 def _batches(proteins: list[Tensor]) -> Iterator[list[Tensor]]:

@@ -12,6 +12,7 @@ from proteinlm.config import (
     OneHotConfig,
     PostNormConfig,
     ProtVecConfig,
+    PublishedConfig,
     ResNetConfig,
     UniRepConfig,
 )
@@ -24,9 +25,11 @@ from proteinlm.models.baselines.resnet import ResNet, ResNetBlock
 from proteinlm.models.baselines.unirep import UniRep
 from proteinlm.models.heads import LanguageModelHead, UntiedLanguageModelHead
 from proteinlm.models.huggingface import ForeignBackbone
+from proteinlm.models.published import PublishedBackbone
 
 BACKBONES: dict[type[ModelConfig], type[nn.Module]] = {
     ModelConfig: Backbone,
+    PublishedConfig: PublishedBackbone,
     ForeignConfig: ForeignBackbone,
     OneHotConfig: OneHot,
     LSTMConfig: LSTM,

@@ -81,8 +81,8 @@ def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
 
     def everything() -> Named:
         yield "backbone.token_embedding.weight", (model.vocab_size, hidden)
-        if model.positions == "learned":
-            yield "backbone.position_embedding.weight", (model.max_positions, hidden)
+        if model.position_rows:
+            yield "backbone.position_embedding.weight", (model.position_rows, hidden)
         for block in (f"backbone.blocks.{index}" for index in range(model.num_layers)):
             yield from norm(f"{block}.attention_norm", hidden)
             yield from linear(f"{block}.attention.query_key_value", hidden, 3 * hidden)
@@ -92,7 +92,8 @@ def parameter_shapes(model: ModelConfig) -> dict[str, Shape]:
             yield from linear(f"{block}.feed_forward.down", inner, hidden)
             if model.feed_forward == "gated":
                 yield from linear(f"{block}.feed_forward.gate", hidden, inner)
-        yield from norm("backbone.norm", hidden)
+        for name in model.outer_norms:
+            yield from norm(f"backbone.{name}", hidden)
         yield "head.bias", (model.vocab_size,)
         yield from linear("head.dense", hidden, hidden)
         yield from norm("head.norm", hidden)

@@ -172,14 +172,13 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
         assert not (tmp_path / "ours").exists()
 
     changes = (
-        ({"model_type": "bert"}, "model_type 'bert', not 'megatron-bert'"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not one of"),
+        ({"model_type": "gpt2"}, "model_type 'gpt2' is not one of esm, bert, megatron-bert"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"is_decoder": True}, "is_decoder is True"),
-        ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
-        ({"intermediate_size": 64}, "intermediate_size is 64"),
+        ({"intermediate_size": 64}, r"shape \(128, 32\), not \(64, 32\)"),
         ({"num_hidden_layers": 2}, "no tensor bert.encoder.layer.1"),
         ({"vocab_size": 31}, r"shape \(128, 32\), not \(31, 32\)"),
-        ({"hidden_size": "32"}, "not the shape of a model"),
+        ({"hidden_size": "32"}, "not the shape of an encoder"),
     )
     for change, message in changes:
         file.write_text(json.dumps(original | change))
@@ -192,11 +191,11 @@ def test_what_cannot_be_imported_is_refused_in_one_line(tmp_path: Path):
     save_file(tensors | {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"] + 1}, weights)
     refused("cls.predictions.decoder.bias is not tied")
     weights.write_bytes(b"nothing")
-    refused("its weights are damaged")
+    refused("model.safetensors: damaged")
     weights.unlink()
-    refused("no model.safetensors in it, so no weights")
+    refused("neither model.safetensors nor pytorch_model.bin in it, so no weights")
     (tmp_path / "exported/tokenizer.json").unlink()
     (tmp_path / "exported/vocab.txt").write_text("[PAD]\n[UNK]\n")
-    refused(r"its tokenizer gives \[MASK\] the id None")
+    refused("its vocabulary has no token for the amino acid A")
     file.write_text("{")
     refused("damaged")

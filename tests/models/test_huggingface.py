@@ -1,4 +1,4 @@
-"""Encoders of Hugging Face give the states that transformers gives of each protein alone, in any company, in any task."""
+"""Encoders of Hugging Face give the states of transformers and its tokenizers, in any company and in any task."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from proteinlm import checkpoint, load
-from proteinlm.config import FinetuneConfig, ForeignConfig, register_schema
+from proteinlm.config import FinetuneConfig, ForeignConfig, ModelConfig, PublishedConfig, register_schema
 from proteinlm.data import synthetic
 from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
@@ -115,7 +115,8 @@ def states_alone(directory: Path, sequence: str) -> np.ndarray:
 @pytest.mark.parametrize("name", [maker.__name__ for maker in MAKERS])
 def test_states_are_those_of_each_protein_alone(encoders: Path, name: str):
     weights = checkpoint.load_weights(encoders / name)
-    assert isinstance(weights.config, ForeignConfig)
+    kind = {"prott5": ForeignConfig, "exported": ModelConfig}.get(name, PublishedConfig)
+    assert type(weights.config) is kind
     backbone = registry.build(weights.config).eval()
     checkpoint.restore({"backbone": backbone}, weights)
     for order in (range(len(SEQUENCES)), np.argsort([len(sequence) for sequence in SEQUENCES])):
@@ -133,11 +134,7 @@ def test_a_directory_without_settings_of_its_tokenizer_is_not_lower_cased(encode
         (tmp_path / name / file).unlink()
     (tmp_path / name / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS]))
     bare, original = (load(directory / name, device="cpu") for directory in (tmp_path, encoders))
-    assert (bare.config.tokens, bare.config.prefix, bare.config.suffix) == (
-        original.config.tokens,
-        original.config.prefix,
-        original.config.suffix,
-    )
+    assert bare.config == original.config
     np.testing.assert_array_equal(bare.embed(SEQUENCES), original.embed(SEQUENCES))
 
 
@@ -197,7 +194,9 @@ def test_every_class_learns_a_task(composed, encoders: Path, tmp_path: Path, nam
 
 @pytest.mark.parametrize("task", ["contact", "remote_homology", "stability", "fluorescence"])
 def test_every_task_runs(composed, task: str):
-    result = finetuning.run(composed("esm2", f"task={task}", "seeds=1", "task.tokens=1024", "task.validations=1"))
+    adapter = "lora" if task == "stability" else "none"
+    budget = ("seeds=1", "task.tokens=1024", "task.validations=1")
+    result = finetuning.run(composed("esm2", f"task={task}", f"adapter={adapter}", *budget))
     assert result.score(task, "valid", "spearman" if task in ("stability", "fluorescence") else result.scores[0].metric)
 
 
@@ -207,9 +206,9 @@ def test_embeddings_and_what_is_not_to_be_had(encoders: Path, tmp_path: Path):
         np.testing.assert_allclose(vector, states_alone(encoders / "esm2", sequence)[1:].mean(axis=0), atol=2e-5)
     fasta = tmp_path / "in.fasta"
     fasta.write_text(">a\nACDEF\n")
-    assert_refused(run("pppl", fasta, "--model", encoders / "esm2"), "no language-model head in it")
-    outcome = run("contacts", fasta, "--model", encoders / "esm2", "--out", tmp_path / "a.npz", "--fit", "synthetic")
-    assert_refused(outcome, "an encoder of Hugging Face, of which only hidden states are to be had")
+    assert_refused(run("pppl", fasta, "--model", encoders / "prott5"), "no language-model head in it")
+    outcome = run("contacts", fasta, "--model", encoders / "prott5", "--out", tmp_path / "a.npz", "--fit", "synthetic")
+    assert_refused(outcome, "prott5: t5, of which only hidden states are to be had")
     assert load(encoders / "esm1b").longest == 128 - 2 - 2
     assert load(encoders / "protbert").longest == 126
     fasta.write_text(f">a\n{'A' * 127}\n")
@@ -220,13 +219,13 @@ def test_embeddings_and_what_is_not_to_be_had(encoders: Path, tmp_path: Path):
 def test_what_is_no_protein_encoder_is_refused(tmp_path: Path):
     for name, content, message in (
         ("gpt", '{"model_type": "gpt2"}', "model_type 'gpt2' is not one of esm, bert, megatron-bert, t5"),
-        ("empty", '{"model_type": "bert"}', "not readable by transformers"),
-        ("mute", '{"model_type": "bert"}', "no vocabulary of its tokenizer in it: none of tokenizer.json, vocab.txt"),
+        ("empty", '{"model_type": "t5"}', "not readable by transformers"),
+        ("mute", '{"model_type": "t5"}', "no vocabulary of its tokenizer in it: none of tokenizer.json, spiece.model"),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
         if name == "empty":
-            (tmp_path / name / "vocab.txt").write_text("[PAD]")
+            (tmp_path / name / "tokenizer.json").write_text("{}")
         with pytest.raises(InputError, match=message) as refusal:
             load(tmp_path / name)
         assert "\n" not in str(refusal.value)

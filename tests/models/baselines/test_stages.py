@@ -68,7 +68,7 @@ def test_what_was_pretrained_is_loaded(pretrained: Path, model: str):
     assert vectors.shape == (2, saved.config.hidden_size)
     np.testing.assert_allclose(asked.embed(["MKTAYIAK"])[0], vectors[1], atol=1e-5)
     with pytest.raises(InputError, match=r"of which only hidden states are to be had"):
-        _ = asked.own_backbone
+        _ = asked.encoder
     with pytest.raises(InputError, match=r"has no form in Hugging Face"):
         huggingface.export(where(pretrained, model), pretrained / "exported")
 

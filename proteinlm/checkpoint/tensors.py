@@ -8,8 +8,7 @@ from torch import Size, Tensor, nn
 
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads import LanguageModelHead
+from proteinlm.models import registry
 
 
 class SourceTensors:
@@ -41,9 +40,9 @@ class SourceTensors:
 def shapes(config: ModelConfig, *, head: bool) -> dict[str, Size]:
     """The shape of each tensor of a backbone and, if asked, its head, named as `checkpoint.save_weights` does."""
     with torch.device("meta"):
-        modules: dict[str, nn.Module] = {"backbone": Backbone(config)}
+        modules: dict[str, nn.Module] = {"backbone": registry.build(config)}
         if head:
-            modules["head"] = LanguageModelHead(config)
+            modules["head"] = registry.language_model_head(config)
     return {
         f"{prefix}.{name}": tensor.shape
         for prefix, module in modules.items()
