@@ -9,6 +9,7 @@ import typer
 
 from proteinlm.errors import InputError
 from proteinlm.storage.atomic import check_output
+from proteinlm.storage.cache import default_cache
 
 if TYPE_CHECKING:
     from proteinlm.data.store import Store
@@ -50,7 +51,7 @@ def build(root: Root, to: To = None, letters: LettersOption = "strict") -> None:
 
     with _errors(), _stoppable():
         one_of("--letters", letters, LETTERS)
-        target = to or building.place(root, store.default_cache(), letters)
+        target = to or building.place(root, default_cache(), letters)
         building.build(root, target, letters)
         _print(store.open(target))
 
@@ -92,7 +93,7 @@ def leakage(
         raise typer.BadParameter(f"{by} is not one of auto, mmseqs, built-in", param_hint="--with")
     with _errors(), _stoppable():
         check_output(out, *_files(root))
-        opened = store.open(root) if is_store(root) else store.ensure(root, store.default_cache())
+        opened = store.open(root) if is_store(root) else store.ensure(root, default_cache())
         search, found = leakage.search(by), []
         least = [f"{each:.0%}" for each in leakage.THRESHOLDS]
         typer.echo(f"identity at least {', '.join(least)}; searched with {search.__name__.replace('_', '-')}")
@@ -160,10 +161,9 @@ def _stoppable() -> Iterator[None]:
 
 def _store(directory: Path) -> Path:
     """The store meant by its own directory or by that of its sources."""
-    from proteinlm.data import store
     from proteinlm.data.store import building, manifest
 
-    place = building.place(directory, store.default_cache())
+    place = building.place(directory, default_cache())
     return place if not manifest.is_store(directory) and manifest.is_store(place) else directory
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from proteinlm.config import CsvDataConfig, DataConfig, FilesDataConfig, SyntheticDataConfig, digest
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
+from proteinlm.storage.cache import default_cache
 
 if TYPE_CHECKING:
     from proteinlm.data.store import Store
@@ -72,7 +73,7 @@ def labelled(config: DataConfig, task: str, splits: Iterable[str]) -> Labelled:
 def _store(config: FilesDataConfig) -> "Store":
     from proteinlm.data import store
 
-    cache = Path(config.cache).expanduser() if config.cache else store.default_cache()
+    cache = Path(config.cache).expanduser() if config.cache else default_cache()
     return store.ensure(Path(config.root).expanduser(), cache, config.letters)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from proteinlm.config import max_scored_tokens
-from proteinlm.models import attention_cpu
+from proteinlm.models import attention_compiled, attention_cpu
 
 
 class Boundaries(NamedTuple):
@@ -94,18 +94,24 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
-    """Short proteins by products, others one call per run of equally long ones.
+    """Each protein in the way that is the fastest for its length; of one way, as many neighbours as possible at once.
 
     Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
-    longest = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
-    spans = [(short, list(span)) for short, span in groupby(runs.each, lambda run: run[1] <= longest)]
+    compiled = attention_compiled.is_faster(joint)
+    scored = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
+
+    def way(run: tuple[int, int]) -> Callable[[Tensor, Tensor | None, list[tuple[int, int]]], Tensor]:
+        if compiled and run[1] <= attention_compiled.LONGEST:
+            return attention_compiled.attend
+        return attention_cpu.attend if run[1] <= scored else _by_kernel
+
+    spans = [(attend_span, list(span)) for attend_span, span in groupby(runs.each, way)]
     sizes = [sum(count * length for count, length in span) for _, span in spans]
     parts = [joint] if len(spans) == 1 else joint.split(sizes)
     rotations = [None] * len(spans) if rotation is None else rotation.split(sizes)
     outputs = [
-        (attention_cpu.attend if short else _by_kernel)(part, turns, span)
-        for part, turns, (short, span) in zip(parts, rotations, spans, strict=True)
+        attend_span(part, turns, span) for part, turns, (attend_span, span) in zip(parts, rotations, spans, strict=True)
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

@@ -4,12 +4,12 @@ T tokens of all proteins laid end to end, B proteins, H hidden size, I intermedi
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
 from proteinlm.models import mup, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
+from proteinlm.models.gelu import gelu
 from proteinlm.models.packed import positions
 
 
@@ -46,7 +46,7 @@ class FeedForward(nn.Module):
         self.approximate: str = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.up(x), approximate=self.approximate)  # (T, I)
+        x = gelu(self.up(x), self.approximate)  # (T, I)
         return self.down(x)  # (T, H)
 
 
@@ -58,7 +58,7 @@ class GatedFeedForward(FeedForward):
         self.gate: nn.Linear = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.gate(x), approximate=self.approximate) * self.up(x)  # (T, I)
+        x = gelu(self.gate(x), self.approximate) * self.up(x)  # (T, I)
         return self.down(x)  # (T, H)
 
 

@@ -1,11 +1,11 @@
-"""Attention is the softmax of scaled products within each protein, and so are its gradients."""
+"""Attention is the softmax of scaled products within each protein, and so are its gradients, in each way of computing it."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from proteinlm.config import max_scored_tokens
-from proteinlm.models import attention_cpu
+from proteinlm.models import attention_compiled, attention_cpu
 from proteinlm.models.attention import attend, boundaries, rotate, rotate_heads, rotation
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
@@ -14,15 +14,16 @@ HEADS, DIM = 2, 16
 
 def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor:
     """In float64, protein by protein."""
-    parts = []
+    parts, dim = [], joint.shape[-1]
     for query, key, value in zip(*(x.split(lengths) for x in rotate_heads(joint, turns)), strict=True):
-        scores = torch.einsum("inx,jnx->nij", query, key) / DIM**0.5
+        scores = torch.einsum("inx,jnx->nij", query, key) / dim**0.5
         parts.append(torch.einsum("nij,jnx->inx", scores.softmax(-1), value))
     return torch.cat(parts)
 
 
 @pytest.mark.parametrize("rotary", [False, True])
 @pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     "lengths",
     [
@@ -33,11 +34,16 @@ def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor
     ],
 )
 def test_attention_is_softmax_of_scaled_products(
-    lengths: list[int], dtype: torch.dtype, rotary: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], compiled: bool, dtype: torch.dtype, rotary: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(attention_cpu, "BLOCK", 100)
     torch.manual_seed(0)
     bf16 = dtype == torch.bfloat16
+    if compiled:
+        monkeypatch.setattr(attention_compiled, "LONGEST", max_scored_tokens(bf16))
+        assert attention_compiled.is_faster(torch.empty(1, HEADS, 3, DIM, dtype=dtype))
+    else:
+        monkeypatch.setattr(attention_compiled, "is_faster", lambda joint: False)
     lengths = [max_scored_tokens(bf16) + 1 if length < 0 else length for length in lengths]
     tokens = sum(lengths)
     given = torch.randn(tokens, HEADS, 3, DIM).to(dtype).requires_grad_()
@@ -55,6 +61,51 @@ def test_attention_is_softmax_of_scaled_products(
         assert (ours - theirs).norm() < TOLERANCE[dtype] * theirs.norm()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         assert torch.equal(attend(given.detach(), where), output.detach())
+
+
+@pytest.mark.parametrize("dim", [1, 4, 6, 8, 12, 16, 24, 33, 64])
+def test_compiled_attention_takes_heads_of_any_width(dim: int):
+    torch.manual_seed(0)
+    lengths = [1, 3, 16, 17, 33, 65, 65]
+    given = torch.randn(sum(lengths), 3, 3, dim, requires_grad=True)
+    exact = given.detach().double().requires_grad_()
+    upstream = torch.randn(sum(lengths), 3, dim)
+    output = attention_compiled.attend(given, None, [(1, length) for length in lengths])
+    output.backward(upstream)
+    expected = reference(exact, None, lengths)
+    expected.backward(upstream.double())
+    for ours, theirs in ((output, expected), (given.grad, exact.grad)):
+        assert ours is not None
+        assert theirs is not None
+        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+
+
+def test_compiled_attention_is_the_same_on_any_number_of_threads():
+    torch.manual_seed(0)
+    given, upstream = torch.randn(500, 2, 3, 8), torch.randn(500, 2, 8)
+
+    def run() -> tuple[Tensor, Tensor]:
+        joint = given.clone().requires_grad_()
+        output = attention_compiled.attend(joint, None, [(3, 70), (1, 40), (5, 50)])
+        output.backward(upstream)
+        assert joint.grad is not None
+        return output, joint.grad
+
+    alone = run()
+    torch.set_num_threads(4)
+    assert all(torch.equal(a, b) for a, b in zip(alone, run(), strict=True))
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", range(3))
+def test_compiled_attention_hides_no_number_that_is_not_finite(broken: float, part: int):
+    given = torch.zeros(40, 2, 3, 8)
+    given[..., 0] = 1
+    given[25, 1, part, 0] = broken
+    output = attention_compiled.attend(given, None, [(2, 20)])
+    assert not output[20:, 1].isfinite().all()
+    assert output[:20].isfinite().all()
+    assert output[:, 0].isfinite().all()
 
 
 def test_rotary_scores_depend_on_the_distance_alone():

@@ -4,7 +4,6 @@ A store is ``<task>/<split>.arrow`` and ``manifest.json``. The files are uncompr
 pandas, polars, DuckDB and `datasets`. Opening reads the manifest and file footers only.
 """
 
-from proteinlm.data.store.building import default_cache as default_cache
 from proteinlm.data.store.building import ensure as ensure
 from proteinlm.data.store.reader import Store as Store
 from proteinlm.data.store.reader import file_of as file_of

@@ -38,12 +38,6 @@ def ensure(root: Path, cache: Path, letters: str = STRICT) -> Store:
     return reader.open(target)
 
 
-def default_cache() -> Path:
-    """Where stores are kept if nobody says where: ``$PROTEINLM_CACHE``, or the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PROTEINLM_CACHE") or Path(base) / "proteinlm")
-
-
 def place(root: Path, cache: Path, letters: str = STRICT) -> Path:
     """The directory in `cache` for the store of `root`."""
     absolute = root.resolve()

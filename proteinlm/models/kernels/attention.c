@@ -1,0 +1,297 @@
+/* Self-attention over short proteins with narrow heads, and its gradient.
+ *
+ * One head of one protein at a time, for 16 queries side by side in the lanes of vectors, so that the softmax needs no sum
+ * across lanes and products as thin as a head fill the registers. The weights are never written to memory by the forward
+ * pass: it keeps the largest score and the inverse of the sum of each query, from which the backward pass makes them again.
+ *
+ * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein; W, the head dimension filled up with zeros to a
+ * multiple of 4; P, the length filled up to a multiple of 16.
+ */
+#include <stddef.h>
+
+#include "vectors.h"
+
+#define QUERIES 16
+#define PARTS (QUERIES / LANES)
+#define KEYS 4  /* whose scores are computed at once: independent sums keep the processor busy */
+
+typedef float Four __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
+
+typedef struct {
+    int64_t heads, dim, wide; /* N, D, W */
+    int64_t is_bf16;          /* whether joint, output and their gradients are bfloat16; else they are float32 */
+    const float *turns;       /* (T, D / 2, 2) cosines and sines, or null */
+} Shape;
+
+static inline int64_t filled(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+static inline float read(const void *from, int64_t index, int64_t is_bf16) {
+    if (!is_bf16) return ((const float *)from)[index];
+    uint32_t bits = (uint32_t)((const uint16_t *)from)[index] << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline void write(void *to, int64_t index, float x, int64_t is_bf16) {
+    if (!is_bf16) {
+        ((float *)to)[index] = x;
+        return;
+    }
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) bits |= 0x400000; /* not a number, which rounding must not make infinite */
+    else bits += 0x7fff + (bits >> 16 & 1);
+    ((uint16_t *)to)[index] = (uint16_t)(bits >> 16);
+}
+
+/* Rows (L, W) of `from`, whose tokens are `stride` apart, times `scale`; turned if there are `turns` (L, D / 2, 2). */
+static void gather(float *to, const void *from, int64_t first, int64_t stride, int64_t length, const Shape *shape,
+                   const float *turns, float scale) {
+    int64_t dim = shape->dim, wide = shape->wide;
+    for (int64_t i = 0; i < length; i++, to += wide, first += stride) {
+        for (int64_t d = 0; d < dim; d++) to[d] = read(from, first + d, shape->is_bf16);
+        for (int64_t d = dim; d < wide; d++) to[d] = 0;
+        if (turns) {
+            for (int64_t d = 0; d + 1 < dim; d += 2) {
+                float a = to[d], b = to[d + 1], cosine = turns[i * dim + d], sine = turns[i * dim + d + 1];
+                to[d] = a * cosine - b * sine;
+                to[d + 1] = a * sine + b * cosine;
+            }
+        }
+        for (int64_t d = 0; d < dim; d++) to[d] *= scale;
+    }
+}
+
+/* The inverse of `gather` for a gradient: rows (L, W) are turned back and written. */
+static void scatter(void *to, float *rows, int64_t first, int64_t stride, int64_t length, const Shape *shape,
+                    const float *turns) {
+    int64_t dim = shape->dim;
+    for (int64_t i = 0; i < length; i++, rows += shape->wide, first += stride) {
+        if (turns) {
+            for (int64_t d = 0; d + 1 < dim; d += 2) {
+                float a = rows[d], b = rows[d + 1], cosine = turns[i * dim + d], sine = turns[i * dim + d + 1];
+                rows[d] = a * cosine + b * sine;
+                rows[d + 1] = b * cosine - a * sine;
+            }
+        }
+        for (int64_t d = 0; d < dim; d++) write(to, first + d, rows[d], shape->is_bf16);
+    }
+}
+
+/* (W, P) of rows (L, W), with zeros beyond L. */
+static void transpose(float *to, const float *rows, int64_t length, int64_t padded, int64_t wide) {
+    for (int64_t d = 0; d < wide; d++) {
+        for (int64_t i = 0; i < length; i++) to[d * padded + i] = rows[i * wide + d];
+        for (int64_t i = length; i < padded; i++) to[d * padded + i] = 0;
+    }
+}
+
+/* sums[key][part] = the products of `count` (at most KEYS) rows (W) with 16 columns of (W, P). */
+static inline __attribute__((always_inline)) void products(Vector sums[KEYS][PARTS], const float *rows, const float *columns,
+                                                           int64_t padded, int64_t wide, int count) {
+    for (int key = 0; key < count; key++)
+        for (int part = 0; part < PARTS; part++) sums[key][part] = (Vector){0};
+    for (int64_t d = 0; d < wide; d++) {
+        Vector column[PARTS];
+        for (int part = 0; part < PARTS; part++) column[part] = load(columns + d * padded + part * LANES);
+        for (int key = 0; key < count; key++)
+            for (int part = 0; part < PARTS; part++) sums[key][part] += rows[key * wide + d] * column[part];
+    }
+}
+
+/* columns (W, 16) = the sum over L keys of weights (L, `stride` apart, 16) times rows (L, W). */
+static inline void weighted_sum(float *columns, const float *weights, int64_t stride, const float *rows, int64_t length,
+                                int64_t wide) {
+    for (int64_t d = 0; d < wide; d += 4) {
+        Vector sums[4][PARTS];
+        for (int c = 0; c < 4; c++)
+            for (int part = 0; part < PARTS; part++) sums[c][part] = (Vector){0};
+        for (int64_t key = 0; key < length; key++) {
+            for (int part = 0; part < PARTS; part++) {
+                Vector weight = load(weights + key * stride + part * LANES);
+                for (int c = 0; c < 4; c++) sums[c][part] += rows[key * wide + d + c] * weight;
+            }
+        }
+        for (int c = 0; c < 4; c++)
+            for (int part = 0; part < PARTS; part++) store(columns + (d + c) * QUERIES + part * LANES, sums[c][part]);
+    }
+}
+
+/* rows (L, W) = weights (L, P) times others (L, W), by columns of `Type`, 4 rows at once. */
+#define ROWS_OF_PRODUCT(Type)                                                                                           \
+    static void rows_of_product_##Type(float *rows, const float *weights, int64_t padded, const float *others,         \
+                                       int64_t length, int64_t wide) {                                                 \
+        for (int64_t key = 0; key < length; key += KEYS) {                                                              \
+            const float *weight = weights + key * padded;                                                               \
+            for (int64_t d = 0; d < wide; d += (int64_t)(sizeof(Type) / 4)) {                                           \
+                Type sums[KEYS] = {{0}};                                                                                \
+                for (int64_t i = 0; i < length; i++) {                                                                  \
+                    Type other;                                                                                         \
+                    memcpy(&other, others + i * wide + d, sizeof other);                                                \
+                    for (int k = 0; k < KEYS; k++) sums[k] += weight[k * padded + i] * other;                           \
+                }                                                                                                       \
+                for (int k = 0; k < KEYS; k++) memcpy(rows + (key + k) * wide + d, &sums[k], sizeof(Type));             \
+            }                                                                                                           \
+        }                                                                                                               \
+    }
+ROWS_OF_PRODUCT(Four)
+ROWS_OF_PRODUCT(Eight)
+#if LANES == 16
+ROWS_OF_PRODUCT(Vector)
+#endif
+
+static void rows_of_product(float *rows, const float *weights, int64_t padded, const float *others, int64_t length,
+                            int64_t wide) {
+#if LANES == 16
+    if (wide % 16 == 0) {
+        rows_of_product_Vector(rows, weights, padded, others, length, wide);
+        return;
+    }
+#endif
+    (wide % 8 ? rows_of_product_Four : rows_of_product_Eight)(rows, weights, padded, others, length, wide);
+}
+
+/* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens. */
+int64_t attention_forward_space(int64_t length, int64_t dim) {
+    int64_t wide = filled(dim, 4), padded = filled(length, QUERIES);
+    return 4 * padded * wide + padded * QUERIES + QUERIES * wide;
+}
+
+/* Floats of the working space of `attention_backward`. */
+int64_t attention_backward_space(int64_t length, int64_t dim) {
+    int64_t wide = filled(dim, 4), padded = filled(length, QUERIES);
+    return 10 * padded * wide + 2 * padded * padded + padded + QUERIES * wide;
+}
+
+/* Attention of the proteins first to last - 1, which end at token ends[b]: `output` (T, N, D), and `kept` (2, N, T), the
+ * largest score of each query and the inverse of its sum.
+ */
+void attention_forward(const void *joint, const float *turns, void *output, float *kept, const int64_t *ends,
+                       int64_t first, int64_t last, int64_t tokens, int64_t heads, int64_t dim, int64_t is_bf16,
+                       float scale, float *space) {
+    Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
+    int64_t wide = shape.wide, stride = heads * 3 * dim;
+    for (int64_t protein = first; protein < last; protein++) {
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
+        const float *angles = turns ? turns + begin * dim : NULL;
+        float *query = space, *key = query + padded * wide, *value = key + padded * wide;
+        float *columns = value + padded * wide, *weights = columns + padded * wide, *sums = weights + padded * QUERIES;
+        for (int64_t head = 0; head < heads; head++) {
+            int64_t at = begin * stride + head * 3 * dim;
+            gather(query, joint, at, stride, length, &shape, angles, scale);
+            gather(key, joint, at + dim, stride, length, &shape, angles, 1);
+            gather(value, joint, at + 2 * dim, stride, length, &shape, NULL, 1);
+            transpose(columns, query, length, padded, wide);
+            float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
+            for (int64_t i = 0; i < length; i += QUERIES) {
+                Vector scores[KEYS][PARTS], most[PARTS], sum[PARTS];
+                for (int part = 0; part < PARTS; part++) most[part] = all(-3e38f), sum[part] = (Vector){0};
+                int64_t j = 0;
+                for (; j + KEYS <= length; j += KEYS) {
+                    products(scores, key + j * wide, columns + i, padded, wide, KEYS);
+                    for (int k = 0; k < KEYS; k++)
+                        for (int part = 0; part < PARTS; part++) {
+                            most[part] = larger(scores[k][part], most[part]);
+                            store(weights + (j + k) * QUERIES + part * LANES, scores[k][part]);
+                        }
+                }
+                for (; j < length; j++) {
+                    products(scores, key + j * wide, columns + i, padded, wide, 1);
+                    for (int part = 0; part < PARTS; part++) {
+                        most[part] = larger(scores[0][part], most[part]);
+                        store(weights + j * QUERIES + part * LANES, scores[0][part]);
+                    }
+                }
+                for (j = 0; j < length; j++)
+                    for (int part = 0; part < PARTS; part++) {
+                        float *at_weight = weights + j * QUERIES + part * LANES;
+                        Vector weight = exponential(load(at_weight) - most[part]);
+                        sum[part] += weight;
+                        store(at_weight, weight);
+                    }
+                weighted_sum(sums, weights, QUERIES, value, length, wide);
+                float of_block[2][QUERIES];
+                for (int part = 0; part < PARTS; part++) {
+                    store(of_block[0] + part * LANES, most[part]);
+                    store(of_block[1] + part * LANES, 1.0f / sum[part]);
+                }
+                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
+                for (int64_t q = 0; q < queries; q++) {
+                    largest[i + q] = of_block[0][q];
+                    inverse[i + q] = of_block[1][q];
+                    int64_t to = ((begin + i + q) * heads + head) * dim;
+                    for (int64_t d = 0; d < dim; d++)
+                        write(output, to + d, sums[d * QUERIES + q] * of_block[1][q], is_bf16);
+                }
+            }
+        }
+    }
+}
+
+/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (T, N, D). */
+void attention_backward(const void *joint, const float *turns, const void *output, const float *kept, const void *upstream,
+                        void *gradient, const int64_t *ends, int64_t first, int64_t last, int64_t tokens, int64_t heads,
+                        int64_t dim, int64_t is_bf16, float scale, float *space) {
+    Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
+    int64_t wide = shape.wide, stride = heads * 3 * dim;
+    for (int64_t protein = first; protein < last; protein++) {
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
+        const float *angles = turns ? turns + begin * dim : NULL;
+        int64_t size = padded * wide;
+        float *query = space, *key = query + size, *value = key + size, *above = value + size;
+        float *query_columns = above + size, *above_columns = query_columns + size;
+        float *of_query = above_columns + size, *of_key = of_query + size, *of_value = of_key + size;
+        float *weights = of_value + size, *of_scores = weights + padded * padded;
+        float *inner = of_scores + padded * padded, *sums = inner + padded;
+        for (int64_t head = 0; head < heads; head++) {
+            int64_t at = begin * stride + head * 3 * dim, at_output = (begin * heads + head) * dim;
+            gather(query, joint, at, stride, length, &shape, angles, scale);
+            gather(key, joint, at + dim, stride, length, &shape, angles, 1);
+            gather(value, joint, at + 2 * dim, stride, length, &shape, NULL, 1);
+            gather(above, upstream, at_output, heads * dim, length, &shape, NULL, 1);
+            transpose(query_columns, query, length, padded, wide);
+            transpose(above_columns, above, length, padded, wide);
+            const float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
+            for (int64_t i = 0; i < padded; i++) inner[i] = 0;
+            for (int64_t i = 0; i < length; i++)
+                for (int64_t d = 0; d < dim; d++)
+                    inner[i] += above[i * wide + d] * read(output, at_output + i * heads * dim + d, is_bf16);
+            for (int64_t i = 0; i < length; i += QUERIES) {
+                float of_block[2][QUERIES] = {{0}};
+                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
+                memcpy(of_block[0], largest + i, queries * sizeof(float));
+                memcpy(of_block[1], inverse + i, queries * sizeof(float));
+                for (int64_t j = 0; j < length;) {
+                    Vector scores[KEYS][PARTS], of_weights[KEYS][PARTS];
+                    int count = length - j < KEYS ? 1 : KEYS;
+                    if (count == KEYS) {
+                        products(scores, key + j * wide, query_columns + i, padded, wide, KEYS);
+                        products(of_weights, value + j * wide, above_columns + i, padded, wide, KEYS);
+                    } else {
+                        products(scores, key + j * wide, query_columns + i, padded, wide, 1);
+                        products(of_weights, value + j * wide, above_columns + i, padded, wide, 1);
+                    }
+                    for (int k = 0; k < count; k++)
+                        for (int part = 0; part < PARTS; part++) {
+                            Vector most = load(of_block[0] + part * LANES), over = load(of_block[1] + part * LANES);
+                            Vector weight = exponential(scores[k][part] - most) * over;
+                            int64_t to = (j + k) * padded + i + part * LANES;
+                            store(weights + to, weight);
+                            store(of_scores + to, weight * (of_weights[k][part] - load(inner + i + part * LANES)));
+                        }
+                    j += count;
+                }
+                weighted_sum(sums, of_scores + i, padded, key, length, wide);
+                for (int64_t q = 0; q < queries; q++)
+                    for (int64_t d = 0; d < wide; d++) of_query[(i + q) * wide + d] = sums[d * QUERIES + q] * scale;
+            }
+            rows_of_product(of_value, weights, padded, above, length, wide);
+            rows_of_product(of_key, of_scores, padded, query, length, wide);
+            scatter(gradient, of_query, at, stride, length, &shape, angles);
+            scatter(gradient, of_key, at + dim, stride, length, &shape, angles);
+            scatter(gradient, of_value, at + 2 * dim, stride, length, &shape, NULL);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+"""Compiles the C files beside this one, once for each machine, and opens what comes of them.
+
+Whatever a function here does, PyTorch can do, only slower: without a C compiler nothing is missing but speed.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from proteinlm.storage.cache import default_cache
+
+SOURCES = ("attention.c", "gelu.c")
+HEADERS = ("vectors.h",)
+FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
+INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
+"""By the instructions that PyTorch has chosen; other processors have theirs by default."""
+SWITCH = "PROTEINLM_KERNELS"
+"""Environment variable: ``0`` leaves everything to PyTorch."""
+PATIENCE = 120.0
+"""Seconds that a compiler may take."""
+
+_pointer, _number, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "attention_forward_space": (_number, [_number] * 2),
+    "attention_backward_space": (_number, [_number] * 2),
+    "attention_forward": (None, [_pointer] * 5 + [_number] * 6 + [_float, _pointer]),
+    "attention_backward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
+    "gelu_forward": (None, [_pointer] * 2 + [_number]),
+    "gelu_backward": (None, [_pointer] * 3 + [_number]),
+}
+"""What each function returns and takes."""
+
+_loading = threading.Lock()  # a backward pass has a thread of its own
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled functions; None, and one line on stderr, where they cannot be compiled."""
+    with _loading:
+        return _library()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        opened = ctypes.CDLL(str(_compiled()))
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(opened, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())[:200]
+        print(f"warning: small models train up to three times slower on this CPU: {reason}", file=sys.stderr)
+        return None
+    return opened
+
+
+def _compiled() -> Path:
+    """The compiled file, in the cache if it is this user's alone, else in a directory that ends with the process."""
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or shutil.which("gcc") or "clang"]
+    if shutil.which(compiler[0]) is None:
+        raise RuntimeError("there is no C compiler (cc, gcc or clang)")
+    here = Path(__file__).parent
+    command = [*compiler, *FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())]
+    content = "\0".join([*command, os.uname().machine, *((here / name).read_text() for name in (*SOURCES, *HEADERS))])
+    name = f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.so"
+    directory = _private(default_cache() / f"kernels-{os.getuid()}")
+    if directory is None:
+        _temporary.append(tempfile.TemporaryDirectory(prefix="proteinlm-"))
+        directory = Path(_temporary[-1].name)
+    target = directory / name
+    if not target.exists():
+        partial = directory / f".{name}.{os.getpid()}"
+        try:
+            subprocess.run(
+                [*command, "-o", str(partial), *(str(here / source) for source in SOURCES)],
+                check=True,
+                capture_output=True,
+                timeout=PATIENCE,
+            )
+            os.replace(partial, target)
+        except subprocess.CalledProcessError as error:
+            said = error.stderr.decode(errors="replace").strip().splitlines()
+            raise RuntimeError(f"{compiler[0]} failed: {said[0] if said else error.returncode}") from None
+        finally:
+            partial.unlink(missing_ok=True)
+    return target
+
+
+_temporary: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _private(directory: Path) -> Path | None:
+    """`directory`, made if it is not there; None unless this user alone can write to it, whose code is going to run."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = directory.lstat()
+    except OSError:
+        return None
+    own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return directory if own and os.access(directory, os.W_OK) else None
+
+
+def share(work: Callable[[int, int], None], sizes: Sequence[int]) -> None:
+    """Call `work` for ranges (first, last) of the parts with these `sizes`, side by side in PyTorch's number of threads.
+
+    What `work` computes of a part must not depend on the range it is in. It must release the interpreter's lock, as
+    compiled functions do.
+    """
+    threads = min(torch.get_num_threads(), len(sizes))
+    if threads == 1:
+        work(0, len(sizes))
+        return
+    total, done, bounds = sum(sizes), 0, [0]
+    for part, size in enumerate(sizes, 1):
+        done += size
+        if done * threads >= total * len(bounds):
+            bounds.append(part)
+    ranges = list(pairwise(bounds))
+    waiting = [_threads(threads).submit(work, *each) for each in ranges[1:]]
+    work(*ranges[0])
+    for each in waiting:
+        each.result()
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="kernels")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # the child has none of them

@@ -1,0 +1,64 @@
+/* Vectors of floats as wide as the processor's registers, and the exponential of one.
+ *
+ * Plain C with the vector types of GCC and Clang. Not for -ffast-math, which would undo the rounding in `exponential`.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX2__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#if LANES > 4
+#include <immintrin.h>
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+
+static inline Vector load(const float *from) {
+    Vector x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void store(float *to, Vector x) { memcpy(to, &x, sizeof x); }
+
+static inline Vector all(float x) { return x - (Vector){0}; }
+
+/* In each lane a if a > b (a < b), else b: so b where one of them is not a number. */
+static inline Vector larger(Vector a, Vector b) {
+#if LANES == 16
+    return (Vector)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (Vector)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    Integers is_larger = a > b;
+    return (Vector)(((Integers)a & is_larger) | ((Integers)b & ~is_larger));
+#endif
+}
+
+static inline Vector smaller(Vector a, Vector b) { return -larger(-a, -b); }
+
+/* exp(x) to about one unit in the last place; x below -87 counts as -87, and x above 88 as 88. Not a number stays so.
+ *
+ * x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 rounds to an integer, which is then found in the lowest bits; ln 2
+ * is subtracted in two parts, the first exact. The polynomial is that of Cephes' expf.
+ */
+static inline Vector exponential(Vector x) {
+    const float round = 12582912.0f;
+    x = larger(all(-87.0f), smaller(all(88.0f), x)); /* in this order, what is not a number stays */
+    Vector shifted = x * 1.44269504088896341f + round;
+    Vector n = shifted - round;
+    Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + (r + 1.0f);
+    return (Vector)((Integers)p + ((Integers)shifted << 23)) + (x - x);
+}

@@ -1,0 +1,113 @@
+"""Compiled functions are the same functions, and where they cannot be compiled, one line says so and PyTorch computes."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from proteinlm.models import attention_compiled
+from proteinlm.models.gelu import PIECE, gelu
+from proteinlm.models.kernels import library as kernels
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A cache of this test's own, in which nothing is compiled yet."""
+    monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
+    kernels._library.cache_clear()
+    yield tmp_path / "cache"
+    kernels._library.cache_clear()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("size", [1, 15, 1000, PIECE + 5])
+def test_gelu_is_pytorchs(size: int, threads: int):
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    x = (3 * torch.randn(size)).requires_grad_()
+    exact, upstream = x.detach().double().requires_grad_(), torch.randn(size)
+    gelu(x, "tanh").backward(upstream)
+    F.gelu(exact, approximate="tanh").backward(upstream.double())
+    torch.testing.assert_close(gelu(x, "tanh"), F.gelu(exact, approximate="tanh").float(), atol=1e-6, rtol=1e-6)
+    assert x.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(x.grad, exact.grad.float(), atol=2e-6, rtol=1e-5)
+
+
+def test_gelu_far_from_zero():
+    x = torch.tensor([-1e10, -200.0, -20.0, 20.0, 200.0, 1e10, float("nan")], requires_grad=True)
+    y = gelu(x, "tanh")
+    y.sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(y, torch.tensor([0, 0, 0, 20, 200, 1e10, float("nan")]), equal_nan=True)
+    torch.testing.assert_close(x.grad, torch.tensor([0, 0, 0, 1, 1, 1, float("nan")]), equal_nan=True)
+
+
+def test_a_compiled_file_is_made_once_where_others_cannot_write(fresh: Path):
+    assert kernels.library()
+    (file,) = fresh.rglob("*.so")
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    made = file.stat().st_mtime_ns
+    kernels._library.cache_clear()
+    assert kernels.library()
+    assert file.stat().st_mtime_ns == made
+    assert [*fresh.rglob("*.*")] == [file]
+
+
+def test_code_that_others_could_have_written_is_not_run(fresh: Path):
+    directory = fresh / f"kernels-{os.getuid()}"
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    assert kernels.library()
+    assert not [*fresh.rglob("*.so")]  # but in a directory of this process
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"),
+    [
+        ("no-such-compiler", "there is no C compiler"),
+        ("sh -c 'echo broken >&2; exit 1'", "sh failed: broken"),
+        ("true", ".so"),
+    ],
+)
+def test_without_a_compiler_pytorch_computes_and_one_line_says_so(
+    compiler: str, reason: str, fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CC", compiler)
+    joint = torch.randn(5, 2, 3, 8)
+    assert not attention_compiled.is_faster(joint)
+    assert not attention_compiled.is_faster(joint)
+    x = torch.randn(100)
+    assert torch.equal(gelu(x, "tanh"), F.gelu(x, approximate="tanh"))
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: small models train up to three times slower on this CPU: ")
+    assert reason in line
+    assert not [*fresh.rglob("*.so")]
+
+
+def test_the_switch_leaves_everything_to_pytorch(fresh: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(kernels.SWITCH, "0")
+    assert kernels.library() is None
+    assert not fresh.exists()
+
+
+def test_any_number_of_processes_may_compile_at_once(fresh: Path):
+    command = "from proteinlm.models.kernels.library import library; assert library()"
+    started = [subprocess.Popen([sys.executable, "-c", command]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert len([*fresh.rglob("*.*")]) == 1
+
+
+def test_parts_are_shared_by_their_sizes():
+    torch.set_num_threads(3)
+    ranges: list[tuple[int, int]] = []
+    kernels.share(lambda first, last: ranges.append((first, last)), [1, 1, 1, 1, 4, 4])
+    assert sorted(ranges) == [(0, 4), (4, 5), (5, 6)]
+    ranges.clear()
+    kernels.share(lambda first, last: ranges.append((first, last)), [9, 1])
+    assert sorted(part for first, last in ranges for part in range(first, last)) == [0, 1]
