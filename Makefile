@@ -10,11 +10,12 @@ RUNS     ?= 100000
 MODULES  ?=
 SAMPLE   ?=
 ENTITY   ?=
+ARGS     ?=
 PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster mutants bench bench-gpu torture fuzz findings reproduce-table7 table7 figures report dashboard clean
+.PHONY: help setup format check test test-slow test-cluster mutants bench bench-gpu gpu-check torture fuzz findings reproduce-table7 table7 figures report dashboard clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -65,8 +66,11 @@ bench: setup      ## training and embedding beside what users would pick instead
 	$(BIN)/python -m experiments.bench embed
 	$(BIN)/python -m experiments.bench growth
 
-bench-gpu: setup  ## the ten full shapes on one NVIDIA GPU, in under nine minutes
-	$(BIN)/python -m experiments.bench gpu
+bench-gpu: setup  ## of gpu-check, the ten full shapes alone
+	$(BIN)/python -m experiments.gpu_check --part peers --part shapes
+
+gpu-check: setup  ## the first minutes on a new NVIDIA GPU: is it right, how fast is it, does a model learn (ARGS=--tiny tries it on a CPU)
+	$(BIN)/python -m experiments.gpu_check $(ARGS)
 
 findings:         ## what packages of the field really do: each script of findings/ in an environment of its own (downloads)
 	@changed=; for script in findings/*.sh; do echo "== $$script"; bash $$script || changed="$$changed $$script"; done; \

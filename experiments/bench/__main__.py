@@ -40,9 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     growth.add_argument("--longest", type=int, default=1023, help="residues")
     growth.add_argument("--repeats", type=int, default=3)
     growth.add_argument("--threads", type=int, default=0)
-    gpu = kinds.add_parser("gpu", help="the ten full shapes on one NVIDIA GPU, beside transformers")
-    gpu.add_argument("--seconds", type=float, default=450, help="start no shape later than this")
-    gpu.add_argument("--hidden-size", type=int, action="append", default=[], help="only this width; may be repeated")
     tracking = kinds.add_parser("tracking", help="what tracking costs a row of a sweep")
     tracking.add_argument("--repeats", type=int, default=3)
     tracking.add_argument(
@@ -66,11 +63,6 @@ def main(arguments: list[str] | None = None) -> int:
             options.output,
             "growth",
         )
-    elif options.what == "gpu":
-        from experiments.bench.gpu import gpu as measure_gpu
-
-        figures = measure_gpu(options.seconds, tuple(options.hidden_size))
-        report(gpu_title(), figures, options.output, "gpu")
     elif options.what == "tracking":
         from experiments.bench.tracking import compare as compare_tracking
 
@@ -78,14 +70,6 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         compare(options)
     return 0
-
-
-def gpu_title() -> str:
-    import torch
-
-    from experiments.bench import peers
-
-    return f"gpu: bf16, {torch.cuda.get_device_name()}; {peers.version()}"
 
 
 def choose_device(threads: int) -> "tuple[TrainingDevice, str]":
