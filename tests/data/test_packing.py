@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proteinlm import vocabulary
+from proteinlm.data.batches import randomness
 from proteinlm.data.batches import schedule as schedule_module
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
 from proteinlm.data.batches.packing import cut, pack, pack_letters
@@ -45,6 +46,16 @@ def test_an_epoch_visits_each_record_once_within_the_budget(sequences: Sequences
         tokens = [np.minimum(sequences.lengths()[piece], LONGEST).sum() + len(piece) for piece in pieces]
         assert max(tokens) <= 300
         assert all(a + b > 300 for a, b in itertools.pairwise(tokens)), "two neighbours would have fitted in one"
+
+
+def test_draws_are_splitmix64s():
+    """Of the seed 1234567, as Rosetta Code's task gives them."""
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert randomness.draws(np.uint64(1234567), np.arange(5)).tolist() == known
+
+
+def test_no_two_uses_share_a_stream():
+    assert len({randomness.key(purpose, 1).item() for purpose in randomness.Purpose.__members__.values()}) == 5
 
 
 def greedy(order: list[int], tokens: list[int], budget: int) -> list[list[int]]:

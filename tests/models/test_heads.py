@@ -24,6 +24,7 @@ from proteinlm.models.heads import (
     ResidueMLP,
     pair,
 )
+from proteinlm.models.packed import with_gaps
 from tests.models.heads import concrete, task_heads
 
 HIDDEN = 24
@@ -129,6 +130,14 @@ def test_residue_convolution_runs_each_protein_alone():
     plain = tape_convolution(head)
     reference = torch.cat([plain(part.T.unsqueeze(0)).squeeze(0).T for part in hidden.split(LENGTHS)])
     assert_same([head(hidden, starts)], [reference], hidden, head.batch_norm.weight)
+
+
+def test_gaps_are_between_the_proteins_alone():
+    x, starts = packed()
+    rows, index = with_gaps(x, starts, 3)
+    assert len(rows) == sum(LENGTHS) + 3 * (len(LENGTHS) - 1)
+    assert torch.equal(rows[index], x)
+    assert index[[0, -1]].tolist() == [0, len(rows) - 1]
 
 
 def test_residue_convolution_normalises_over_all_tokens_in_training():

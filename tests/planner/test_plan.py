@@ -4,6 +4,7 @@ refused with a change that would.
 
 import contextlib
 import io
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,6 +133,28 @@ def test_the_fullest_process_is_the_one_that_fairscale_makes_it(matrices: str, p
         sum((1 if group["muon"] else 2) * p.numel() for group in share for p in group["params"]) for share in shares
     ]
     assert planner.memory(config, planner.processor(1)).optimiser == 4 * max(held)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_what_is_gathered_and_what_is_computed_again(mixed: bool):
+    def needed(*overrides: str) -> tuple[float, float]:
+        return planner.activation_bytes(small(*SMALL, *overrides), mixed)
+
+    shapes = planner.parameter_shapes(small(*SMALL).backbone)
+    of_blocks = sum(math.prod(shape) for name, shape in shapes.items() if ".blocks." in name)
+    others = sum(math.prod(shape) for name, shape in shapes.items() if ".blocks." not in name)
+    kept, working = needed()
+    for strategy in ("fsdp", "hsdp"):
+        gathered, together = needed(f"strategy={strategy}", "strategy.devices=2")
+        assert gathered == pytest.approx(kept), "autocast's copies are of whole matrices"
+        # of two blocks and of one block's gradients; tables, and their gradients
+        assert together - working == pytest.approx(4 * (3 * of_blocks / 2 + 2 * others))
+    one_more = needed("model.num_layers=3")[0] - kept
+    stream = 4 * 32 * 512  # the residual stream of a micro-batch, in fp32
+    again, _ = needed("strategy.activations=recompute")
+    assert again == pytest.approx(kept - one_more + 2 * stream), "of one block at a time, and the input of each"
+    moved, _ = needed("strategy.activations=recompute_offload", "model.num_layers=5")
+    assert moved == pytest.approx(again), "the inputs of two"
 
 
 @pytest.mark.parametrize(
