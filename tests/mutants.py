@@ -40,6 +40,10 @@ LOSSES = ("tests/tasks/test_losses.py", "tests/tasks/test_targets.py")
 OPTIM = ("tests/optim", "tests/models/test_mup.py")
 LEAKAGE = ("tests/data/test_leakage.py", "tests/data/test_clusters.py")
 HEADS = ("tests/models/test_heads.py",)
+PLANNER = (
+    "tests/planner/test_plan.py",
+    "--deselect=tests/planner/test_plan.py::test_the_command_line_needs_no_torch",  # in a Python of its own
+)
 CONTACTS = ("tests/inference/test_contacts.py",)
 TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/data/batches/masking.py": PACKING,
@@ -64,8 +68,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/models/packed.py": (*HEADS, "tests/models/baselines/test_states.py"),
     "proteinlm/optim/muon.py": OPTIM,
     "proteinlm/optim/optimizer.py": OPTIM,
-    "proteinlm/planner/memory.py": ("tests/planner",),
-    "proteinlm/planner/plan.py": ("tests/planner",),
+    "proteinlm/planner/memory.py": PLANNER,
+    "proteinlm/planner/plan.py": PLANNER,
     "proteinlm/records/bootstrap.py": ("tests/records/test_bootstrap.py",),
     "proteinlm/records/contact_map.py": ("tests/records/test_contact_map.py",),
     "proteinlm/tasks/classification.py": LOSSES,
@@ -74,7 +78,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/tasks/regression.py": LOSSES,
     "experiments/table7/claims.py": ("tests/experiments/test_claims.py",),
 }
-"""The tests of each module: files, or folders."""
+"""The tests of each module: files or folders, and options of pytest."""
 ELSEWHERE = (
     "hydra",
     "hypothesis",
@@ -254,8 +258,8 @@ def _passes(module: str, tree: ast.Module | None, tests: tuple[str, ...], limit:
             os.dup2(silent, descriptor)
         if tree is not None:
             sys.meta_path.insert(0, _Faulty(ROOT / module, tree))
-        options = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow")
-        os._exit(int(pytest.main([*options, *(str(ROOT / test) for test in tests)]) != 0))
+        options = ("-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not slow", f"--rootdir={ROOT}")
+        os._exit(int(pytest.main([*options, *(test if test[0] == "-" else str(ROOT / test) for test in tests)]) != 0))
     end = time.monotonic() + limit
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > end:
