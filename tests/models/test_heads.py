@@ -288,6 +288,21 @@ def test_residual_network_trains_on_a_lone_residue():
 HEADS = task_heads(ModelConfig(HIDDEN, 1, 2, max_positions=32, dropout=0.1))
 
 
+def test_dropout_is_tapes_where_nothing_is_said():
+    """TAPE writes ``nn.Dropout()`` for pairs; its ``SimpleMLP`` and ``SimpleConv`` have none."""
+    for head in (PairLinear(8), PairResidualNetwork(8, blocks=1)):
+        assert head.features.dropout == nn.Dropout().p
+    for head in (ProteinWeightNorm(8, 2), ResidueConvolution(8, 2)):
+        assert head.dropout.p == 0
+
+
+def test_weights_of_positions_begin_small():
+    torch.manual_seed(0)
+    head = ProteinPositions(64, 2, dropout=0.0, positions=100)
+    assert head.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert abs(head.weight.mean().item()) < 0.001
+
+
 def test_every_head_is_one_that_a_task_offers():
     assert {type(head) for head in HEADS.values()} == concrete(Head)
 
