@@ -63,7 +63,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/models/published.py": ("tests/models/test_published.py",),
     "proteinlm/interop/megatron.py": ("tests/interop/test_megatron.py",),
     "proteinlm/models/heads/base.py": HEADS,
-    "proteinlm/models/heads/language_model.py": ("tests/models/test_parity.py", "tests/models/test_mup.py"),
+    "proteinlm/models/heads/language_model.py": (*HEADS, "tests/models/test_parity.py", "tests/models/test_mup.py"),
     "proteinlm/models/heads/pair.py": HEADS,
     "proteinlm/models/heads/protein.py": HEADS,
     "proteinlm/models/heads/residue.py": HEADS,

@@ -12,6 +12,8 @@ from torch.nn.utils.parametrizations import weight_norm
 from proteinlm.config import ModelConfig
 from proteinlm.models.heads import (
     Head,
+    LanguageModelHead,
+    NextResidueHead,
     PairLinear,
     PairMLP,
     PairResidualNetwork,
@@ -22,6 +24,7 @@ from proteinlm.models.heads import (
     ProteinWeightNorm,
     ResidueConvolution,
     ResidueMLP,
+    UntiedLanguageModelHead,
     pair,
 )
 from proteinlm.models.packed import with_gaps
@@ -286,6 +289,24 @@ def test_residual_network_trains_on_a_lone_residue():
 
 
 HEADS = task_heads(ModelConfig(HIDDEN, 1, 2, max_positions=32, dropout=0.1))
+
+
+def test_an_untied_head_scores_by_a_table_of_its_own():
+    config = ModelConfig(HIDDEN, 1, 2)
+    head, tied = UntiedLanguageModelHead(config), LanguageModelHead(config)
+    for parameter in head.parameters():
+        nn.init.normal_(parameter)
+    tied.load_state_dict({name: tensor for name, tensor in head.state_dict().items() if name != "decoder"})
+    hidden, _ = packed()
+    assert_same([head(hidden, None)], [tied(hidden, head.decoder)], hidden, head.decoder)
+    assert UntiedLanguageModelHead(ModelConfig(64, 1, 2)).decoder.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_the_head_of_next_residues_is_one_layer():
+    hidden, _ = packed()
+    head = NextResidueHead(HIDDEN, 31)
+    plain = hidden @ head.output.weight.T + head.output.bias
+    assert_same([head(hidden)], [plain], hidden, *head.parameters())
 
 
 def test_dropout_is_tapes_where_nothing_is_said():

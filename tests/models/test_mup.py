@@ -78,13 +78,16 @@ def test_deep_models_move_as_far_as_shallow_ones(matrices: str):
 
 def test_without_a_base_weights_are_drawn_as_megatron_draws_them():
     torch.manual_seed(0)
-    drawn = {name: float(p.detach().std()) for name, p in Backbone(ModelConfig(64, 6, 4)).named_parameters()}
+    drawn = {name: float(p.detach().std()) for name, p in Model(ModelConfig(64, 6, 4)).named_parameters()}
     into_the_stream = {name for name in drawn if name.endswith(("attention.output.weight", "feed_forward.down.weight"))}
-    others = {name for name in drawn if name.endswith(("embedding.weight", "query_key_value.weight", "up.weight"))}
-    assert (len(into_the_stream), len(others)) == (12, 14)
+    others = {name for name in drawn if name.endswith(("embedding.weight", "query_key_value.weight", "up.weight"))} | {
+        "head.dense.weight"
+    }
+    assert (len(into_the_stream), len(others)) == (12, 15)
     assert {name: drawn[name] for name in others} == pytest.approx(dict.fromkeys(others, 0.02), rel=0.05)
     expected = dict.fromkeys(into_the_stream, 0.02 / math.sqrt(12))  # over the root of twice the layers
     assert {name: drawn[name] for name in into_the_stream} == pytest.approx(expected, rel=0.05)
+    assert drawn["head.dense.bias"] == drawn["backbone.blocks.0.attention.query_key_value.bias"] == 0
 
 
 def test_the_base_itself_is_not_changed():

@@ -1,6 +1,7 @@
 """Each loss is the sum that its formula gives by hand, over the targets that count and no others."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,27 @@ def test_modules_are_final_and_plain():
         assert found.__final__
         assert issubclass(found, nn.Module)
         assert np.all([count > 0 for count in found.splits.values()])
+
+
+def test_splits_have_the_sizes_that_tape_published():
+    """Rao et al. 2019, and the files that they published."""
+    assert {task: tuple(downstream(task).splits.values()) for task in TASKS} == {
+        "secondary_structure": (8678, 2170, 513, 115, 21),
+        "contact": (25299, 224, 40),
+        "remote_homology": (12312, 736, 718, 1254, 1272),
+        "fluorescence": (21446, 5362, 27217),
+        "stability": (53614, 2512, 12851),
+    }
+
+
+def test_no_map_is_drawn_without_a_place_for_it_or_without_its_split(tmp_path: Path):
+    found = {"test": proteins("contact", CHAIN), "valid": proteins("contact", CHAIN)}
+    for splits, directory, drawn in (
+        (("valid", "test"), tmp_path, True),
+        (("valid", "test"), None, False),
+        (("valid",), tmp_path, False),
+    ):
+        made = downstream("contact")(config("contact"), SHAPE)
+        made.evaluate_on(*splits)
+        made.draw(found, 0, directory)
+        assert (made.drawn is not None) == drawn
