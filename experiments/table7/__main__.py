@@ -58,10 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_reading(console: Console, findings: list[Finding]) -> None:
     colours = {claims.SUPPORTED: "green", claims.CONTRADICTED: "red"}
-    for claim, verdict, statistic, evidence in findings:
-        colour = colours.get(verdict, "yellow")
-        console.print(f"\n[bold]{claim}[/bold] [{colour}]{verdict}[/{colour}]", highlight=False)
-        console.print(Padding(Text(f"{statistic}: {evidence}"), (0, 0, 0, 2)))
+    for finding in findings:
+        colour = colours.get(finding.verdict, "yellow")
+        console.print(f"\n[bold]{finding.claim}[/bold] [{colour}]{finding.verdict}[/{colour}]", highlight=False)
+        console.print(Padding(Text(f"{finding.effect}.\n{finding.statistic}: {finding.evidence}"), (0, 0, 0, 2)))
 
 
 def _disagreements(directory: Path) -> int:

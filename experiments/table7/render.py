@@ -95,7 +95,9 @@ def as_markdown(rows: list[Row], findings: list[Finding]) -> str:
         lines.append("| " + " | ".join((row.name, *cells)) + " |")
     lines += ["", "| " + " | ".join(("Model", *COSTS)) + " |", "|:--|" + "--:|" * len(COSTS)]
     lines += ["| " + " | ".join((row.name, *_cost_cells(row))) + " |" for row in rows]
-    reading = [f"- **{claim}** {verdict}: {statistic}: {evidence}." for claim, verdict, statistic, evidence in findings]
+    reading = [
+        f"- **{each.claim}** {each.verdict}: {each.effect}. {each.statistic}: {each.evidence}." for each in findings
+    ]
     return "\n".join([*lines, "", caption(rows).replace("*", "\\*"), "", *reading, ""])
 
 

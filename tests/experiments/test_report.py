@@ -109,11 +109,12 @@ def at(record: Any, field: str) -> Any:
 
 def test_what_it_says_of_the_claims_is_what_the_table_says(sweep: Path, page: str):
     text = page.replace("−", "-").replace("&#39;", "'").replace("&lt;", "<")
-    for claim, verdict, statistic, evidence in of_rows(collect(sweep)):
-        assert f"{claim} <span" in text
-        assert f">{verdict}</span>" in text
-        assert statistic in text
-        assert all(f"<li>{piece}</li>" in text for piece in pieces(evidence))
+    for found in of_rows(collect(sweep)):
+        assert f"{found.claim} <span" in text
+        assert f">{found.verdict}</span>" in text
+        assert f"<p>{found.effect}.</p>" in text
+        assert found.statistic in text
+        assert all(f"<li>{piece}</li>" in text for piece in pieces(found.evidence))
 
 
 def test_nothing_is_fetched(page: str):
