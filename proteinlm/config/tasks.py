@@ -126,8 +126,8 @@ class SecondaryStructureConfig(LabelledTaskConfig):
         return f"{self.name}_q{self.classes}"
 
 
-KINDS = ("class", "number", "residues")
-"""Of a user's own labels: a class or a number of each protein, or a class of each of its residues."""
+KINDS = ("class", "number", "residues", "residue_numbers")
+"""Of a user's own labels: a class or a number of each protein, or of each of its residues."""
 
 
 @dataclass
@@ -136,7 +136,7 @@ class CustomTaskConfig(LabelledTaskConfig):
 
     name: str = "custom"
     kind: str = "auto"
-    """``class``, ``number`` or ``residues``; ``auto`` sees it from the labels."""
+    """One of `KINDS`; ``auto`` sees it from the labels."""
     classes: list[str] = field(default_factory=list)
     """Names of the classes, or letters of the residues' classes; by default those that occur, sorted."""
 

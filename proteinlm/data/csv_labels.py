@@ -1,6 +1,11 @@
-"""Read a user's own labels: a CSV file of sequences and labels becomes the splits of ``task=custom``."""
+"""Read a user's own labels: a CSV file of sequences and labels becomes the splits of ``task=custom``.
+
+Files as FLIP and PBC publish them are read as they are: a CSV with the columns ``sequence``, ``target``, ``set`` and
+``validation``, or FASTA with a target or a label file (`proteinlm.data.formats.biotrainer`).
+"""
 
 import csv
+import dataclasses
 import hashlib
 import io
 import math
@@ -9,8 +14,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from proteinlm.config import CsvDataConfig, CustomTaskConfig, DataConfig
 from proteinlm.config.tasks import KINDS
+from proteinlm.data.formats.biotrainer import UNKNOWN, UNRESOLVED, Row, is_fasta, read_labelled
 from proteinlm.data.formats.compression import read_blocks
 from proteinlm.data.formats.letters import Letters
 from proteinlm.data.similarity import clusters
@@ -18,9 +26,7 @@ from proteinlm.data.sources import Labelled
 from proteinlm.errors import InputError
 
 SPLITS = ("train", "valid", "test")
-CLASS, NUMBER, RESIDUES = KINDS
-UNKNOWN = "?"
-"""Letter of a residue without a label."""
+CLASS, NUMBER, RESIDUES, RESIDUE_NUMBERS = KINDS
 NAMED = 3
 """Examples in a message."""
 MISSING = {"nan", "na", "n/a", "#n/a", "none", "null", "-", UNKNOWN}
@@ -32,15 +38,18 @@ SPLIT_NAMES = {"split", "splits", "set", "stage", "fold", "partition", "subset"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:[eE][+-]?\d+)?")
 
 
-class Row(NamedTuple):
-    """One line of the file."""
+FLIP = ("target", "set", "validation")
+"""Columns of FLIP's files that stand for ``label`` and ``split``; the last is true in rows for validation."""
 
-    line: int
-    name: str
-    sequence: str
-    label: str
-    split: str
-    """Empty where the file has no such column."""
+
+class LabelledRows(NamedTuple):
+    """The rows of a file by their splits, and the task with its kind and its classes filled in."""
+
+    path: Path
+    splits: dict[str, list[Row]]
+    task: CustomTaskConfig
+    remarks: tuple[str, ...]
+    """What the user should know of them."""
 
 
 def open_labels(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, CustomTaskConfig]:
@@ -50,13 +59,8 @@ def open_labels(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, C
     """
     if not isinstance(config, CsvDataConfig):
         raise InputError(f"task=custom learns from data.csv=FILE, not from data={config.name}")
-    path = Path(config.csv).expanduser()
-    letters = Letters(config.letters)
-    rows, has_split, warnings = _read(path, config, letters)
-    kind = kind_of(path, rows, task)
-    resolved = CustomTaskConfig(**{**vars(task), "kind": kind, "classes": class_names(path, rows, kind, task)})
-    splits, how = _split(path, rows, config, has_split)
-    _require_variety(path, splits, kind)
+    path, splits, resolved, remarks = read_rows(config, task)
+    kind = resolved.kind
     records = {split: [_record(row, kind) for row in mine] for split, mine in splits.items()}
     content = hashlib.sha256(kind.encode())
     for split, mine in splits.items():
@@ -66,18 +70,63 @@ def open_labels(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, C
         sizes={split: len(mine) for split, mine in splits.items()},
         records=records.__getitem__,
         fingerprint=content.hexdigest()[:12],
-        remarks=(
-            _description(resolved, task),
-            *filter(None, [letters.summary()]),
-            *warnings,
-            *how,
-            *_warnings(splits, resolved, task),
-        ),
+        remarks=remarks,
     ), resolved
 
 
-def _read(path: Path, config: CsvDataConfig, letters: Letters) -> tuple[list[Row], bool, list[str]]:
-    """The rows of a file, their sequences in capitals; whether it says their splits; and warnings.
+def read_rows(config: CsvDataConfig, task: CustomTaskConfig) -> LabelledRows:
+    """Read the file that `config` names, in rows by their splits; raises `InputError` as `open_labels` does."""
+    path = Path(config.csv).expanduser()
+    letters = Letters(config.letters)
+    rows, has_split, is_published, warnings = (
+        _read_fasta(path, letters) if is_fasta(path) else _read(path, config, letters)
+    )
+    kind = kind_of(path, rows, task)
+    resolved = CustomTaskConfig(**{**vars(task), "kind": kind, "classes": class_names(path, rows, kind, task)})
+    splits, how = _split(path, rows, config, has_split, is_published)
+    _require_variety(path, splits, kind)
+    remarks = (
+        _description(resolved, task),
+        *filter(None, [letters.summary()]),
+        *warnings,
+        *how,
+        *_warnings(splits, resolved, task),
+    )
+    return LabelledRows(path, splits, resolved, remarks)
+
+
+class _Read(NamedTuple):
+    """What a file says."""
+
+    rows: list[Row]
+    has_split: bool
+    is_published: bool
+    """Whether the file is laid out as FLIP and PBC publish theirs, which may have no proteins for validation."""
+    warnings: list[str]
+
+
+def _read_fasta(path: Path, letters: Letters) -> _Read:
+    """The rows of a FASTA file of biotrainer."""
+    rows = []
+    for row in read_labelled(path):
+        try:
+            rows.append(row._replace(sequence=letters.clean(row.sequence)))
+        except InputError as error:
+            raise InputError(f"{path}: line {row.line} ({row.name}): {error}") from None
+    has_split = any(row.split for row in rows)
+    return _without_split(path, rows) if has_split else _Read(rows, False, True, [])
+
+
+def _without_split(path: Path, rows: list[Row]) -> _Read:
+    """Leave out the rows without a split, of a file in which others have one."""
+    kept = [row for row in rows if row.split]
+    if len(kept) == len(rows):
+        return _Read(rows, True, True, [])
+    return _Read(kept, True, True, [f"{path}: {len(rows) - len(kept):,} proteins have no set, and are left out"])
+
+
+def _read(path: Path, config: CsvDataConfig, letters: Letters) -> _Read:
+    """The rows of a CSV file, their sequences in capitals.
 
     Raises `InputError` with the line of the first that cannot be used.
     """
@@ -93,6 +142,9 @@ def _read(path: Path, config: CsvDataConfig, letters: Letters) -> tuple[list[Row
         header = [name.strip() for name in next(lines, [])]
         if not header:
             raise InputError("nothing in it")
+        is_flip = _is_flips(header, config)
+        if is_flip:
+            config = dataclasses.replace(config, label=FLIP[0], split=FLIP[1])
         for knob in ("sequence", "label", "split"):
             _check_column(knob, getattr(config, knob), header)
         for cells in lines:
@@ -103,7 +155,15 @@ def _read(path: Path, config: CsvDataConfig, letters: Letters) -> tuple[list[Row
         raise InputError(f"{path}{where}: {error}") from None
     if not rows:
         raise InputError(f"{path}: no proteins in it")
-    return rows, config.split in header, _unused_split_columns(path, header, config)
+    if is_flip:
+        return _without_split(path, rows)
+    return _Read(rows, config.split in header, False, _unused_split_columns(path, header, config))
+
+
+def _is_flips(header: list[str], config: CsvDataConfig) -> bool:
+    """Whether the columns are those of FLIP, and the config names no others."""
+    is_default = (config.label, config.split) == (CsvDataConfig.label, CsvDataConfig.split)
+    return is_default and {config.sequence, *FLIP} <= set(header) and not {config.label, config.split} & set(header)
 
 
 def _check_column(knob: str, column: str, header: list[str]) -> None:
@@ -139,9 +199,23 @@ def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig, 
     if not label:
         raise InputError(f"no {config.label}")
     split = values.get(config.split)
-    if split is not None and split not in SPLITS:
+    if config.split == FLIP[1] and FLIP[2] in values:
+        split = _flips_split(values)
+    elif split is not None and split not in SPLITS:
         raise InputError(f"{config.split} is {split!r}, not one of {', '.join(SPLITS)}")
     return Row(line, values.get(config.id, ""), sequence, label, split or "")
+
+
+def _flips_split(values: dict[str, str]) -> str:
+    """The split of a row of FLIP; empty for one that FLIP leaves out."""
+    said, validation = values[FLIP[1]], values[FLIP[2]].lower()
+    if said not in ("", "nan", "train", "test"):
+        raise InputError(f"{FLIP[1]} is {said!r}, neither train nor test")
+    if validation not in ("true", "false", "", "nan"):
+        raise InputError(f"{FLIP[2]} is {values[FLIP[2]]!r}, neither True nor False")
+    if validation == "true" and said != "train":
+        raise InputError(f"{FLIP[1]} is {said!r} and {FLIP[2]} is True")
+    return "valid" if validation == "true" else "" if said == "nan" else said
 
 
 def kind_of(path: Path, rows: list[Row], task: CustomTaskConfig) -> str:
@@ -152,10 +226,12 @@ def kind_of(path: Path, rows: list[Row], task: CustomTaskConfig) -> str:
     unless hardly a label comes twice. A label that says that there is none is an `InputError`, unless it is one of
     `task.classes`.
     """
-    if task.kind != RESIDUES:
+    if task.kind not in (RESIDUES, RESIDUE_NUMBERS):
         _refuse_missing(path, rows, task)
     if task.kind != "auto":
         kind = task.kind
+    elif all(";" in row.label and _number_count(row) == len(row.sequence) for row in rows):
+        kind = RESIDUE_NUMBERS
     elif all(_fits(row) for row in rows) and (not all(map(_is_number, rows)) or all(r.label.isdigit() for r in rows)):
         kind = RESIDUES
         varied = len(rows) > NAMED and 2 * len({row.label for row in rows}) > len(rows)
@@ -176,6 +252,8 @@ def kind_of(path: Path, rows: list[Row], task: CustomTaskConfig) -> str:
             )
         if kind == NUMBER and not _is_number(row):
             raise InputError(f"{path}, line {row.line}: label {row.label!r} is no finite number, as others are {how}")
+        if kind == RESIDUE_NUMBERS:
+            _check_numbers(path, row)
         if kind == RESIDUES and not _fits(row):
             lengths = f"{len(row.label)} letters for {len(row.sequence)} residues"
             raise InputError(f"{path}, line {row.line}: label has {lengths}, where others have one for each {how}")
@@ -191,13 +269,37 @@ def _refuse_missing(path: Path, rows: list[Row], task: CustomTaskConfig) -> None
         )
 
 
+def _number_count(row: Row) -> int:
+    return row.label.count(";") + 1
+
+
+def _check_numbers(path: Path, row: Row) -> None:
+    if _number_count(row) != len(row.sequence):
+        raise InputError(
+            f"{path}, line {row.line}: label has {_number_count(row)} numbers for {len(row.sequence)} residues"
+        )
+    for position, cell in enumerate(row.label.split(";"), start=1):
+        if not _is_finite(cell):
+            raise InputError(f"{path}, line {row.line}: {cell!r} of residue {position} is no finite number")
+
+
+def residue_numbers(row: Row) -> np.ndarray:
+    """The number of each residue, (L,) float32, nan where it has none."""
+    values = np.array([float(cell) for cell in row.label.split(";")], dtype=np.float32)
+    return np.where(values == float(UNRESOLVED), np.float32(np.nan), values)
+
+
 def _has_decimal_comma(row: Row) -> bool:
     return bool(_DECIMAL_COMMA.fullmatch(row.label))
 
 
 def _is_number(row: Row) -> bool:
+    return _is_finite(row.label)
+
+
+def _is_finite(cell: str) -> bool:
     try:
-        return math.isfinite(float(row.label))
+        return math.isfinite(float(cell))
     except ValueError:
         return False
 
@@ -208,7 +310,7 @@ def _fits(row: Row) -> bool:
 
 def class_names(path: Path, rows: list[Row], kind: str, task: CustomTaskConfig) -> list[str]:
     """The names of the classes: those of the task, or those that occur."""
-    if kind == NUMBER:
+    if kind in (NUMBER, RESIDUE_NUMBERS):
         return []
     occurring = set().union(*(row.label if kind == RESIDUES else {row.label} for row in rows)) - (
         {UNKNOWN} if kind == RESIDUES else set()
@@ -227,12 +329,16 @@ def class_names(path: Path, rows: list[Row], kind: str, task: CustomTaskConfig) 
 
 
 def _split(
-    path: Path, rows: list[Row], config: CsvDataConfig, has_split: bool
+    path: Path, rows: list[Row], config: CsvDataConfig, has_split: bool, is_published: bool
 ) -> tuple[dict[str, list[Row]], list[str]]:
     """The rows of each split, and what is to be said of them."""
     remarks = []
     if has_split:
         named = [row.split for row in rows]
+        if is_published and "valid" not in named and "train" in named:
+            rows, remark = _with_validation(path, rows, config)
+            named = [row.split for row in rows]
+            remarks.append(remark)
         for split in SPLITS[:2]:
             if split not in named:
                 raise InputError(f"{path}: no row whose {config.split} is {split}")
@@ -258,6 +364,22 @@ def _split(
     return splits, remarks
 
 
+def _with_validation(path: Path, rows: list[Row], config: CsvDataConfig) -> tuple[list[Row], str]:
+    """Draw proteins for validation from those for training, in whole clusters; and what is to be said of it."""
+    train = [row for row in rows if row.split == "train"]
+    found = clusters.clusters([row.sequence for row in train], config.identity)
+    try:
+        drawn = iter(clusters.draw_splits(found, config.valid, 0.0, config.seed).tolist())
+    except InputError as error:
+        raise InputError(f"{path}: nothing is for validation, and of the training proteins {error}") from None
+    split = [row._replace(split=next(drawn)) if row.split == "train" else row for row in rows]
+    count = sum(row.split == "valid" for row in split)
+    return split, (
+        f"{path}: nothing is for validation: drew {count:,} of {len(train):,} training proteins, in whole clusters of "
+        f"similar sequences, data.identity={config.identity:g} and data.seed={config.seed}"
+    )
+
+
 def _in_several(rows: list[Row]) -> list[tuple[Row, Row]]:
     """Pairs of rows of one sequence in two splits, the first of each sequence."""
     first: dict[str, Row] = {}
@@ -272,7 +394,8 @@ def _in_several(rows: list[Row]) -> list[tuple[Row, Row]]:
 def _record(row: Row, kind: str) -> dict[str, Any]:
     """A protein by the names of fields that tasks know."""
     name = f"{row.name}, line {row.line}" if row.name else f"line {row.line}"
-    return {"id": name, "primary": row.sequence, "label": float(row.label) if kind == NUMBER else row.label}
+    labels = {NUMBER: lambda: float(row.label), RESIDUE_NUMBERS: lambda: residue_numbers(row)}
+    return {"id": name, "primary": row.sequence, "label": labels.get(kind, lambda: row.label)()}
 
 
 def _description(resolved: CustomTaskConfig, asked: CustomTaskConfig) -> str:
@@ -282,6 +405,7 @@ def _description(resolved: CustomTaskConfig, asked: CustomTaskConfig) -> str:
         CLASS: f"one of {len(resolved.classes)} classes of each protein ({names})",
         NUMBER: "a number of each protein",
         RESIDUES: f"one of {len(resolved.classes)} classes of each residue ({names})",
+        RESIDUE_NUMBERS: "a number of each residue",
     }[resolved.kind]
     return f"labels: {description}" + (f"; task.kind={'|'.join(KINDS)} says otherwise" if asked.kind == "auto" else "")
 
@@ -291,7 +415,7 @@ def _require_variety(path: Path, splits: dict[str, list[Row]], kind: str) -> Non
     counts = {split: _counted(splits[split], kind) for split in SPLITS[:2]}
     if len(counts["train"]) < 2:
         raise InputError(f"{path}: all training labels are {_named(counts['train'], kind)}: nothing to learn")
-    if kind == NUMBER and len(counts["valid"]) < 2:
+    if kind in (NUMBER, RESIDUE_NUMBERS) and len(counts["valid"]) < 2:
         raise InputError(
             f"{path}: all {len(splits['valid']):,} valid labels are {_named(counts['valid'], kind)}: no rank correlation "
             f"says which weights are best"
@@ -301,7 +425,7 @@ def _require_variety(path: Path, splits: dict[str, list[Row]], kind: str) -> Non
 def _warnings(splits: dict[str, list[Row]], task: CustomTaskConfig, asked: CustomTaskConfig) -> list[str]:
     """Warnings of labels that teach little, or about which a score says little."""
     counts = {split: _counted(rows, task.kind) for split, rows in splits.items()}
-    if task.kind == NUMBER:
+    if task.kind in (NUMBER, RESIDUE_NUMBERS):
         values = set().union(*counts.values())
         warnings = [
             f"warning: all {split} labels are {_named(count, task.kind)}: their rank correlation is undefined"
@@ -332,6 +456,8 @@ def _counted(rows: list[Row], kind: str) -> Counter[str]:
     for row in rows:
         if kind == NUMBER:
             counts[repr(float(row.label) + 0.0)] += 1  # + 0.0: minus zero is zero
+        elif kind == RESIDUE_NUMBERS:
+            counts.update(cell for cell in row.label.split(";") if float(cell) != float(UNRESOLVED))
         else:
             counts.update(row.label.replace(UNKNOWN, "") if kind == RESIDUES else (row.label,))
     return counts
@@ -339,4 +465,4 @@ def _counted(rows: list[Row], kind: str) -> Counter[str]:
 
 def _named(count: Counter[str], kind: str) -> str:
     name = next(iter(count), UNKNOWN)
-    return name if kind == NUMBER else repr(name)
+    return name if kind in (NUMBER, RESIDUE_NUMBERS) else repr(name)

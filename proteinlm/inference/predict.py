@@ -23,10 +23,12 @@ from proteinlm.models.packed import per_protein
 from proteinlm.records.run_directory import BEST, CONFIG, SELECTED, WEIGHTS
 from proteinlm.storage.untrusted import read_json, read_yaml
 from proteinlm.tasks import task_file
-from proteinlm.tasks.regression import ScalarRegression
+from proteinlm.tasks.regression import ResidueRegression, ScalarRegression
 
 LABEL = "label"
 """The column for predictions of a user's own labels."""
+NUMBERS = "numbers"
+"""The column for a number of each residue, separated by ``;``."""
 
 
 @final
@@ -60,8 +62,11 @@ class FineTuned(LoadedModel):
             states = {3: vocabulary.SS3, 8: vocabulary.SS8}[self.task.classes]
             classes = per_protein(output.argmax(dim=-1), packed.starts)
             return [{tables.STRUCTURE: "".join(states[state] for state in part[1:].tolist())} for part in classes]
-        if isinstance(self.task, CustomTaskConfig) and self.task.kind != "number":
+        if isinstance(self.task, CustomTaskConfig) and self.task.kind in ("class", "residues"):
             return self._class_columns(self.task, output, packed)
+        if isinstance(self.module, ResidueRegression):
+            values = per_protein(self.module.scale.restore(output.squeeze(-1)), packed.starts)
+            return [{NUMBERS: ";".join(f"{value:.6g}" for value in part[1:].tolist())} for part in values]
         if self.task.name == "remote_homology":
             probability, fold = output.softmax(dim=-1).max(dim=-1)
             pairs = zip(fold.tolist(), probability.tolist(), strict=True)

@@ -6,7 +6,7 @@ is constant ranks nothing: its correlations are 0, where the targets differ. Imp
 E entries (proteins, or residues of proteins), n records (proteins), S seeds, R resamples, C classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,6 +171,19 @@ class Measured(Sample):
     def __post_init__(self) -> None:
         _check(self.record, self.owner, self.target)
         object.__setattr__(self, "prediction", np.atleast_2d(self.prediction))
+
+    @classmethod
+    def over_seeds(cls, runs: "Sequence[Measured]") -> "Measured":
+        """Join runs that differ in the seed of fine-tuning; they must hold the same entries."""
+        first = runs[0]
+        for run in runs:
+            if not all(
+                np.array_equal(getattr(first, name), getattr(run, name)) for name in ("record", "owner", "target")
+            ):
+                raise ValueError("seeds of one task differ in their entries")
+        return cls(
+            first.record, first.owner, np.concatenate([run.prediction for run in runs]), first.target, first.measure
+        )
 
     @property
     def counted(self) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The predictions that the scores of a stage are computed from, record by record, in one Arrow file. Needs no torch.
 
 One row per (split, metric, record): ``value``, a list with one number for each seed; ``weight``, null for a correlation;
-``target``, null for a weighted mean. `intervals` says what they mean, and computes scores, intervals and paired
-comparisons from them.
+``target``, null for a weighted mean. A number of each residue has a row for each, and the record of the protein comes as
+often. `bootstrap` says what they mean, and computes scores, intervals and paired comparisons from them.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from proteinlm.errors import InputError
 from proteinlm.records.bootstrap import Predictions, Sample, Scores
+from proteinlm.records.measures import NUMBERS, Measured
 from proteinlm.records.run_directory import PREDICTIONS
 from proteinlm.storage.atomic import written_whole
 from proteinlm.storage.checksums import sum_of
@@ -42,8 +43,9 @@ def load(directory: Path) -> dict[tuple[str, str], Sample]:
 
 
 def _table(split: str, metric: str, sample: Sample) -> pa.Table:
-    number = len(sample.record)
-    if isinstance(sample, Predictions):
+    record = sample.record[sample.owner] if isinstance(sample, Measured) else sample.record
+    number = len(record)
+    if isinstance(sample, Predictions | Measured):
         values, weight, target = sample.prediction, pa.nulls(number, pa.float64()), pa.array(sample.target)
     else:
         assert isinstance(sample, Scores)
@@ -53,7 +55,7 @@ def _table(split: str, metric: str, sample: Sample) -> pa.Table:
         {
             "split": pa.array([split] * number),
             "metric": pa.array([metric] * number),
-            "record": pa.array(sample.record),
+            "record": pa.array(record),
             "value": pa.ListArray.from_arrays(offsets, values.T.ravel()),
             "weight": weight,
             "target": target,
@@ -65,6 +67,9 @@ def _sample(whole: pa.Table, split: str, metric: str) -> Sample:
     rows = whole.filter((pc.field("split") == split) & (pc.field("metric") == metric))
     record = rows["record"].to_numpy()
     values = np.array(rows["value"].to_pylist(), dtype=np.float64).T  # (seeds, records)
+    if rows["weight"].null_count and len(np.unique(record)) < len(record):
+        numbers, owner = np.unique(record, return_inverse=True)
+        return Measured(numbers, owner, values, rows["target"].to_numpy(), NUMBERS[metric])
     if rows["weight"].null_count:
         return Predictions(record, values, rows["target"].to_numpy())
     return Scores(record, values, rows["weight"].to_numpy())

@@ -19,7 +19,12 @@ TASKS = {
 }
 """The downstream tasks: each is the class of this name in the module of its own name, imported when it is needed."""
 
-CUSTOM = {"class": "CustomClass", "number": "CustomNumber", "residues": "CustomResidues"}
+CUSTOM = {
+    "class": "CustomClass",
+    "number": "CustomNumber",
+    "residues": "CustomResidues",
+    "residue_numbers": "CustomResidueNumbers",
+}
 """A user's own task, by the kind of its labels: classes of the module ``custom``."""
 
 

@@ -1,4 +1,4 @@
-"""A user's own labels: a class or a number of each protein, or a class of each residue (`proteinlm.data.csv_labels`)."""
+"""A user's own labels: a class or a number of each protein, or of each residue (`proteinlm.data.csv_labels`)."""
 
 from functools import partial
 from typing import ClassVar, final
@@ -6,12 +6,12 @@ from typing import ClassVar, final
 import numpy as np
 
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig
-from proteinlm.data.batches.labelled import Labels, Record
-from proteinlm.data.csv_labels import UNKNOWN
+from proteinlm.data.batches.labelled import Labels, Record, numbers
+from proteinlm.data.formats.biotrainer import UNKNOWN
 from proteinlm.errors import InputError
 from proteinlm.tasks.classification import ProteinClassification, ResidueClassification, labelled_residues
 from proteinlm.tasks.metrics import IGNORED
-from proteinlm.tasks.regression import ScalarRegression
+from proteinlm.tasks.regression import ResidueRegression, ScalarRegression, measured_residues
 
 
 class NamedClasses:
@@ -52,6 +52,23 @@ class CustomResidues(NamedClasses, ResidueClassification):
     def labels(cls, config: LabelledTaskConfig) -> Labels:
         numbers = {name: number for number, name in enumerate(_names(config))} | {UNKNOWN: IGNORED}
         return Labels(partial(classes_of, numbers=numbers), labelled_residues)
+
+
+@final
+class CustomResidueNumbers(ResidueRegression):
+    """A number of each residue; nan where it has none."""
+
+    dataset = "custom"
+    splits: ClassVar = {}
+
+    @classmethod
+    def labels(cls, config: LabelledTaskConfig) -> Labels:
+        return Labels(numbers_of, measured_residues)
+
+
+def numbers_of(record: Record) -> np.ndarray:
+    """The number of each residue, (L,) float32, nan where it has none."""
+    return numbers(record, "label", (len(record["primary"]),)).astype(np.float32)
 
 
 def class_of(record: Record, numbers: dict[str, int]) -> np.ndarray:

@@ -19,6 +19,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from proteinlm.records.bootstrap import Predictions, Sample, Scores
 from proteinlm.records.contact_map import SEPARATIONS, SHORT
+from proteinlm.records.measures import Measured, spearman
 
 IGNORED = -1
 """Target of a token that is not scored: [CLS], an unresolved residue, a residue without a label."""
@@ -143,6 +144,25 @@ class Regression(RecordMetric):
     def samples(self, record: np.ndarray, rows: np.ndarray) -> dict[str, Sample]:
         pairs = Predictions(record, *rows.T)
         return {"spearman": pairs, "mean_squared_error": pairs.squared_errors()}
+
+
+class ResidueRanking(RecordMetric):
+    """Spearman's rank correlation over the residues of all proteins (``spearman``); proteins are what is resampled."""
+
+    def __init__(self) -> None:
+        super().__init__(columns=2)
+
+    def update(self, predictions: Tensor, targets: Tensor, starts: Tensor, records: Tensor) -> None:
+        """Score `predictions` (T,) against `targets` (T,), nan where there is nothing to score; `starts` (B + 1,)."""
+        there = ~targets.isnan()
+        bounds = starts[: len(records) + 1].long()
+        self._append(records.repeat_interleave(_sums(there, bounds)), predictions[there], targets[there])
+
+    def samples(self, record: np.ndarray, rows: np.ndarray) -> dict[str, Sample]:
+        order = np.argsort(record, kind="stable")
+        numbers, owner = np.unique(record[order], return_inverse=True)
+        predictions, targets = rows[order].T
+        return {"spearman": Measured(numbers, owner, predictions, targets, spearman)}
 
 
 class ContactPrecision(RecordMetric):

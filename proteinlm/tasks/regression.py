@@ -1,4 +1,4 @@
-"""What fluorescence and stability have in common: one number of each protein, ranked (paper section 3.3)."""
+"""One number of each protein, as fluorescence and stability have (paper section 3.3), or of each of its residues."""
 
 from abc import ABC
 from functools import partial
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.models.heads import ProteinPositions
+from proteinlm.models.heads import ProteinPositions, ResidueConvolution, ResidueMLP
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
-from proteinlm.tasks.metrics import RecordMetric, Regression
+from proteinlm.tasks.metrics import RecordMetric, Regression, ResidueRanking
 
 
 class ScalarRegression(LabelledTask, ABC):
@@ -54,6 +54,41 @@ class ScalarRegression(LabelledTask, ABC):
         metric.update(self.scale.restore(output.squeeze(-1)), batch.targets, batch.records)
 
 
+class ResidueRegression(LabelledTask, ABC):
+    """Mean squared error on the numbers of residues, standardised as those of proteins are; nan is no target.
+
+    Scored by Spearman's rank correlation over the residues of all proteins.
+    """
+
+    score = "spearman"
+
+    def __init__(self, config: LabelledTaskConfig, model: ModelConfig) -> None:
+        super().__init__(config, model)
+        self.scale = Scale()
+
+    @classmethod
+    def heads(cls, config: LabelledTaskConfig, model: ModelConfig) -> Heads:
+        return {
+            "mlp": partial(ResidueMLP, model.hidden_size, 1, model.dropout),
+            "convolution": partial(ResidueConvolution, model.hidden_size, 1),
+        }
+
+    def metric(self) -> RecordMetric:
+        return ResidueRanking()
+
+    def prepare(self, training: LabelledProteins) -> None:
+        targets = np.concatenate(training.targets)
+        self.scale.fit(targets[~np.isnan(targets)])
+
+    def summed_loss(self, batch: LabelledBatch) -> Tensor:
+        there = ~batch.targets.isnan()
+        wanted = self.scale.standardise(batch.targets[there])
+        return F.mse_loss(self(batch.packed).squeeze(-1)[there], wanted, reduction="sum")
+
+    def update(self, metric: RecordMetric, output: Tensor, batch: LabelledBatch) -> None:
+        metric.update(self.scale.restore(output.squeeze(-1)), batch.targets, batch.packed.starts, batch.records)
+
+
 class Scale(nn.Module):
     """Mean and standard deviation of targets; saved with the weights."""
 
@@ -76,6 +111,11 @@ class Scale(nn.Module):
 
     def restore(self, standardised: Tensor) -> Tensor:
         return standardised * self.deviation + self.mean
+
+
+def measured_residues(target: np.ndarray) -> int:
+    """Number of residues of a target (L,) that have a number."""
+    return int((~np.isnan(target)).sum())
 
 
 def number(record: Record, name: str) -> np.ndarray:

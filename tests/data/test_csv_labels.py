@@ -101,8 +101,8 @@ def test_what_the_user_should_know_is_said(tmp_path: Path):
     path = labelled(tmp_path, ["a", "b", "b", "c", "a"], [shared, "ACDE", "ACDF", shared.lower(), "ACDG"])
     remarks = read(path)[0].remarks
     assert (
-        remarks[0]
-        == "labels: one of 3 classes of each protein (a, b, c); task.kind=class|number|residues says otherwise"
+        remarks[0] == "labels: one of 3 classes of each protein (a, b, c); "
+        "task.kind=class|number|residues|residue_numbers says otherwise"
     )
     assert f"warning: {path}: 1 proteins are in several splits, as lines 2 (train) and 5 (valid)" in remarks
     assert "warning: no training protein has the label c" in remarks

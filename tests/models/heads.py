@@ -3,13 +3,14 @@
 import torch
 
 from proteinlm.config import CustomTaskConfig, LabelledTaskConfig, ModelConfig, SecondaryStructureConfig
+from proteinlm.config.tasks import KINDS
 from proteinlm.models.heads import Head
 from proteinlm.tasks import TASKS, module_of
 
 CONFIGS: list[LabelledTaskConfig] = [
     *(LabelledTaskConfig(name) for name in TASKS if name != "secondary_structure"),
     SecondaryStructureConfig("secondary_structure"),
-    *(CustomTaskConfig("custom", kind=kind, classes=["a", "b"]) for kind in ("class", "number", "residues")),
+    *(CustomTaskConfig("custom", kind=kind, classes=["a", "b"]) for kind in KINDS),
 ]
 
 
