@@ -1,5 +1,6 @@
 """The commands that use a trained model, such as ``proteinlm embed``. Nothing heavy is imported before one runs."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -57,11 +58,27 @@ def embed(
     embeddings.write_embeddings(loaded, source, out, pooling, letters)
 
 
+Alignments = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--alignment",
+        help="Alignment: .a3m, aligned .fasta, .sto; plain, .gz, .xz. Read by a Potts model, not --model.",
+    ),
+]
+
+
 def score(
     wildtype: Annotated[Path, typer.Argument(metavar="WILDTYPE.fasta", help="The protein that was mutated.")],
     variants: Annotated[Path, typer.Argument(metavar="MUTANTS.csv", help="Variants, one a line; .gz and .xz too.")],
     out: Out,
     model: OptionalModel = pretrained.DIRECTORY,
+    alignment: Annotated[
+        Path | None,
+        typer.Option("--alignment", help="Score by a Potts model of this alignment of the protein, not by --model."),
+    ] = None,
+    site_independent: Annotated[
+        bool, typer.Option("--site-independent", help="With --alignment: leave out the couplings, as a control.")
+    ] = False,
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
     column_out: Annotated[str, typer.Option("--column-out", help="Name of the column that is added.")] = "score",
     first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
@@ -74,16 +91,23 @@ def score(
     batch_tokens: BatchTokens = 0,
 ) -> None:
     """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
-    from proteinlm.inference import likelihoods
-    from proteinlm.inference.model import load
+    from proteinlm.inference import likelihoods, potts
+    from proteinlm.inference.model import Placement, load
     from proteinlm.inference.proteins import file_of
 
     _check_letters(letters)
     if out.suffix in (".gz", ".xz"):
         raise InputError(f"{out}: the table is written plain: leave out {out.suffix}")
-    check_output(out, file_of(wildtype), variants)
-    skipped = likelihoods.score_variants(
-        load(model, device=device, precision=precision, batch_tokens=batch_tokens),
+    check_output(out, file_of(wildtype), variants, *([alignment] if alignment else []))
+    if site_independent and not alignment:
+        raise InputError("--site-independent is a model of an alignment: name one by --alignment")
+    machine = Placement.choose(device, precision, batch_tokens)
+    if alignment:
+        score_rows = partial(potts.score_variants, alignment, device=machine.device, couplings=not site_independent)
+    else:
+        loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+        score_rows = partial(likelihoods.score_variants, loaded)
+    skipped = score_rows(
         wildtype,
         variants,
         out,
@@ -119,9 +143,15 @@ def pppl(
 
 
 def contacts(
-    source: Fasta,
-    model: ModelDirectory,
     out: Out,
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[IN.fasta]", help="Proteins, plain, .gz or .xz; - reads standard input.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
+    alignment: Alignments = None,
     method: Annotated[
         str,
         typer.Option(
@@ -139,12 +169,19 @@ def contacts(
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
 ) -> None:
-    """Contact maps of all proteins of a FASTA file: an .npz with a matrix for each."""
-    from proteinlm.inference import contact_maps
+    """Contact maps of all proteins of a FASTA file, or of alignments: an .npz with a matrix for each."""
+    from proteinlm.inference import contact_maps, potts
     from proteinlm.inference.model import Placement
 
     _check_letters(letters)
-    contact_maps.check_paths(source, out, pictures)
+    if alignment:
+        if source or model:
+            raise InputError("contacts: name either proteins and a --model, or alignments by --alignment")
+        potts.write_contacts(alignment, out, pictures, Placement.choose(device, precision, batch_tokens).device)
+        return
+    if source is None or model is None:
+        raise InputError("contacts: name proteins, IN.fasta, and --model DIR; or an alignment, --alignment X.a3m")
+    contact_maps.check_paths([source], out, pictures)
     maps = contact_maps.map_source(model, method, fit, Placement.choose(device, precision, batch_tokens))
     contact_maps.write_maps(maps, source, out, pictures, letters)
 

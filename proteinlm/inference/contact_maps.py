@@ -5,8 +5,9 @@ its attention.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -66,32 +67,34 @@ def map_source(directory: Path, method: str, fit: str, machine: Placement) -> So
     return Source(model, lambda letters: read(model, letters), settings)
 
 
-def check_paths(proteins: Path, output: Path, pictures: Path | None) -> None:
+def check_paths(proteins: Sequence[Path], output: Path, pictures: Path | None) -> None:
     """Raise `InputError` if maps of `proteins` cannot be written to `output`, or pictures into `pictures`."""
     if output.suffix != ".npz":
         raise InputError(f"{output}: its name does not end in .npz")
-    check_output(output, file_of(proteins))
+    check_output(output, *map(file_of, proteins))
     if pictures and (pictures.resolve() == output.resolve() or (pictures.exists() and not pictures.is_dir())):
         raise InputError(f"--pictures {pictures}: not a directory")
 
 
 def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None, letters: str = STRICT) -> None:
     """Write the maps of `proteins` to `output`, and a picture of each into the directory `pictures` if it is given."""
-    check_paths(proteins, output, pictures)
+    check_paths([proteins], output, pictures)
 
     def table(window: Window) -> pa.Table:
         flat = [maps.read(protein.letters).float().cpu().numpy().ravel() for protein in window]
         return proteins_table(window, {"map": pa.array(flat, pa.large_list(pa.float32()))})
 
-    def write(path: Path, finished: FinishedWindows) -> None:
-        write_npz_arrays(path, _matrices(finished))
-        if pictures:
-            pictures.mkdir(parents=True, exist_ok=True)
-            for name, matrix in _matrices(finished):
-                _draw(name, matrix, pictures / _picture_name(name))
-
     job = Job(proteins, maps.model, table, maps.settings, "contacts", _pairs, letters, npz_name)
-    job.to_file(output, write)
+    job.to_file(output, partial(write_matrices, pictures))
+
+
+def write_matrices(pictures: Path | None, path: Path, finished: FinishedWindows) -> None:
+    """Write finished maps, rows of ``id``, ``length`` and ``map``, to `path`, and a picture of each into `pictures`."""
+    write_npz_arrays(path, _matrices(finished))
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+        for name, matrix in _matrices(finished):
+            _draw(name, matrix, pictures / _picture_name(name))
 
 
 def _pairs(protein: Protein) -> int:

@@ -116,8 +116,16 @@ def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]
 @contextmanager
 def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> Iterator[FinishedWindows]:
     """Find the finished windows of `output`; they are deleted when the block ends well, and stay if it fails."""
+    settings = {**settings, "weights": model.fingerprint, "precision": model.machine.precision}
+    with find_finished(output, settings) as finished:
+        yield finished
+
+
+@contextmanager
+def find_finished(output: Path, settings: Mapping[str, object], what: str = "protein") -> Iterator[FinishedWindows]:
+    """As `resume`, of results that depend on no model's weights; `what` is one record of them."""
     check_output(output)
-    settings = {**settings, "format": FORMAT, "weights": model.fingerprint, "precision": model.machine.precision}
+    settings = {**settings, "format": FORMAT}
     directory = output.with_name(f".{output.name}.parts")
     with own_directory(directory, f"what writes {output.name}"):
         finished = FinishedWindows(directory, settings)
@@ -126,8 +134,8 @@ def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> 
         except InputError as error:
             if not finished.records:
                 raise
-            proteins = f"{finished.records:,} finished protein{'s' if finished.records > 1 else ''}"
-            raise InputError(f"{error}; kept for the next run: {proteins}") from None
+            count = f"{finished.records:,} finished {what}{'s' if finished.records > 1 else ''}"
+            raise InputError(f"{error}; kept for the next run: {count}") from None
         finally:
             if not any(directory.glob("*.arrow")):
                 shutil.rmtree(directory)

@@ -5,10 +5,11 @@ L residues of a protein, K of them hidden one at a time, V vocabulary.
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import torch
 from proteinlm import vocabulary
 from proteinlm.data.batches.packing import Packed
 from proteinlm.data.formats.letters import STRICT, Letters
-from proteinlm.data.formats.table import read_table
+from proteinlm.data.formats.table import Table, read_table
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
@@ -101,8 +102,56 @@ def score_variants(
     without it they raise `InputError`, as all other errors do, before anything is computed.
     """
     _ = model.head
+    wanted = read_variants(
+        wildtype,
+        variants,
+        model.longest,
+        column=column,
+        column_out=column_out,
+        first=first,
+        skip_unknown=skip_unknown,
+        letters=letters,
+    )
+    positions = wanted.positions
+    with resume(output, model, {"of": "variants"}) as finished:
+        hidden = _hidden_in_turn(model, wanted.wildtype, positions, finished)
+        logs = dict(zip(positions.tolist(), hidden, strict=True))
+        scores = [None if mutated is None else _log_odds(logs, mutated) for mutated in wanted.changes]
+        write_scores(wanted, scores, output, column_out)
+    return wanted.skipped
+
+
+class Variants(NamedTuple):
+    """A table of variants that was checked against its wild type."""
+
+    wildtype: np.ndarray
+    """(L,) uint8."""
+    table: Table
+    changes: list[list[Mutation] | None]
+    """The mutations of each row; None if it is no list of substitutions."""
+    skipped: list[str]
+    """Which rows these are."""
+
+    @property
+    def positions(self) -> np.ndarray:
+        """The places that any variant changes, from 0, each once in ascending order."""
+        return np.array(sorted({m.position for row in self.changes for m in row or ()}), dtype=np.int64)
+
+
+def read_variants(
+    wildtype: Path,
+    variants: Path,
+    longest: int,
+    *,
+    column: str,
+    column_out: str,
+    first: int,
+    skip_unknown: bool,
+    letters: str,
+) -> Variants:
+    """Read a wild type of at most `longest` residues, and the table of its variants, as `score_variants` says."""
     reading = Letters(letters)
-    protein, *others = read(wildtype, model.longest, letters=reading)
+    protein, *others = read(wildtype, longest, letters=reading)
     if summary := reading.summary():
         print(f"{wildtype}: {summary}", file=sys.stderr)
     if others:
@@ -126,17 +175,18 @@ def score_variants(
             skipped.append(f"line {line}: {name.strip()}")
         except InputError as error:
             raise InputError(f"{variants}: line {line}: {error}") from None
-    positions = np.array(sorted({m.position for row in changes for m in row or ()}), dtype=np.int64)
-    with resume(output, model, {"of": "variants"}) as finished:
-        logs = dict(zip(positions.tolist(), _hidden_in_turn(model, protein.letters, positions, finished), strict=True))
-        text = StringIO()
-        writer = csv.writer(text, delimiter=table.delimiter, lineterminator="\n")
-        writer.writerow([*table.names, column_out])
-        for row, mutated in zip(table.rows, changes, strict=True):
-            writer.writerow([*row, "" if mutated is None else f"{_log_odds(logs, mutated):.6g}"])
-        with written_whole(output) as file:
-            file.write(text.getvalue().encode())
-    return skipped
+    return Variants(protein.letters, table, changes, skipped)
+
+
+def write_scores(variants: Variants, scores: Sequence[float | None], output: Path, column_out: str) -> None:
+    """Write the table with a further column of scores, empty where there is none."""
+    text = StringIO()
+    writer = csv.writer(text, delimiter=variants.table.delimiter, lineterminator="\n")
+    writer.writerow([*variants.table.names, column_out])
+    for row, score in zip(variants.table.rows, scores, strict=True):
+        writer.writerow([*row, "" if score is None else f"{score:.6g}"])
+    with written_whole(output) as file:
+        file.write(text.getvalue().encode())
 
 
 def _log_odds(logs: Mapping[int, np.ndarray], mutated: list[Mutation]) -> float:

@@ -110,7 +110,8 @@ class Letters:
         """Why a letter is refused that comes after so many `residues` of its protein."""
         message = f"letter {letter!r} at position {residues + 1} is not one of {vocabulary.RESIDUES}"
         if self.choice == STRICT and letter in "*-.":
-            return f"{message}; letters={CLEAN} drops gaps and a stop at the end"
+            aligned = "; `contacts` and `score` take an alignment by --alignment" if letter in "-." else ""
+            return f"{message}; letters={CLEAN} drops gaps and a stop at the end{aligned}"
         return f"{message}; letters={UNKNOWN} takes it as [UNK]"
 
     def summary(self) -> str:

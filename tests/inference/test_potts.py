@@ -1,0 +1,141 @@
+"""Alignments given on the command line become contact maps and scores of variants, those of the model fitted to them."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from proteinlm.data.alignments.reading import read_alignment
+from proteinlm.data.alignments.weights import sequence_weights
+from proteinlm.inference import potts as commands
+from proteinlm.models import potts
+from proteinlm.models.potts import states_of
+from tests.data.samples import protein
+from tests.inference.commands import assert_refused, run
+
+CPU = ("--device", "cpu")
+QUERY = protein(12, 1)
+
+
+def relatives(query: str, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for _ in range(20):
+        kept = generator.random(len(query)) < 0.7
+        rows.append(
+            "".join(
+                a if same else b for a, b, same in zip(query, protein(len(query), len(rows) + seed), kept, strict=True)
+            )
+        )
+    return [query, *rows]
+
+
+@pytest.fixture
+def a3m(tmp_path: Path) -> Path:
+    path = tmp_path / "first.a3m"
+    path.write_text("".join(f">{number}\n{row}\n" for number, row in enumerate(relatives(QUERY, 5))))
+    return path
+
+
+def fitted(path: Path, couplings: bool = True) -> potts.Potts:
+    alignment = read_alignment(path)
+    states = torch.from_numpy(states_of(alignment.letters))
+    weights = torch.from_numpy(sequence_weights(alignment.letters)).float()
+    return potts.fit(states, weights) if couplings else potts.fit_independent(states, weights)
+
+
+def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
+    """A map of each; what was finished before an interruption is not fitted again."""
+    second = tmp_path / "second.fasta"
+    second.write_text(a3m.read_text().replace(QUERY, QUERY[::-1]))
+    bad = tmp_path / "third.a3m"
+    bad.write_text(">q\nAC\n>b\nA\n")
+    out = tmp_path / "maps.npz"
+    each = [word for path in (a3m, second) for word in ("--alignment", path)]
+    code, _, errors = run("contacts", *each, "--alignment", bad, "--out", out, *CPU)
+    assert code == 2
+    assert errors.splitlines()[-1].endswith(
+        "third.a3m: record 1 (b) has 1 columns, the query 2; kept for the next run: 2 finished alignments"
+    )
+    code, _, errors = run("contacts", *each, "--out", out, "--pictures", tmp_path / "pictures", *CPU)
+    assert (code, errors) == (0, "")  # nothing was fitted
+    with np.load(out) as maps:
+        assert list(maps) == ["first", "second"]
+        np.testing.assert_array_equal(maps["first"], fitted(a3m).contacts())
+        np.testing.assert_array_equal(maps["second"], fitted(second).contacts())
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.png"]
+
+
+@pytest.mark.parametrize("control", [False, True])
+def test_scores_are_differences_of_energies(tmp_path: Path, a3m: Path, control: bool):
+    """The alignment begins at the third residue of the protein."""
+    (tmp_path / "wt.fasta").write_text(f">wt\nMK{QUERY}W\n")
+    first, last = f"{QUERY[0]}3{'W' if QUERY[0] != 'W' else 'A'}", f"{QUERY[11]}14{'Y' if QUERY[11] != 'Y' else 'A'}"
+    rows = ["", first, f"{first}:{last}", "M1A", f"{QUERY[1]}4X"]
+    (tmp_path / "variants.csv").write_text("mutant\n" + "\n".join(f'"{row}"' for row in rows) + "\n")
+    out = tmp_path / "out.csv"
+    words = ["score", tmp_path / "wt.fasta", tmp_path / "variants.csv", "--out", out, "--alignment", a3m, *CPU]
+    words += ["--site-independent"] if control else []
+    assert_refused(run(*words), "variants.csv: line 5: M1A: outside the alignment; --skip-unknown leaves such out")
+    code, _, errors = run(*words, "--skip-unknown")
+    assert code == 0
+    assert "first.a3m: 21 rows, 12 columns, effective depth " in errors
+    assert f"no score for 2 unknown variants: line 5: M1A, line 6: {QUERY[1]}4X" in errors
+    model = fitted(a3m, not control)
+    query = states_of(np.frombuffer(QUERY.encode(), np.uint8))
+    once, twice = query.copy(), query.copy()
+    once[0] = twice[0] = potts.AMINO_ACIDS.index(first[-1])
+    twice[11] = potts.AMINO_ACIDS.index(last[-1])
+    energies = model.energies(torch.from_numpy(np.stack([query, once, twice]))).numpy()
+    with out.open() as file:
+        found = [row["score"] for row in csv.DictReader(file)]
+    np.testing.assert_allclose([float(value) for value in found[:3]], energies[0] - energies, atol=1e-4)
+    assert found[3:] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f">q\n{QUERY}\n", "the query alone: no relatives"),
+        ("", "an empty alignment"),
+        (f">b\n{'A' * 12}\n>q\n{QUERY}\n", "the protein is row 1 (q), not the first: put it first"),
+        (f">q\n{'-' * 12}\n>b\n{QUERY}\n", "record 0 (q) has no residue"),
+    ],
+)
+def test_alignments_that_do_not_fit_are_refused(tmp_path: Path, text: str, message: str):
+    (tmp_path / "x.a3m").write_text(text)
+    (tmp_path / "wt.fasta").write_text(f">wt\n{QUERY}\n")
+    (tmp_path / "variants.csv").write_text(f"mutant\n{QUERY[0]}1{'W' if QUERY[0] != 'W' else 'A'}\n")
+    words = ("--alignment", tmp_path / "x.a3m", "--out", tmp_path / "out.csv", *CPU)
+    assert_refused(run("score", tmp_path / "wt.fasta", tmp_path / "variants.csv", *words), message)
+
+
+def test_what_does_not_go_together_is_refused(tmp_path: Path, a3m: Path):
+    out = ("--out", tmp_path / "out.npz")
+    assert_refused(run("contacts", a3m, "--alignment", a3m, *out), "name either proteins and a --model, or alignments")
+    assert_refused(run("contacts", *out), "name proteins, IN.fasta, and --model DIR; or an alignment")
+    assert_refused(
+        run("contacts", "--alignment", a3m, "--alignment", a3m, *out), "another alignment has the name first too"
+    )
+    assert_refused(
+        run("score", a3m, a3m, "--out", tmp_path / "out.csv", "--site-independent"), "name one by --alignment"
+    )
+
+
+def test_an_alignment_in_the_place_of_proteins_is_recognised(tmp_path: Path, a3m: Path):
+    aligned = tmp_path / "aligned.fasta"
+    aligned.write_text(f">q\n{QUERY}\n>b\n-{QUERY[1:]}\n")
+    message = "record 1 (b), line 4: letter '-' at position 1 is not one of"
+    outcome = run("pppl", aligned)
+    assert_refused(outcome, message)
+    assert "take an alignment by --alignment" in outcome[2]
+
+
+def test_couplings_that_memory_cannot_hold_are_refused(tmp_path: Path, a3m: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(commands, "_memory", lambda device: 100_000.0)
+    assert_refused(
+        run("contacts", "--alignment", a3m, "--out", tmp_path / "out.npz", *CPU),
+        "first.a3m: couplings of 12 columns take",
+    )
