@@ -147,7 +147,7 @@ def contacts(
     source: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[IN.fasta]", help="Proteins, plain, .gz or .xz; - reads standard input.", show_default=False
+            metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.", show_default=False
         ),
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,

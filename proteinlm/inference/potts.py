@@ -30,10 +30,10 @@ SHALLOW = 0.5
 """Effective rows for each column, below which a user is told that the alignment is shallow."""
 
 
-def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True) -> Potts:
+def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True, says_depth: bool = False) -> Potts:
     """Fit a Potts model to an alignment, on a device; without `couplings`, the site-independent model.
 
-    Says the depth on standard error. Raises `InputError` for an alignment of the query alone, and one whose couplings do
+    `says_depth` prints the effective depth on standard error. Raises `InputError` for an alignment of the query alone, and one whose couplings do
     not fit into memory.
     """
     if alignment.depth < 2:
@@ -47,19 +47,23 @@ def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True) -
             f"and there are {there / 1e9:.1f} GB: cut the protein into domains"
         )
     weights = sequence_weights(alignment.letters)
-    depth = weights.sum()
-    shallow = ", few for its length" if depth < SHALLOW * alignment.columns else ""
-    print(
-        f"{alignment.origin}: {alignment.depth:,} rows, {alignment.columns:,} columns, "
-        f"effective depth {depth:,.0f}{shallow}",
-        file=sys.stderr,
-    )
+    if says_depth:
+        _say_depth(alignment, float(weights.sum()))
     states = torch.from_numpy(states_of(alignment.letters)).to(device)
     counted = torch.from_numpy(weights).float().to(device)
     if not couplings:
         return potts.fit_independent(states, counted)
     with Bar("fitting columns", alignment.columns, of_bytes=False) as bar:
         return potts.fit(states, counted, fitted=bar.advance)
+
+
+def _say_depth(alignment: Alignment, depth: float) -> None:
+    shallow = ", few for its length" if depth < SHALLOW * alignment.columns else ""
+    print(
+        f"{alignment.origin}: {alignment.depth:,} rows, {alignment.columns:,} columns, "
+        f"effective depth {depth:,.0f}{shallow}",
+        file=sys.stderr,
+    )
 
 
 def write_contacts(paths: Sequence[Path], output: Path, pictures: Path | None, device: torch.device) -> None:
@@ -81,7 +85,7 @@ def write_contacts(paths: Sequence[Path], output: Path, pictures: Path | None, d
 
 
 def _table(name: str, alignment: Alignment, device: torch.device) -> pa.Table:
-    scores = fit(alignment, device).contacts().float().cpu().numpy()
+    scores = fit(alignment, device, says_depth=True).contacts().float().cpu().numpy()
     flat = pa.array([scores.ravel()], pa.large_list(pa.float32()))
     return pa.table({"id": [name], "length": pa.array([len(scores)], pa.int32()), "map": flat})
 
@@ -132,7 +136,7 @@ def score_variants(
         for place, letter in after.items():
             states[row, place] = states_of(np.frombuffer(letter.encode(), np.uint8))[0]
         places.append(row)
-    model = fit(alignment, device, couplings=couplings)
+    model = fit(alignment, device, couplings=couplings, says_depth=True)
     energies = model.energies(torch.from_numpy(states[[0, *places]]).to(device)).double().cpu().numpy()
     scores: list[float | None] = [None] * len(names)
     for row, energy in zip(places, energies[1:], strict=True):
