@@ -33,8 +33,8 @@ SHALLOW = 0.5
 def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True, says_depth: bool = False) -> Potts:
     """Fit a Potts model to an alignment, on a device; without `couplings`, the site-independent model.
 
-    `says_depth` prints the effective depth on standard error. Raises `InputError` for an alignment of the query alone, and one whose couplings do
-    not fit into memory.
+    `says_depth` prints the effective depth on standard error. Raises `InputError` for an alignment of the query alone,
+    and one whose couplings do not fit into memory.
     """
     if alignment.depth < 2:
         raise InputError(f"{alignment.origin}: the query alone: no relatives to compare it with")
