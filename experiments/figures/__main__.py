@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.figures import all as figures
 from experiments.figures import style
-from experiments.table7.rows import collect_some
+from experiments.table7.rows import choose_shown, collect_some
 from proteinlm.launch import entry
 
 
@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, help="of a sweep: one directory per row")
     parser.add_argument("--output", type=Path, help="where to; by default figures/ in it")
     options = parser.parse_args(arguments)
-    rows = collect_some(options.directory)
+    rows = choose_shown(collect_some(options.directory))
     output = options.output or options.directory / "figures"
     output.mkdir(parents=True, exist_ok=True)
     with style.figure_style():

@@ -13,7 +13,7 @@ from experiments.figures.all import Drawing
 from experiments.report import numbers, provenance, summary, tables
 from experiments.table7 import claims, render
 from experiments.table7.published import COLUMNS
-from experiments.table7.rows import Row
+from experiments.table7.rows import Row, choose_shown
 
 HERE = Path(__file__).parent
 ENLARGED = 1.6
@@ -41,11 +41,12 @@ class Shown:
 
 
 def of(rows: list[Row], problems: list[str], name: str) -> str:
-    """The page about these rows, which have at least one result."""
+    """The page about these rows, which have at least one result; of very many, about those that a reader is shown."""
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals["short"] = style.short
+    everything, rows = rows, choose_shown(rows)
     findings = claims.of_rows(rows)
     with style.figure_style():
         shown = {drawing.name: each for drawing in figures.of(rows) if (each := _shown(drawing))}
@@ -57,7 +58,9 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         summary=summary.of(rows, findings),
         columns=COLUMNS,
         lines=tables.lines(rows),
-        caption=render.caption(rows).replace("in brackets the", "below it the"),
+        caption=" ".join([render.caption(rows), *render.left_out(rows, everything)]).replace(
+            "in brackets the", "below it the"
+        ),
         findings=[(finding, pieces(finding.evidence)) for finding in findings],
         medium="" if any(row.name == tables.MEDIUM for row in rows) else tables.MEDIUM,
         small=[tables.first(rows), *tables.downstream(rows)],

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from experiments.table7 import audit, claims, render, without_relatives
 from experiments.table7.claims import Finding
-from experiments.table7.rows import collect, problems
+from experiments.table7.rows import choose_shown, collect, problems
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.storage.atomic import write_text
@@ -42,8 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     findings = claims.of_rows(rows)
     if options.verify:
         return _verify_table(options.directory, render.as_json(rows, findings))
-    console.print(render.scores(rows), render.costs(rows))
-    console.print(render.caption(rows), soft_wrap=False)
+    shown = choose_shown(rows)
+    console.print(render.scores(shown), render.costs(shown))
+    console.print(" ".join([render.caption(rows), *render.left_out(shown, rows)]), soft_wrap=False)
     if options.relatives:
         scores = without_relatives.scores(rows, options.relatives, options.below)
         console.print(render.scores_without_relatives(scores, options.below))

@@ -39,6 +39,16 @@ def caption(rows: list[Row]) -> str:
     )
 
 
+def left_out(shown: list[Row], rows: list[Row]) -> list[str]:
+    """A sentence on the rows that are not shown, if there are any."""
+    if len(shown) == len(rows):
+        return []
+    return [
+        f"{len(shown)} of {len(rows):,} rows are shown: the paper's, TAPE's, and those that rank highest in a column. "
+        "table7.csv has all."
+    ]
+
+
 def scores(rows: list[Row]) -> Table:
     table = Table(title="Depth and width of protein language models", box=box.HORIZONTALS, show_lines=True)
     table.add_column("Model", no_wrap=True)

@@ -20,6 +20,8 @@ from proteinlm.records.results import Result, Score
 
 PRETRAIN, SCRATCH = "pretrain", "scratch-"
 _BY_KEY = {column.key: column for column in COLUMNS}
+SHOWN = 100
+"""Rows that a table or a page shows at most; the files hold all."""
 STAGES = (PRETRAIN, *dict.fromkeys(column.stage for column in COLUMNS))
 
 
@@ -158,6 +160,25 @@ def collect_some(directory: Path) -> list[Row]:
     if not any(row.results for row in rows):
         raise InputError(f"{directory}: no results in it")
     return rows
+
+
+def choose_shown(rows: list[Row], most: int = SHOWN) -> list[Row]:
+    """The rows that a reader is shown, in their order, where there may be ten thousand.
+
+    All of them if they are at most `most`. Else the paper's and TAPE's, and of the others those that rank highest in any
+    column.
+    """
+    if len(rows) <= most:
+        return rows
+    fixed = {row.name for row in rows if row.name in TABLE7 or row.baseline}
+    others = [row for row in rows if row.name not in fixed]
+    best_rank = dict.fromkeys((row.name for row in others), len(others))
+    for column in COLUMNS:
+        scored = [row for row in others if _number(row.cells[column.key].value)]
+        for rank, row in enumerate(sorted(scored, key=lambda row: -(row.cells[column.key].value or 0.0))):
+            best_rank[row.name] = min(best_rank[row.name], rank)
+    chosen = fixed | {*sorted(best_rank, key=lambda name: best_rank[name])[: most - len(fixed)]}
+    return [row for row in rows if row.name in chosen]
 
 
 def _compare(rows: list[Row], key: str) -> None:

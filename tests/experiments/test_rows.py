@@ -11,8 +11,8 @@ import pytest
 
 from experiments.table7 import __main__ as table7
 from experiments.table7 import render
-from experiments.table7.published import COLUMNS
-from experiments.table7.rows import PRETRAIN, Cell, Row, collect, problems
+from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.rows import PRETRAIN, Cell, Row, choose_shown, collect, problems
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Scores, paired_bootstrap
 from proteinlm.records.results import Score
@@ -58,6 +58,27 @@ def test_a_row_with_a_name_of_its_own_breaks_no_table(tmp_path: Path):
     assert (own.full.hidden_size, own.full.num_layers) == (own.built.hidden_size, own.built.num_layers)
     of_others = render.as_json([row for row in rows if row is not own], [])
     assert json.dumps(of_others) == ten
+
+
+def test_of_very_many_rows_the_papers_and_the_best_of_the_others_are_shown(tmp_path: Path):
+    made_up(tmp_path)
+    rows = collect(tmp_path)
+    column = COLUMNS[3].key
+    for number in range(300):  # made of a row that is there, with one score of its own
+        like = replace(rows[0], name=f"other-{number:03d}", cells=dict.fromkeys(rows[0].cells, Cell(None)))
+        score = replace(Score("", "", "", 0.0, None, None, 1), value=(number * 7 % 300) / 300)
+        like.cells[column] = Cell(score)
+        rows.append(like)
+    shown = choose_shown(rows, most=30)
+    assert [row for row in rows if row in shown] == shown
+    assert len(shown) == 30
+    assert {row.name for row in shown} >= {*TABLE7}
+    others = [row.cells[column].value or 0.0 for row in shown if row.name.startswith("other")]
+    best = sorted((row.cells[column].value or 0.0 for row in rows if row.name.startswith("other")), reverse=True)
+    assert sorted(others, reverse=True) == best[: len(others)]
+    assert choose_shown(rows, most=1000) == rows
+    (said,) = render.left_out(shown, rows)
+    assert said.startswith(f"30 of {len(rows)} rows are shown")
 
 
 def test_parameters_are_those_that_were_counted_and_another_budget_is_told(tmp_path: Path):
