@@ -107,6 +107,30 @@ def leakage(
         typer.echo(f"written: {out}")
 
 
+@app.command()
+def align(
+    queries: Annotated[Path, typer.Argument(metavar="QUERY.fasta", help="Proteins to align relatives to.")],
+    corpus: Annotated[Path, typer.Option("--against", help="FASTA file of proteins to search, plain, .gz or .xz.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory for one .a3m of each query.")] = Path("alignments"),
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=1, help="Searches at most, each with what the last found.")
+    ] = 3,
+    evalue: Annotated[float, typer.Option("--evalue", help="Of a relative that is taken in.")] = 1e-3,
+    coverage: Annotated[float, typer.Option("--coverage", help="Least share of the query that a row has.")] = 0.5,
+) -> None:
+    """Build an alignment of each query with its relatives in a corpus, as jackhmmer does; finished ones are kept."""
+    from proteinlm.config.checks import above, below_one
+    from proteinlm.data.alignments import building
+
+    with _errors(), _stoppable():
+        above(0, "--evalue", evalue)
+        below_one("--coverage", coverage)
+        search = building.Search(rounds, evalue, coverage)
+        for name, rows, is_new in building.align_all(queries, corpus, out, search):
+            found = f"{rows - 1:,} relatives" if rows > 1 else "no relatives: the query alone"
+            typer.echo(f"{out / name}: {found}{'' if is_new else ', already there'}")
+
+
 @fetch_app.command()
 def tape(to: Directory = Path("data"), only: Only = None, mirror: Mirror = "") -> None:
     """Fetch TAPE's five tasks (120 MB, unpacked 2 GB) and its Pfam (7.7 GB, unpacked 19 GB)."""
