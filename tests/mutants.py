@@ -60,6 +60,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/inference/attention_contacts.py": CONTACTS,
     "proteinlm/inference/likelihoods.py": ("tests/inference/test_likelihoods.py",),
     "proteinlm/interop/huggingface.py": ("tests/interop/test_huggingface.py",),
+    "proteinlm/interop/unirep.py": ("tests/interop/test_unirep.py",),
     "proteinlm/models/published.py": ("tests/models/test_published.py",),
     "proteinlm/interop/megatron.py": ("tests/interop/test_megatron.py",),
     "proteinlm/models/heads/base.py": HEADS,

@@ -113,6 +113,16 @@ class Published(NamedTuple):
     """The tensors of the file that have no place here."""
 
     @property
+    def has_head(self) -> bool:
+        """Whether the language-model head came along."""
+        return "head.bias" in self.tensors
+
+    @property
+    def has_contacts(self) -> bool:
+        """Whether ESM's regression of contacts came along."""
+        return CONTACTS[0] in self.tensors
+
+    @property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that identify the tensors and the shape."""
         whole = hashlib.sha256(repr(self.config).encode())

@@ -22,7 +22,7 @@ from proteinlm.data.formats.table import Table, read_table
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
-from proteinlm.inference.jobs import BATCHES, Job, proteins_table, resume
+from proteinlm.inference.jobs import BATCHES, FinishedWindows, Job, proteins_table, resume
 from proteinlm.inference.model import Model
 from proteinlm.inference.proteins import Protein, Window, read
 from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations
@@ -100,8 +100,10 @@ def score_variants(
 
     `skip_unknown` leaves the score empty for variants that are no substitutions, which are returned with their lines;
     without it they raise `InputError`, as all other errors do, before anything is computed.
+
+    A model that predicts the next residue (UniRep) scores by whole proteins instead: log p(variant) - log p(wild type).
     """
-    _ = model.head
+    _ = model.next_residue or model.head
     wanted = read_variants(
         wildtype,
         variants,
@@ -112,12 +114,9 @@ def score_variants(
         skip_unknown=skip_unknown,
         letters=letters,
     )
-    positions = wanted.positions
+    scored = _by_whole_proteins if model.next_residue else _by_hidden_positions
     with resume(output, model, {"of": "variants"}) as finished:
-        hidden = _hidden_in_turn(model, wanted.wildtype, positions, finished)
-        logs = dict(zip(positions.tolist(), hidden, strict=True))
-        scores = [None if mutated is None else _log_odds(logs, mutated) for mutated in wanted.changes]
-        write_scores(wanted, scores, output, column_out)
+        write_scores(wanted, scored(model, wanted, finished), output, column_out)
     return wanted.skipped
 
 
@@ -189,11 +188,41 @@ def write_scores(variants: Variants, scores: Sequence[float | None], output: Pat
         file.write(text.getvalue().encode())
 
 
+def _by_hidden_positions(model: Model, variants: Variants, finished: FinishedWindows) -> list[float | None]:
+    hidden = _hidden_in_turn(model, variants.wildtype, variants.positions, finished)
+    logs = dict(zip(variants.positions.tolist(), hidden, strict=True))
+    return [None if mutated is None else _log_odds(logs, mutated) for mutated in variants.changes]
+
+
+def _by_whole_proteins(model: Model, variants: Variants, finished: FinishedWindows) -> list[float | None]:
+    proteins = [variants.wildtype]
+    for mutated in variants.changes:
+        protein = variants.wildtype.copy()
+        for mutation in mutated or ():
+            protein[mutation.position] = ord(vocabulary.TOKENS[mutation.after])
+        proteins.append(protein)
+
+    def table(part: list[np.ndarray]) -> pa.Table:
+        return pa.table({"logs": model.log_likelihoods(part)})
+
+    size = max(1, BATCHES * model.machine.batch_tokens // (len(variants.wildtype) + 1))
+    with Bar("scoring", len(proteins), of_bytes=False) as bar:
+        for begin in range(0, len(proteins), size):
+            part = proteins[begin : begin + size]
+            finished.add(b"".join(protein.tobytes() for protein in part), 0, partial(table, part))
+            bar.advance(len(part))
+    wild, *others = np.concatenate([done["logs"].to_numpy() for done in finished])
+    pairs = zip(others, variants.changes, strict=True)
+    return [None if mutated is None else float(log - wild) for log, mutated in pairs]
+
+
 def _log_odds(logs: Mapping[int, np.ndarray], mutated: list[Mutation]) -> float:
     return sum(float(logs[m.position][m.after] - logs[m.position][m.before]) for m in mutated)
 
 
-def _hidden_in_turn(model: Model, letters: np.ndarray, positions: np.ndarray, finished) -> Iterator[np.ndarray]:
+def _hidden_in_turn(
+    model: Model, letters: np.ndarray, positions: np.ndarray, finished: FinishedWindows
+) -> Iterator[np.ndarray]:
     """The log-probabilities (V,) at each position, computed in parts of several positions."""
 
     def table(part: np.ndarray) -> pa.Table:

@@ -22,8 +22,9 @@ from proteinlm.device import choose_precision, default_device
 from proteinlm.errors import InputError
 from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
-from proteinlm.models.heads import LanguageModelHead
-from proteinlm.models.packed import per_protein
+from proteinlm.models.baselines.unirep import UniRep
+from proteinlm.models.heads import LanguageModelHead, NextResidueHead
+from proteinlm.models.packed import per_protein, sum_over_proteins
 from proteinlm.models.published import PublishedBackbone
 
 Pooling = Literal["mean", "cls", "residue"]
@@ -125,6 +126,11 @@ class Model(LoadedModel):
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one
             modules["head"] = self._head = registry.language_model_head(weights.config)
+        self.next_residue: NextResidueHead | None = None
+        """The head of a UniRep that was imported: it predicts each residue from those before it."""
+        if isinstance(self.backbone, UniRep) and "next_residue.output.weight" in weights.tensors:
+            self.next_residue = NextResidueHead(weights.config.hidden_size, weights.config.vocab_size)
+            modules["next_residue"] = self.next_residue
         checkpoint.restore(modules, weights)
         self.contact_regression: tuple[Tensor, Tensor] | None = None
         """Coefficients (F,) and intercept (1,) over all heads that came with the weights, as they do with ESM's."""
@@ -164,6 +170,26 @@ class Model(LoadedModel):
             logits = self.head(hidden, registry.token_table(self.backbone))
         logs = logits.float().log_softmax(dim=-1)
         return logs[:, self.config.tokens] if isinstance(self.config, PublishedConfig) else logs
+
+    @torch.inference_mode()
+    def log_likelihoods(self, proteins: Sequence[np.ndarray]) -> np.ndarray:
+        """The log-likelihood (N,) float64 of whole proteins (L,), each residue given those before it.
+
+        A letter that the head does not score is taken for X. `InputError` if the model has no such head.
+        """
+        if self.next_residue is None or not isinstance(self.backbone, UniRep):
+            raise InputError(f"{self.origin}: no head in it that predicts the next residue")
+        scored = self.next_residue.output.bias.isfinite()  # (V,)
+        result = np.zeros(len(proteins))
+        for places, packed in self.machine.batches(proteins):
+            with self.machine.autocast():
+                states = self.backbone.states(packed.tokens, packed.starts)
+                logs = self.next_residue(states).float().log_softmax(dim=-1)  # (T, V)
+            targets = packed.tokens.where(scored[packed.tokens], vocabulary.IDS["X"]).roll(-1)
+            each = logs.gather(1, targets.unsqueeze(1)).double()  # (T, 1): of the token that follows
+            each[packed.starts[1:].long() - 1] = 0.0  # of what follows a protein
+            result[places] = sum_over_proteins(each, packed.starts).squeeze(1).cpu().numpy()
+        return result
 
     @overload
     def embed(self, sequences: Sequence[str], pooling: Literal["mean", "cls"] = "mean") -> np.ndarray: ...

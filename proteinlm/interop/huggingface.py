@@ -16,6 +16,7 @@ from torch import Tensor
 
 from proteinlm import checkpoint, vocabulary
 from proteinlm.checkpoint import Weights, published
+from proteinlm.checkpoint.published import Published
 from proteinlm.checkpoint.tensors import SourceTensors, new_directory, shapes
 from proteinlm.config import LAYER_NORM_EPSILON, ModelConfig
 from proteinlm.config.baselines import family_of
@@ -39,15 +40,6 @@ class ExportReport:
     """The tensors that MegatronBert has no place for: the head of a task."""
     difference: float | None
     """Largest difference of a logit because blocks and head must share an activation; None if they do anyway."""
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """The outcome of an import."""
-
-    config: ModelConfig
-    has_head: bool
-    unused: list[str]
 
 
 def export(source: Path, target: Path, *, approximate: bool = False) -> ExportReport:
@@ -87,14 +79,14 @@ def export(source: Path, target: Path, *, approximate: bool = False) -> ExportRe
     return ExportReport(config, has_head, source_tensors.unused, _difference(weights) if differs else None)
 
 
-def import_directory(source: Path, target: Path) -> ImportReport:
+def import_directory(source: Path, target: Path) -> Published:
     """Write the encoder in `source` (ESM, BERT, MegatronBert) to the new directory `target`, in our form.
 
     Raises `InputError` as `checkpoint.published.read` does.
     """
     encoder = published.read(source)
     checkpoint.save_tensors(new_directory(target), encoder.tensors, encoder.config)
-    return ImportReport(encoder.config, "head.bias" in encoder.tensors, encoder.unused)
+    return encoder
 
 
 def _renamed(name: str, tensor: Tensor, config: ModelConfig, prefix: str) -> dict[str, Tensor]:

@@ -34,22 +34,26 @@ class UniRep(nn.Module):
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
         """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
+        states = self.states(tokens, starts)
+        return states.index_copy(0, cls_positions(starts), mean_over_tokens(states, starts))
+
+    def states(self, tokens: Tensor, starts: Tensor) -> Tensor:
+        """The state after each token, (T, H), that of [CLS] included."""
         by_step = recurrent_order(starts)
         sizes = by_step.sizes.tolist()
         x = self.token_embedding(tokens.index_select(0, by_step.order))  # (T, E)
-        factors = F.linear(x, self.input_factor()).split(sizes)
-        gates = F.linear(x, self.input_gates(), self.bias).split(sizes)
         from_state, from_product = self.state_factor(), self.state_gates()
+        to_factor, to_gates = self.input_factor(), self.input_gates()
         hidden = cell = x.new_zeros(sizes[0], self.hidden_size)
         outputs = []
-        for size, factor, gate in zip(sizes, factors, gates, strict=True):
-            product = factor * F.linear(hidden[:size], from_state)
-            entry, forget, exit_, update = (gate + F.linear(product, from_product)).chunk(4, dim=-1)
+        for size, residues in zip(sizes, x.split(sizes), strict=True):  # the gates of all tokens at once are too many
+            product = F.linear(residues, to_factor) * F.linear(hidden[:size], from_state)
+            gates = F.linear(residues, to_gates, self.bias) + F.linear(product, from_product)
+            entry, forget, exit_, update = gates.chunk(4, dim=-1)
             cell = forget.sigmoid() * cell[:size] + entry.sigmoid() * update.tanh()
             hidden = exit_.sigmoid() * cell.tanh()
             outputs.append(hidden)
-        states = torch.cat(outputs).index_select(0, by_step.inverse)  # (T, H)
-        return states.index_copy(0, cls_positions(starts), mean_over_tokens(states, starts))
+        return torch.cat(outputs).index_select(0, by_step.inverse)
 
 
 @final
