@@ -82,19 +82,19 @@ def residue_windows(train: "LabelledProteins", valid: "LabelledProteins") -> Pre
     products = np.zeros((len(squares), classes))
     for letters, target in zip(train.letters, train.targets, strict=True):
         known = target >= 0
-        features = _windows(letters)[known]
+        features = windows(letters)[known]
         squares += features.T @ features
         products += features.T @ np.eye(classes, dtype=np.float32)[target[known]]
     weights = np.linalg.solve(squares + np.eye(len(squares)), products)
-    return lambda letters: _windows(letters) @ weights
+    return lambda letters: windows(letters) @ weights
 
 
-def _windows(letters: np.ndarray) -> np.ndarray:
+def windows(letters: np.ndarray) -> np.ndarray:
     """One-hot residues around each residue and a one, (L, WINDOW * LETTERS + 1); nothing beyond the ends."""
     half = WINDOW // 2
     one_hot = np.pad(np.eye(LETTERS, dtype=np.float32)[places(letters)], ((half, half), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(one_hot, WINDOW, axis=0)  # (L, LETTERS, WINDOW)
-    return np.hstack([windows.reshape(len(letters), -1), np.ones((len(letters), 1), dtype=np.float32)])
+    around = np.lib.stride_tricks.sliding_window_view(one_hot, WINDOW, axis=0)  # (L, LETTERS, WINDOW)
+    return np.hstack([around.reshape(len(letters), -1), np.ones((len(letters), 1), dtype=np.float32)])
 
 
 def nearest_fold(train: "LabelledProteins", valid: "LabelledProteins") -> Predict:

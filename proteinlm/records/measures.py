@@ -67,10 +67,11 @@ def ndcg(prediction: np.ndarray, target: np.ndarray) -> float:
     """ProteinGym's normalised discounted cumulative gain of the best tenth by prediction.
 
     Gains are the targets on a scale from 0 to 1. Ties keep the order of the entries, as a stable sort leaves them; the
-    published code takes what numpy's unstable sort gives, so a coarse score differs there.
+    published code takes what numpy's unstable sort gives, so a coarse score differs there. Of a constant prediction it is
+    undefined.
     """
     best = len(target) * TOP // 100
-    if not best or np.ptp(target) == 0:
+    if not best or np.ptp(target) == 0 or np.ptp(prediction) == 0:
         return float("nan")
     gains = (target - target.min()) / np.ptp(target)
     discounts = 1 / np.log2(np.arange(best) + 2)

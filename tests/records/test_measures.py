@@ -95,6 +95,7 @@ def test_what_is_undefined_is_nan_and_a_constant_prediction_scores_nothing():
         assert np.isnan(measure(varied, same)), measure
     assert np.isnan(measures.average_precision(varied, np.zeros(20)))
     assert measures.spearman(same, varied) == measures.pearson(same, varied) == 0
+    assert np.isnan(measures.ndcg(same, varied))
     assert np.isnan(measures.matthews(np.array([[[3, 1], [0, 0]]]))[0])
     assert measures.matthews(np.array([[[3, 0], [2, 0]]]))[0] == 0
     assert np.isnan(measures.accuracy(np.zeros((1, 2, 2)))[0])

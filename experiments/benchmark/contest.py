@@ -1,0 +1,232 @@
+"""The contestants of one split of a benchmark, their scores with intervals, and who cannot be told from the best.
+
+A model's frozen embeddings under a linear probe meet what needs no network. N proteins, E entries: proteins, or residues
+that have a label.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.benchmark import baselines
+from experiments.benchmark.embeddings import embed
+from experiments.benchmark.probes import Predict, logistic, ridge
+from experiments.controls import windows
+from proteinlm.config.tasks import KINDS
+from proteinlm.data.csv_labels import LabelledRows, residue_numbers
+from proteinlm.data.formats.biotrainer import UNKNOWN, Row
+from proteinlm.errors import InputError
+from proteinlm.inference.model import Model
+from proteinlm.records.bootstrap import Interval, Sample, bootstrap, paired_bootstrap
+from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Confusions, Measured
+
+CLASS, NUMBER, RESIDUES, RESIDUE_NUMBERS = KINDS
+MAIN = {CLASS: "accuracy", NUMBER: "spearman", RESIDUES: "accuracy", RESIDUE_NUMBERS: "spearman"}
+"""The measure that says who is best, by kind of label."""
+SIGNIFICANCE = 0.05
+RANKS = ("site-independent", "Levenshtein", "BLOSUM62")
+"""Contestants whose predictions only rank: they are in no unit of the targets."""
+
+
+class Entries(NamedTuple):
+    """The labels of some proteins."""
+
+    sequences: list[str]
+    kept: list[np.ndarray]
+    """Of each protein whose residues are labelled, which have a label (L,) bool; empty where proteins are."""
+    owner: np.ndarray
+    """The place in `sequences` of each entry's protein, (E,) int64."""
+    target: np.ndarray
+    """(E,): numbers, float64, or those of classes, int64."""
+
+    def flat(self, of_protein: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The features (E, F) of all entries, from those of a protein: (F,), or (L, F) where residues are labelled."""
+        if not self.kept:
+            return np.stack([of_protein(sequence) for sequence in self.sequences])
+        pairs = zip(self.sequences, self.kept, strict=True)
+        return np.concatenate([of_protein(sequence)[kept] for sequence, kept in pairs])
+
+
+@dataclass(frozen=True)
+class Split:
+    """The proteins of one split, to train on, for validation, and to test on."""
+
+    rows: LabelledRows
+    train_proteins: int = 0
+    """At most so many, evenly spaced, of each for training and for validation; 0: all."""
+    test_proteins: int = 0
+
+    @property
+    def kind(self) -> str:
+        return self.rows.task.kind
+
+    @property
+    def is_of_residues(self) -> bool:
+        return self.kind in (RESIDUES, RESIDUE_NUMBERS)
+
+    @cached_property
+    def train(self) -> Entries:
+        return self._entries("train", self.train_proteins)
+
+    @cached_property
+    def valid(self) -> Entries:
+        return self._entries("valid", self.train_proteins)
+
+    @cached_property
+    def test(self) -> Entries:
+        if "test" not in self.rows.splits:
+            raise InputError(f"{self.rows.path}: no protein is for the test")
+        return self._entries("test", self.test_proteins)
+
+    def _entries(self, split: str, most: int) -> Entries:
+        rows = self.rows.splits[split]
+        if 0 < most < len(rows):
+            rows = [rows[place * len(rows) // most] for place in range(most)]
+        labels = [self._labels(row) for row in rows]
+        sequences = [row.sequence for row in rows]
+        if not self.is_of_residues:
+            return Entries(sequences, [], np.arange(len(rows)), np.concatenate(labels))
+        kept = [~np.isnan(label) if self.kind == RESIDUE_NUMBERS else label >= 0 for label in labels]
+        target = np.concatenate([label[there] for label, there in zip(labels, kept, strict=True)])
+        return Entries(sequences, kept, np.repeat(np.arange(len(rows)), [there.sum() for there in kept]), target)
+
+    def _labels(self, row: Row) -> np.ndarray:
+        if self.kind == RESIDUE_NUMBERS:
+            return residue_numbers(row).astype(np.float64)
+        if self.kind == NUMBER:
+            return np.array([float(row.label)])
+        numbers = {name: number for number, name in enumerate(self.rows.task.classes)} | {UNKNOWN: -1}
+        return np.array([numbers[name] for name in (row.label if self.kind == RESIDUES else [row.label])])
+
+    def samples(self, prediction: np.ndarray) -> dict[str, Sample]:
+        """The scores of predictions (E,) of the test entries, by measure."""
+        record, owner, target = np.arange(len(self.test.sequences)), self.test.owner, self.test.target
+        if self.kind in (CLASS, RESIDUES):
+            classes = len(self.rows.task.classes)
+            return {
+                name: Confusions.of(record, owner, prediction, target, classes, measure)
+                for name, measure in CLASSES.items()
+            }
+        measures = NUMBERS | (RANKINGS if self.kind == NUMBER else {})
+        return {name: Measured(record, owner, prediction, target, measure) for name, measure in measures.items()}
+
+    def fit(self, features: Callable[[str], np.ndarray]) -> np.ndarray:
+        """The predictions (E,) for the test entries by a linear probe on the features of proteins or of residues."""
+        train, valid = self.train.flat(features), self.valid.flat(features)
+        if self.kind in (CLASS, RESIDUES):
+            classes = len(self.rows.task.classes)
+            probe = logistic(train, self.train.target, valid, self.valid.target, classes)
+        else:
+            probe = ridge(train, self.train.target, valid, self.valid.target)
+        return probe(self.test.flat(features))
+
+
+def model_predictions(split: Split, model: Model, cache: Path) -> np.ndarray:
+    """The predictions of a linear probe on the frozen embeddings: of residues, or the mean over them."""
+    sequences = [*split.train.sequences, *split.valid.sequences, *split.test.sequences]
+    return split.fit(embed(model, sequences, "residue" if split.is_of_residues else "mean", cache).__getitem__)
+
+
+def baseline_predictions(split: Split, wildtype: str) -> dict[str, np.ndarray]:
+    """The predictions of whatever needs no network, by name."""
+    train, test = split.train, split.test
+    if split.kind in (CLASS, RESIDUES):
+        commonest = np.bincount(train.target).argmax()
+        found = {"majority": np.full(len(test.target), commonest)}
+        if split.kind == RESIDUES:
+            found["window of 17 residues"] = split.fit(_window)
+        return found
+    found = {"mean": np.full(len(test.target), train.target.mean())}
+    if split.kind == RESIDUE_NUMBERS:
+        return found | {
+            "composition of 17 residues": split.fit(baselines.composition),
+            "window of 17 residues": split.fit(_window),
+        }
+    if len({len(sequence) for sequence in train.sequences + split.valid.sequences + test.sequences}) == 1:
+        found |= _of_variants(split)
+    if wildtype:
+        found["Levenshtein"] = baselines.levenshtein(test.sequences, wildtype)
+        if len(wildtype) == len(test.sequences[0]):
+            found["BLOSUM62"] = baselines.blosum62(test.sequences, wildtype)
+    return found
+
+
+def _of_variants(split: Split) -> dict[str, np.ndarray]:
+    parts = (split.train, split.valid, split.test)
+    features = baselines.one_hot([sequence for part in parts for sequence in part.sequences])
+    train, valid, test = np.split(features, np.cumsum([len(part.sequences) for part in parts])[:-1])
+    both = np.concatenate([train, valid]), np.concatenate([split.train.target, split.valid.target])
+    fitted: dict[str, Predict] = {
+        "ridge on one-hot": ridge(train, split.train.target, valid, split.valid.target),
+        "ridge on one-hot, as FLIP": baselines.flips_ridge(*both),
+        "site-independent": baselines.site_independent(train),
+    }
+    return {name: probe(test) for name, probe in fitted.items()}
+
+
+def _window(sequence: str) -> np.ndarray:
+    return windows(np.frombuffer(sequence.encode(), np.uint8))[:, :-1]
+
+
+class Score(NamedTuple):
+    """One number of the table."""
+
+    value: float
+    interval: Interval
+
+
+class Line(NamedTuple):
+    """A contestant's scores."""
+
+    name: str
+    scores: dict[str, Score]
+    ties: bool
+    """Whether it is the best by the main measure, or cannot be told from it."""
+
+
+def compare(split: Split, predictions: Mapping[str, np.ndarray], resamples: int) -> list[Line]:
+    """The scores of all contestants on the test proteins, which are drawn again for the intervals."""
+    samples = {name: split.samples(prediction) for name, prediction in predictions.items()}
+    undefined = Score(float("nan"), Interval(float("nan"), float("nan")))
+    main = MAIN[split.kind]
+    values = {name: own[main].estimate() for name, own in samples.items()}
+    best = max(values, key=lambda name: -np.inf if np.isnan(values[name]) else values[name])
+    lines = []
+    for name, own in samples.items():
+        scores = {
+            metric: undefined
+            if name in RANKS and metric == "rmse"
+            else Score(sample.estimate(), bootstrap(sample, resamples=resamples))
+            for metric, sample in own.items()
+        }
+        if name == best:
+            ties = True
+        else:
+            p_value = paired_bootstrap(samples[best][main], own[main], resamples=resamples).p_value
+            ties = bool(p_value > SIGNIFICANCE)  # nan: undefined, so no tie
+        lines.append(Line(name, scores, ties))
+    return lines
+
+
+def text(lines: list[Line]) -> list[str]:
+    """The table in Markdown; the best and its ties are bold."""
+    metrics = list(lines[0].scores)
+    rows = [f"| | {' | '.join(metric.replace('_', ' ') for metric in metrics)} |", f"|:--|{'--:|' * len(metrics)}"]
+    for line in lines:
+        cells = [_cell(score) for score in line.scores.values()]
+        if line.ties:
+            cells[0] = f"**{cells[0]}**"
+        rows.append(f"| {line.name} | {' | '.join(cells)} |")
+    return rows
+
+
+def _cell(score: Score) -> str:
+    if np.isnan(score.value):
+        return "undefined"
+    if np.isnan(score.interval.low):
+        return f"{score.value:.3f}"
+    return f"{score.value:.3f} ({score.interval.low:.3f} to {score.interval.high:.3f})"

@@ -1,0 +1,321 @@
+"""A frozen model meets what needs no network on FLIP's and PBC's files, and ranks ProteinGym's variants; a run goes on."""
+
+import itertools
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import baselines, contest, embeddings, probes, zero_shot
+from experiments.benchmark.named import open_benchmark
+from proteinlm import checkpoint
+from proteinlm.config import ModelConfig
+from proteinlm.errors import InputError
+from proteinlm.inference.likelihoods import score_variants
+from proteinlm.inference.model import Model, load
+from proteinlm.models import registry
+from proteinlm.models.seeding import reseed
+from tests.data.samples import protein
+
+SHAPE = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_positions=64)
+TARGET = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
+REFERENCE = (
+    "DMS_id,DMS_filename,UniProt_ID,taxon,target_seq,coarse_selection_type,MSA_Neff_L_category,DMS_total_number_mutants"
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    reseed(3, torch.device("cpu"))
+    modules = {"backbone": registry.build(SHAPE), "head": registry.language_model_head(SHAPE)}
+    checkpoint.save_weights(directory, modules, SHAPE)
+    return directory
+
+
+def ask(*words: str) -> int:
+    return benchmark.main(list(words))
+
+
+def test_levenshtein_is_the_shortest_way_between_two_words():
+    def plain(first: str, second: str) -> int:
+        if not first or not second:
+            return len(first) + len(second)
+        return min(
+            plain(first[1:], second) + 1,
+            plain(first, second[1:]) + 1,
+            plain(first[1:], second[1:]) + (first[0] != second[0]),
+        )
+
+    words = ["".join(letters) for size in range(4) for letters in itertools.product("AC", repeat=size)]
+    for first, second in itertools.product(words, [*words, "ACCA", "CACAC"]):
+        assert baselines.levenshtein([first], second).tolist() == [-plain(first, second)]
+    assert baselines.levenshtein(["KITTEN"], "SITTING").tolist() == [-3]
+
+
+def test_blosum62_of_some_pairs_and_its_sum():
+    known = {"AA": 4, "WW": 11, "CC": 9, "WF": 1, "IV": 3, "DE": 2, "GI": -4, "KR": 2, "YH": 2, "PW": -4, "ST": 1}
+    assert {pair: baselines.BLOSUM62[frozenset(pair)] for pair in known} == known
+    assert len(baselines.BLOSUM62) == 210
+    assert baselines.blosum62(["AW", "WF"], "WF").tolist() == [-3 + 1, 11 + 6]
+
+
+def test_a_ridge_solves_the_penalised_equations():
+    rng = np.random.default_rng(0)
+    features, target = rng.normal(size=(80, 5)), rng.normal(size=80)
+    penalty, centred = 3.0, features - features.mean(axis=0)
+    stacked = np.concatenate([centred, np.sqrt(penalty) * np.eye(5)])
+    weights = np.linalg.lstsq(stacked, np.concatenate([target - target.mean(), np.zeros(5)]), rcond=None)[0]
+    asked = rng.normal(size=(7, 5))
+    found = baselines.flips_ridge(features, target, penalty)(asked)
+    assert found == pytest.approx((asked - features.mean(axis=0)) @ weights + target.mean())
+
+
+def test_probes_learn_what_is_linear():
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(300, 6)).astype(np.float16)
+    truth = features.astype(np.float64) @ np.array([3.0, -1, 0, 0, 2, 0])
+    found = probes.ridge(features[:200], truth[:200], features[200:], truth[200:])(features[200:])
+    assert np.corrcoef(found, truth[200:])[0, 1] > 0.999
+    classes = (truth > 0).astype(np.int64)
+    found = probes.logistic(features[:200], classes[:200], features[200:], classes[200:], 2)(features[200:])
+    assert (found == classes[200:]).mean() > 0.95
+
+
+def test_embeddings_are_computed_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model = load(weights)
+    sequences = [protein(20, 1), protein(12, 2), protein(20, 1)]
+    monkeypatch.setattr(embeddings, "RESIDUES", 15)  # a file for each
+    found = embeddings.embed(model, sequences, "residue", tmp_path)
+    for sequence, expected in zip(sequences, model.embed(sequences, "residue"), strict=True):
+        assert found[sequence] == pytest.approx(expected, rel=2e-3, abs=2e-3)
+    monkeypatch.setattr(Model, "pool", lambda *_: pytest.fail("computed again"))
+    again = embeddings.embed(model, sequences, "residue", tmp_path)
+    assert all(np.array_equal(again[sequence], found[sequence]) for sequence in sequences)
+
+
+def test_random_weights_have_the_shape_and_another_fingerprint(weights: Path):
+    machine = load(weights).machine
+    drawn = [embeddings.load_model(weights, True, seed, machine) for seed in (0, 0, 1)]
+    vectors = [model.embed([TARGET]) for model in drawn]
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.allclose(vectors[0], vectors[2])
+    assert len({model.fingerprint for model in drawn} | {load(weights).fingerprint}) == 3
+
+
+def flip(root: Path) -> None:
+    """Variants of one protein, whose target is how many of two positions are W; in an archive as published."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for number in range(90):
+        letters = list(TARGET)
+        for position in rng.choice(len(TARGET), 3, replace=False):
+            letters[position] = rng.choice(list("ACDW"))
+        target = sum(letters[position] == "W" for position in (4, 9)) + 0.01 * letters.count("C")
+        said = "test," if number % 3 == 0 else "train,True" if number % 5 == 0 else "train,"
+        rows.append(f"{''.join(letters)},{target},{said}")
+    (root / "flip").mkdir()
+    with zipfile.ZipFile(root / "flip" / "small_splits.zip", "w") as archive:
+        archive.writestr("splits/.DS_Store", "x")
+        archive.writestr("splits/drawn.csv", "sequence,target,set,validation\n" + "\n".join(rows) + "\n")
+
+
+def test_a_benchmark_gives_a_table_and_is_not_computed_again(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    flip(tmp_path)
+    words = [
+        "flip/small",
+        f"root={tmp_path}",
+        f"model.path={weights}",
+        f"cache={tmp_path}",
+        f"output={tmp_path / 'out'}",
+        "control=true",
+    ]
+    assert ask(*words, "resamples=30") == 0
+    table = capsys.readouterr().out
+    assert "flip/small drawn: train 48, valid 12, test 30 proteins, 30 labels to test on" in table
+    names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
+    assert names == [
+        weights.name,
+        "random weights, seed 0",
+        "mean",
+        "ridge on one-hot",
+        "ridge on one-hot, as FLIP",
+        "site-independent",
+    ]
+    (mean,) = (line for line in table.splitlines() if line.startswith("| mean"))
+    assert mean.replace("*", "").startswith("| mean | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) |")
+    (ranks,) = (line for line in table.splitlines() if line.startswith("| site-independent"))
+    assert ranks.split("|")[4].strip() == "undefined"  # it is in no unit of the target
+    (file,) = (tmp_path / "out").rglob("result.json")
+    saved = json.loads(file.read_text())
+    assert saved["scores"][weights.name]["spearman"][0] == pytest.approx(_again(file.parent, weights.name))
+    monkeypatch.setattr(contest, "model_predictions", lambda *_: pytest.fail("computed again"))
+    assert ask(*words, "resamples=30") == 0
+    assert capsys.readouterr().out == table
+    with pytest.raises(InputError, match="holds a result of other options"):
+        ask(*words, "resamples=40")
+
+
+def _again(directory: Path, name: str) -> float:
+    from scipy.stats import spearmanr
+
+    saved = np.load(directory / "predictions.npz")
+    return spearmanr(saved[name], saved["target"])[0]
+
+
+def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rng = np.random.default_rng(4)
+    records = []
+    for number in range(30):
+        sequence = protein(20, number)
+        numbers = [
+            999.0 if rng.random() < 0.2 else float("AVILMFW".count(letter)) + rng.normal() / 10 for letter in sequence
+        ]
+        said = ("train", "val", "test")[number % 3]
+        records.append(f">p{number} SET={said} TARGET={';'.join(map(str, numbers))}\n{sequence}\n")
+    (tmp_path / "pbc").mkdir()
+    (tmp_path / "pbc" / "greasy.fasta").write_text("".join(records))
+    ask("pbc/greasy", f"root={tmp_path}", "model.path=", f"output={tmp_path / 'out'}", "resamples=30")
+    table = capsys.readouterr().out
+    missing = sum(record.count("999.0") for record in records[2::3])
+    assert f"{10 * 20 - missing} labels to test on" in table
+    line = next(line for line in table.splitlines() if line.startswith("| window"))
+    assert float(line.split("|")[2].strip(" *").split()[0]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tape/fold"], "tape/fold is not flip/NAME or pbc/NAME"),
+        (["flip/none"], "none_splits.zip: not there"),
+        (["pbc/none"], "none.fasta: not there"),
+        (["pbc/../flip/x"], "not there"),
+        (["flip/small", "split=other"], r"split=other is not one of drawn \(flip/small\)"),
+        (["flip/small", "splt=drawn"], "splt"),
+        (["flip/small", "resamples=many"], "resamples|many"),
+        (["flip/small", "drawn"], "'drawn' is not a word such as"),
+        (["proteingym/substitutions", "part=0/3"], "part=0/3 is not as in 3/16"),
+        (["proteingym/substitutions", "method=luck"], "method=luck is not one of"),
+    ],
+)
+def test_a_word_that_means_nothing_is_named(tmp_path: Path, words: list[str], message: str):
+    flip(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        ask(*words, f"root={tmp_path}", "model.path=")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path):
+    (tmp_path / "flip").mkdir()
+    (tmp_path / "flip" / "bad_splits.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match=r"bad_splits\.zip: damaged"):
+        open_benchmark(tmp_path, "flip/bad")
+
+
+def gym(root: Path, *assays: str) -> Path:
+    """A reference table and the tables of assays: all single variants of three positions, and one double."""
+    folder = root / "proteingym" / "DMS_ProteinGym_substitutions"
+    folder.mkdir(parents=True)
+    rows = [f"{name},{name}.csv,P{name},Human,{TARGET},Activity,Low,4" for name in (*assays, "absent")]
+    (root / "proteingym" / "DMS_substitutions.csv").write_text("\n".join([REFERENCE, *rows]) + "\n")
+    names = [
+        f"{TARGET[place]}{place + 1}{letter}" for place in (0, 7, 20) for letter in "ACDEW" if letter != TARGET[place]
+    ]
+    names.append(f"{TARGET[0]}1A:{TARGET[20]}21W")
+    for name in assays:
+        lines = [f"{mutant},{number * 7 % 11},{number % 2}" for number, mutant in enumerate(names)]
+        (folder / f"{name}.csv").write_text("\n".join(["mutant,DMS_score,DMS_score_bin", *lines]) + "\n")
+    return folder
+
+
+def test_masked_marginals_are_those_of_the_score_command(weights: Path, tmp_path: Path):
+    folder = gym(tmp_path, "a")
+    (tmp_path / "wildtype.fasta").write_text(f">w\n{TARGET}\n")
+    model = load(weights)
+    score_variants(model, tmp_path / "wildtype.fasta", folder / "a.csv", tmp_path / "known.csv")
+    known = [line.split(",")[-1] for line in (tmp_path / "known.csv").read_text().splitlines()[1:]]
+    list(zero_shot.run(model, tmp_path, "masked_marginals", 1022, (1, 1), tmp_path / "out"))
+    ours = [line.split(",")[-1] for line in (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]]
+    assert np.array(ours, float) == pytest.approx(np.array(known, float), rel=1e-5)
+
+
+def test_what_is_visible_gives_other_scores_and_a_likelihood_is_the_variants_own(weights: Path, tmp_path: Path):
+    gym(tmp_path, "a")
+    model = load(weights)
+    scores = {}
+    for method in zero_shot.METHODS:
+        list(zero_shot.run(model, tmp_path, method, 1022, (1, 1), tmp_path / method))
+        lines = (tmp_path / method / "a.csv").read_text().splitlines()[1:]
+        scores[method] = {line.split(",")[0]: float(line.split(",")[-1]) for line in lines}
+    double = f"{TARGET[0]}1A:{TARGET[20]}21W"
+    for method in ("masked_marginals", "wildtype_marginals"):  # both are sums over the mutations
+        parts = [scores[method][name] for name in double.split(":")]
+        assert scores[method][double] == pytest.approx(sum(parts), rel=1e-5)
+    assert scores["masked_marginals"] != scores["wildtype_marginals"]
+    mutant = np.frombuffer(("A" + TARGET[1:]).encode(), np.uint8)
+    from proteinlm.inference.likelihoods import pseudo_perplexity
+
+    expected = -len(TARGET) * np.log(pseudo_perplexity(model, mutant))
+    assert scores["pseudo_likelihood"][f"{TARGET[0]}1A"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_window_lies_around_the_mutation_inside_the_protein(weights: Path, tmp_path: Path):
+    assert zero_shot.span(3, 10, 20) == (0, 10)
+    assert [zero_shot.span(position, 100, 20) for position in (0, 9, 50, 95)] == [(0, 20), (0, 20), (40, 60), (80, 100)]
+    gym(tmp_path, "a")
+    model = load(weights)
+    list(zero_shot.run(model, tmp_path, "masked_marginals", 9, (1, 1), tmp_path / "out"))
+    ours = {
+        line.split(",")[0]: float(line.split(",")[-1])
+        for line in (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]
+    }
+    part = TARGET[16:25]  # nine residues around the 21st
+    logs = zero_shot.masked_log_probabilities(model, np.frombuffer(part.encode(), np.uint8), np.array([4]))[0]
+    from proteinlm.vocabulary import IDS
+
+    assert ours[f"{TARGET[20]}21W"] == pytest.approx(float(logs[IDS["W"]] - logs[IDS[TARGET[20]]]), rel=1e-5)
+
+
+def test_parts_share_the_assays_and_a_run_goes_on(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    gym(tmp_path, "a", "b", "c")
+    model = load(weights)
+    first = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (1, 2), tmp_path / "out"))
+    assert [line.split(":")[0] for line in first[:2]] == ["[1/2] a", "[2/2] c"]
+    assert first[2] == "1 assays of other parts are not scored yet, as b"
+    second = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (2, 2), tmp_path / "out"))
+    assert second[-1] == "1 of 4 assays are not there: this is no score of ProteinGym"
+    monkeypatch.setattr(zero_shot, "score_assay", lambda *_: pytest.fail("scored again"))
+    again = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (1, 1), tmp_path / "out"))
+    assert again == second[1:]
+    by_name = {line.split("|")[1].strip(): line for line in again if line.startswith("| ")}
+    values = [float(by_name[name].split("|")[3]) for name in "abc"]
+    assert values[0] == pytest.approx(values[1])
+    assert float(by_name["**average over selection types**"].split("|")[3]) == pytest.approx(np.mean(values), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.csv", "mutant,DMS_score\nA1C,1\n", r"a.csv: line 2, mutant: A1C, but the wild type has M there"),
+        ("a.csv", "mutant,DMS_score\nM99C,1\n", r"a.csv: line 2, mutant: M99C is outside residues 1 to 33"),
+        (
+            "a.csv",
+            f"mutant,mutated_sequence,DMS_score\nM1C,{TARGET},1\n",
+            r"a.csv: line 2, mutant: mutated_sequence has M",
+        ),
+        ("a.csv", "mutant,DMS_score\nM1C,high\n", r"a.csv: line 2: DMS_score is 'high', no finite number"),
+        ("z.csv", "mutant,DMS_score\nM1C,1\n", r"z.csv: no row of DMS_substitutions.csv has this DMS_filename"),
+    ],
+)
+def test_an_assay_that_cannot_be_scored_is_named(weights: Path, tmp_path: Path, file: str, text: str, message: str):
+    folder = gym(tmp_path, "a", "b")
+    (folder / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        list(zero_shot.run(load(weights), tmp_path, "wildtype_marginals", 1022, (1, 1), tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("*.csv"))
