@@ -3,6 +3,9 @@ PROFILE  ?= laptop
 DATA     ?= synthetic
 ROWS     ?= ten
 LAUNCHER ?= local
+UNIVERSE ?= 0
+UNIVERSES ?= 1
+SEEDS    ?=
 OVERRIDES ?=
 KILLS    ?= 200
 SECONDS  ?= 3600
@@ -76,20 +79,23 @@ findings:         ## what packages of the field really do: each script of findin
 	@changed=; for script in findings/*.sh; do echo "== $$script"; bash $$script || changed="$$changed $$script"; done; \
 	[ -z "$$changed" ] || { echo "not as stated any more:$$changed"; exit 1; }
 
-reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all LAUNCHER=local|slurm OVERRIDES='seeds=3')
-	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) $(OVERRIDES)
+reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all LAUNCHER=local|slurm SEEDS=3 UNIVERSE=1 UNIVERSES=3)
+	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) --universe $(UNIVERSE) --universes $(UNIVERSES) $(if $(SEEDS),seeds=$(SEEDS)) $(OVERRIDES)
+
+# the directory that `reproduce-table7` with the same words leaves
+SWEEP = runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))$(if $(filter-out 0,$(UNIVERSE)),-universe-$(UNIVERSE))$(if $(filter-out 1,$(UNIVERSES)),-$(UNIVERSES)-universes)
 
 table7: setup     ## print the table again from its records
-	@$(BIN)/python -m experiments.table7 runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
+	@$(BIN)/python -m experiments.table7 $(SWEEP)
 
 figures: setup    ## draw the figures of a sweep, as PNG and SVG
-	@$(BIN)/python -m experiments.figures runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
+	@$(BIN)/python -m experiments.figures $(SWEEP)
 
 report: setup     ## make the page about a sweep: one report.html
-	@$(BIN)/python -m experiments.report runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%))
+	@$(BIN)/python -m experiments.report $(SWEEP)
 
 dashboard: setup  ## the wandb workspace of a sweep (WANDB_MODE=online ENTITY=you to publish it)
-	@$(BIN)/python -m experiments.dashboard runs/table7-$(PROFILE)-$(notdir $(DATA:%/=%)) --entity "$(ENTITY)"
+	@$(BIN)/python -m experiments.dashboard $(SWEEP) --entity "$(ENTITY)"
 
 clean:            ## delete the results of all runs
 	rm -rf runs

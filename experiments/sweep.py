@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.table7 import __main__ as table7
+from experiments.table7 import universes as over_universes
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
 from proteinlm.config import BaselineConfig
@@ -43,6 +44,21 @@ class Stage(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     options, overrides = _parse(arguments)
     group = options.group or f"table7-{options.profile}-{Path(options.data).name}"
+    if options.data != "synthetic":
+        return sweep(options, group, overrides)
+    universes = range(options.universe, options.universe + options.universes)
+    groups = [f"{group}-universe-{number}" if number else group for number in universes]
+    for number, name in zip(universes, groups, strict=True):
+        if status := sweep(options, name, [*([f"data.seed={number}", f"seed={number}"] if number else []), *overrides]):
+            return status
+    if len(groups) == 1:
+        return 0
+    places = [str(Path(options.output) / name) for name in groups]
+    return over_universes.main([*places, "--output", f"{places[0]}-{len(places)}-universes"])
+
+
+def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
+    """Run all rows in one universe, and print their table."""
     directory = Path(options.output) / group
     stages = plan_stages(options.control, ROWS[options.rows])
     row_words = [
@@ -241,6 +257,8 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, single_gpu or paper")
     parser.add_argument("--rows", default="ten", help="ten, or all: TAPE's backbones below them")
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory of real data")
+    parser.add_argument("--universe", type=int, default=0, help="seed of the synthetic universe and of training")
+    parser.add_argument("--universes", type=int, default=1, help="so many from that one on, and a table over them")
     parser.add_argument("--launcher", default="local", help="local or slurm")
     parser.add_argument("--output", default="runs", help="where results go")
     parser.add_argument("--group", default="", help="name of the sweep; by default from profile and data")
@@ -253,6 +271,12 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     options, overrides = parser.parse_known_args(arguments)
     if options.rows not in ROWS:
         raise InputError(f"--rows {options.rows} is not one of {', '.join(ROWS)}")
+    if options.universe < 0 or options.universes < 1:
+        raise InputError(
+            f"--universe {options.universe} must not be negative, --universes {options.universes} at least 1"
+        )
+    if options.data != "synthetic" and (options.universe, options.universes) != (0, 1):
+        raise InputError(f"--universe and --universes are of the synthetic data, not of {options.data}")
     if options.control and options.control not in TABLE7:
         raise InputError(f"--control {options.control} is not a row of the table")
     return options, overrides

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from experiments.table7 import audit, claims, render, without_relatives
 from experiments.table7.claims import Finding
-from experiments.table7.rows import choose_shown, collect, problems
+from experiments.table7.rows import choose_shown, collect, problems, universes_of
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.storage.atomic import write_text
@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(render.published())
         _print_reading(console, claims.of_paper())
         return 0
-    if options.verify and _disagreements(options.directory):
+    if options.verify and any(
+        [_disagreements(place) for place in universes_of(options.directory) or [options.directory]]
+    ):
         return 1
     rows = collect(options.directory)
     mismatches = problems(rows)
@@ -97,6 +99,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("name the directory of a sweep, or --published")
     if options.directory and not options.directory.is_dir():
         raise InputError(f"{options.directory} is not a directory")
+    if options.directory and options.relatives and universes_of(options.directory):
+        raise InputError(f"--relatives takes the sweep of one universe, not {options.directory}")
     return options
 
 

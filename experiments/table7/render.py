@@ -29,13 +29,14 @@ def caption(rows: list[Row]) -> str:
     seeds = f"{tuned.seeds} fine-tuning seed{'s' if tuned.seeds > 1 else ''}"
     numbers = [cell.score.n for column in COLUMNS if (cell := first.cells[column.key]).score]
     scored = f" of {min(numbers):,} to {max(numbers):,} proteins" if numbers else ""
+    universes = f" and over {len(first.universes)} universes" if first.universes else ""
     hours = "GPU-hours" if tuned.accelerator != "cpu" else "core-hours"
     others = "; TAPE's of its backbones" if any(row.baseline for row in rows) else ""
     return (
-        f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}, {seeds}; * the best of the ten rows in "
-        "its column, or not distinguishable from it; in brackets the paper's number, for contacts by another definition "
-        f"(legacy_precision_at_l5 is ours by that){others}. FLOPs: of training, without the tasks' heads. Hours: {hours} of "
-        f"training, all stages. {tuned.precision}, {tuned.hardware}."
+        f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}{universes}, {seeds}; * the best of the "
+        "ten rows in its column, or not distinguishable from it; in brackets the paper's number, for contacts by another "
+        f"definition (legacy_precision_at_l5 is ours by that){others}. FLOPs: of training, without the tasks' heads. Hours: "
+        f"{hours} of training, all stages. {tuned.precision}, {tuned.hardware}."
     )
 
 

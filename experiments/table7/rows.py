@@ -15,10 +15,11 @@ from proteinlm.config import ModelConfig, ScaleConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
 from proteinlm.records import predictions, results
-from proteinlm.records.bootstrap import Difference, Sample, paired_bootstrap
+from proteinlm.records.bootstrap import Difference, Sample, paired_bootstrap_over
 from proteinlm.records.results import Result, Score
+from proteinlm.storage.untrusted import read_json
 
-PRETRAIN, SCRATCH = "pretrain", "scratch-"
+PRETRAIN, SCRATCH, UNIVERSES = "pretrain", "scratch-", "universes.json"
 _BY_KEY = {column.key: column for column in COLUMNS}
 SHOWN = 100
 """Rows that a table or a page shows at most; the files hold all."""
@@ -48,7 +49,9 @@ class Row:
     pretraining: Result | None = None
     """Of a control, that of the row beside it."""
     cells: dict[str, Cell] = field(default_factory=dict)
-    _samples: dict[str, dict[tuple[str, str], Sample]] = field(default_factory=dict)
+    universes: list[Path] = field(default_factory=list)
+    """Of a table over several universes, the row's directory in each."""
+    _samples: dict[Path, dict[tuple[str, str], Sample]] = field(default_factory=dict)
 
     @property
     def control(self) -> bool:
@@ -102,19 +105,24 @@ class Row:
         pretraining = self.results.get(PRETRAIN)
         return pretraining.score("masked_language_model", split, "perplexity") if pretraining else None
 
-    def sample(self, key: str) -> Sample:
-        """What the score in a column was computed from."""
+    def samples(self, key: str) -> list[Sample]:
+        """What the score in a column was computed from, in each universe."""
         stage, split, metric = _BY_KEY[key][2:]
-        if stage not in self._samples:
-            self._samples[stage] = predictions.load(self.directory / stage)
-        return self._samples[stage][split, metric]
+        places = [directory / stage for directory in self.universes or [self.directory]]
+        for place in places:
+            if place not in self._samples:
+                self._samples[place] = predictions.load(place)
+        return [self._samples[place][split, metric] for place in places]
 
     def minus(self, other: "Row", key: str) -> Difference:
         """Its score less that of `other` in a column; without an interval if they were scored on different proteins."""
-        first, second = self.sample(key), other.sample(key)
-        if not np.array_equal(first.record[first.counted], second.record[second.counted]):
-            return Difference(first.estimate() - second.estimate(), nan, nan, nan)
-        return paired_bootstrap(first, second)
+        pairs = [*zip(self.samples(key), other.samples(key), strict=True)]
+        if not all(
+            np.array_equal(first.record[first.counted], second.record[second.counted]) for first, second in pairs
+        ):
+            value = sum(first.estimate() - second.estimate() for first, second in pairs) / len(pairs)
+            return Difference(value, nan, nan, nan)
+        return paired_bootstrap_over(pairs)
 
 
 def is_shape(name: str) -> bool:
@@ -143,13 +151,26 @@ def collect(directory: Path) -> list[Row]:
         key=lambda name: (name.startswith(SCRATCH), order.index(name) if name in order else len(order), name),
     )
     pretrained = {name: of.get(PRETRAIN) for name, of in found.items()}
+    places = universes_of(directory)
     rows = [
-        Row(name, directory / name, found[name], pretrained.get(name.removeprefix(SCRATCH)))
+        Row(
+            name,
+            directory / name,
+            found[name],
+            pretrained.get(name.removeprefix(SCRATCH)),
+            universes=[place / name for place in places],
+        )
         for name in (*TABLE7, *others)
     ]
     for column in COLUMNS:
         _compare(rows, column.key)
     return rows
+
+
+def universes_of(directory: Path) -> list[Path]:
+    """The sweeps that a table over several universes was made of; none of any other directory."""
+    file = directory / UNIVERSES
+    return [directory / place for place in read_json(file)] if file.is_file() else []
 
 
 def collect_some(directory: Path) -> list[Row]:

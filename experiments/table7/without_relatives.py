@@ -45,6 +45,6 @@ def _score(row: Row, key: str, relatives: Relatives, below: float) -> Score | No
     name = (DATASETS.get(column.stage, column.stage), column.split)
     if relatives.data.get(name[0]) != row.results[column.stage].data:
         raise InputError(f"relatives of {' '.join(name)} are not those of the proteins that {row.name} was scored on")
-    sample = row.sample(key)
+    (sample,) = row.samples(key)
     left = sample.only(relatives.closest[name][sample.record] < below)
     return recompute(column.stage, column.split, column.metric, left) if left.n > 1 else None

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from proteinlm.records.bootstrap import Predictions, Sample, Scores, _record_counts, bootstrap, paired_bootstrap
+from proteinlm.records.bootstrap import (
+    Predictions,
+    Sample,
+    Scores,
+    _record_counts,
+    bootstrap,
+    bootstrap_over,
+    paired_bootstrap,
+    paired_bootstrap_over,
+)
 
 
 def scores(value: np.ndarray, weight: np.ndarray | None = None) -> Scores:
@@ -196,3 +205,25 @@ def test_the_largest_test_set():
     target, noise = np.random.default_rng(0).normal(size=(2, 27_217))
     interval = bootstrap(predictions(target + noise, target))
     assert 0.66 < interval.low < 0.68 < interval.high < 0.71
+
+
+def test_the_interval_over_universes_has_the_variance_of_their_mean():
+    """Scores vary by 0.3 between universes, and by 1 between the 30 records of each, which are counted once or twice."""
+    generator = np.random.default_rng(0)
+    squares = []
+    for _ in range(300):
+        samples = [scores(generator.normal(generator.normal(0, 0.3), 1, 30)) for _ in range(3)]
+        low, high = bootstrap_over(samples, resamples=100)
+        squares.append(((high - low) / (2 * 1.96)) ** 2)
+    of_mean = (0.3**2 + 1 / 30) / 3
+    assert of_mean < np.mean(squares) < of_mean + 2 / 3 / 30
+
+
+def test_one_universe_is_what_it_is_by_itself():
+    generator = np.random.default_rng(1)
+    first, second = (scores(generator.random((2, 40))) for _ in range(2))
+    assert bootstrap_over([first]) == bootstrap(first)
+    assert paired_bootstrap_over([(first, second)]) == paired_bootstrap(first, second)
+    twice = paired_bootstrap_over([(first, second), (second, first)])
+    assert twice.value == pytest.approx(0)
+    assert twice.low < 0 < twice.high
