@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,11 @@ from proteinlm import pretrained
 from proteinlm.data.cli import LettersOption
 from proteinlm.errors import InputError
 from proteinlm.storage.atomic import check_output
+
+if TYPE_CHECKING:
+    import torch
+
+    from proteinlm.inference.alignments import AlignmentModel
 
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
 _WEIGHTS = "Directory of weights: pretrained, fine-tuned, imported."
@@ -58,11 +63,13 @@ def embed(
     embeddings.write_embeddings(loaded, source, out, pooling, letters)
 
 
+Depth = Annotated[int, typer.Option("--depth", min=1, help="Rows of an alignment that the MSA Transformer reads.")]
+Rows = Annotated[str, typer.Option("--rows", help="Which rows those are: diverse, random, first.")]
 Alignments = Annotated[
     list[Path] | None,
     typer.Option(
         "--alignment",
-        help="Alignment: .a3m, aligned .fasta, .sto; plain, .gz, .xz. Read by a Potts model, not --model.",
+        help="Alignment: .a3m, aligned .fasta, .sto. Read by a Potts model, or by the MSA Transformer in --model.",
     ),
 ]
 
@@ -74,11 +81,16 @@ def score(
     model: OptionalModel = pretrained.DIRECTORY,
     alignment: Annotated[
         Path | None,
-        typer.Option("--alignment", help="Score by a Potts model of this alignment of the protein, not by --model."),
+        typer.Option(
+            "--alignment",
+            help="Score by a Potts model of this alignment of the protein, or by the MSA Transformer in --model.",
+        ),
     ] = None,
     site_independent: Annotated[
         bool, typer.Option("--site-independent", help="With --alignment: leave out the couplings, as a control.")
     ] = False,
+    depth: Depth = 256,
+    rows: Rows = "diverse",
     column: Annotated[str, typer.Option("--column", help="Where the mutations are, as in A24G:K30R.")] = "mutant",
     column_out: Annotated[str, typer.Option("--column-out", help="Name of the column that is added.")] = "score",
     first: Annotated[int, typer.Option("--first", help="Number of the wild type's first residue.")] = 1,
@@ -91,7 +103,7 @@ def score(
     batch_tokens: BatchTokens = 0,
 ) -> None:
     """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
-    from proteinlm.inference import likelihoods, potts
+    from proteinlm.inference import alignments, likelihoods
     from proteinlm.inference.model import Placement, load
     from proteinlm.inference.proteins import file_of
 
@@ -103,7 +115,11 @@ def score(
         raise InputError("--site-independent is a model of an alignment: name one by --alignment")
     machine = Placement.choose(device, precision, batch_tokens)
     if alignment:
-        score_rows = partial(potts.score_variants, alignment, device=machine.device, couplings=not site_independent)
+        reads_alignments = None if model == pretrained.DIRECTORY else model
+        if reads_alignments and site_independent:
+            raise InputError("--site-independent is a Potts model: leave out --model")
+        reader = _reader(reads_alignments, machine.device, depth, rows, couplings=not site_independent)
+        score_rows = partial(alignments.score_variants, reader, alignment)
     else:
         loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
         score_rows = partial(likelihoods.score_variants, loaded)
@@ -152,6 +168,8 @@ def contacts(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
     alignment: Alignments = None,
+    depth: Depth = 256,
+    rows: Rows = "diverse",
     method: Annotated[
         str,
         typer.Option(
@@ -170,14 +188,15 @@ def contacts(
     batch_tokens: BatchTokens = 0,
 ) -> None:
     """Contact maps of all proteins of a FASTA file, or of alignments: an .npz with a matrix for each."""
-    from proteinlm.inference import contact_maps, potts
+    from proteinlm.inference import alignments, contact_maps
     from proteinlm.inference.model import Placement
 
     _check_letters(letters)
     if alignment:
-        if source or model:
-            raise InputError("contacts: name either proteins and a --model, or alignments by --alignment")
-        potts.write_contacts(alignment, out, pictures, Placement.choose(device, precision, batch_tokens).device)
+        if source:
+            raise InputError("contacts: name either proteins, or alignments by --alignment")
+        reader = _reader(model, Placement.choose(device, precision, batch_tokens).device, depth, rows)
+        alignments.write_contacts(reader, alignment, out, pictures)
         return
     if source is None or model is None:
         raise InputError("contacts: name proteins, IN.fasta, and --model DIR; or an alignment, --alignment X.a3m")
@@ -221,6 +240,23 @@ def predict(
         tables.check_output(out, source)
     loaded = fine_tuned.load(model, task, Placement.choose(device, precision, batch_tokens))
     fine_tuned.predict(loaded, source, out, letters)
+
+
+def _reader(
+    model: Path | None, device: "torch.device", depth: int, rows: str, *, couplings: bool = True
+) -> "AlignmentModel":
+    """A Potts model, or the MSA Transformer in the directory `model`."""
+    from proteinlm.config.checks import one_of
+    from proteinlm.data.alignments.subsampling import METHODS
+
+    one_of("--rows", rows, METHODS)
+    if model is None:
+        from proteinlm.inference.potts import PottsReader
+
+        return PottsReader(device, couplings=couplings)
+    from proteinlm.inference.msa import MSAReader
+
+    return MSAReader(model, device, depth, rows)
 
 
 def _check_letters(letters: str) -> None:

@@ -73,6 +73,18 @@ def import_unirep(source: UniRep, target: New) -> None:
     typer.echo(f"written to {target}")
 
 
+@import_app.command("msa")
+def import_msa_transformer(source: FairEsm, target: New) -> None:
+    """Import an MSA Transformer of fair-esm, with its regression of contacts; nothing in it is executed."""
+    from proteinlm.interop import esm_msa
+
+    shape = esm_msa.import_checkpoint(source, target)
+    typer.echo(
+        f"MSA Transformer: hidden size {shape.hidden_size}, {shape.num_layers} layers, {shape.num_heads} heads, "
+        f"{shape.max_positions - 1} residues, {shape.max_rows} rows\nwritten to {target}"
+    )
+
+
 def export(source: Model, target: New, approximate: Approximate = False) -> None:
     """Export to Hugging Face: AutoModelForMaskedLM and AutoTokenizer load the result."""
     from proteinlm.interop import huggingface

@@ -114,7 +114,7 @@ def test_alignments_that_do_not_fit_are_refused(tmp_path: Path, text: str, messa
 
 def test_what_does_not_go_together_is_refused(tmp_path: Path, a3m: Path):
     out = ("--out", tmp_path / "out.npz")
-    assert_refused(run("contacts", a3m, "--alignment", a3m, *out), "name either proteins and a --model, or alignments")
+    assert_refused(run("contacts", a3m, "--alignment", a3m, *out), "name either proteins, or alignments")
     assert_refused(run("contacts", *out), "name proteins, IN.fasta, and --model DIR; or an alignment")
     assert_refused(
         run("contacts", "--alignment", a3m, "--alignment", a3m, *out), "another alignment has the name first too"
@@ -134,7 +134,7 @@ def test_an_alignment_in_the_place_of_proteins_is_recognised(tmp_path: Path, a3m
 
 
 def test_couplings_that_memory_cannot_hold_are_refused(tmp_path: Path, a3m: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(commands, "_memory", lambda device: 100_000.0)
+    monkeypatch.setattr(commands, "free_memory", lambda device: 100_000.0)
     assert_refused(
         run("contacts", "--alignment", a3m, "--out", tmp_path / "out.npz", *CPU),
         "first.a3m: couplings of 12 columns take",
