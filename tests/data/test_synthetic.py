@@ -208,7 +208,9 @@ def test_remote_homology_holds_out_what_its_splits_are_called_after(
     assert not labels["test_superfamily_holdout"]["family"] & train["family"]
     assert labels["test_fold_holdout"]["fold"] <= train["fold"]
     assert not labels["test_fold_holdout"]["superfamily"] & train["superfamily"]
-    assert train["fold"] == set(range(len(train["fold"])))
+    assert train["fold"] == set(range(20))
+    counts = np.bincount([record["fold_label"] for record in records["remote_homology"]["train"]])
+    assert counts.min() == counts.max() == SIZES["remote_homology"]["train"] / 20
 
 
 def test_fluorescence_extrapolates_from_few_mutations_to_many(

@@ -1,7 +1,13 @@
 """A made-up universe of proteins, so that everything runs without a download. It is not biology.
 
-`folds` lays chains out in space, `universe` lets families descend and draws their members, and this makes of them what
+`folds` lays chains out in space, `families` lets families descend and draws their members, and this makes of them what
 pretraining and the five tasks read.
+
+What the universe rewards: to know which residues suit a strand, a helix or a loop, which is secondary structure and can
+be read off a few neighbours; and to find partners across the chain by the rule that they obey in all families, which is
+contacts, most of the energy behind stability and fluorescence, and what tells folds apart. What it does not reward: to
+remember families, since test proteins descend from others; or more than two residues at once, since a residue depends on
+one other at most. No set was made with a depth or a width in mind.
 
 M families, N proteins, L residues. Residues are indices of the 20 amino acids.
 """
@@ -37,7 +43,7 @@ SIZES = {
     "remote_homology": {
         "train": 900,
         "valid": 100,
-        "test_fold_holdout": 150,
+        "test_fold_holdout": 300,
         "test_superfamily_holdout": 150,
         "test_family_holdout": 150,
     },
@@ -45,6 +51,9 @@ SIZES = {
     "stability": {"train": 1200, "valid": 200, "test": 400},
 }
 """Records of each labelled set, times ``data.labelled``."""
+FOLDS = 20
+"""Folds to tell apart in remote homology at most: 45 training proteins of each, from nine families. The largest shape of the
+laptop profile gets 0.43 of them right after 120 thousand labelled tokens, but 0.08 of all 80 with 11 proteins of each."""
 
 
 def corpus(config: SyntheticDataConfig, split: str) -> pa.Table:
@@ -97,8 +106,11 @@ def _proteinnet(config: SyntheticDataConfig, split: str, count: int) -> list[Rec
 def _remote_homology(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
     """Fold holdout: new superfamilies of the folds in train. Superfamily holdout: new families of its superfamilies."""
     universe = universe_of(config)
+    known = universe.of(Role.TRAIN)
     trained = _choice(
-        universe.of(Role.TRAIN), _size(config, "remote_homology", "train"), generator_of(config, "remote_homology")
+        known[universe.fold[known] < FOLDS],
+        _size(config, "remote_homology", "train"),
+        generator_of(config, "remote_homology"),
     )
     generator = generator_of(config, "remote_homology", split)
     if split == "test_fold_holdout":
