@@ -57,6 +57,8 @@ class Options:
     """At most so many proteins to train on, and for validation, evenly spaced; 0: all."""
     test_proteins: int = 0
     """Likewise to test on; 0: all, as a result should."""
+    relatives: bool = False
+    """Say how many test proteins have a close relative among those to train on (`proteinlm.data.similarity.leakage`)."""
     resamples: int = 1000
     """Of the bootstrap."""
     seed: int = 0
@@ -195,7 +197,8 @@ def _run(options: Options, models: "dict[str, Model]", split: "Split", title: st
             for part, entries in (("train", split.train), ("valid", split.valid), ("test", split.test))
         )
         head = f"{title}: {counts} proteins, {len(split.test.target):,} labels to test on"
-        table = "\n".join([head, "", *contest.text(lines), ""])
+        notes = [contest.relatives(split)] if options.relatives else []
+        table = "\n".join([head, *notes, "", *contest.text(lines), ""])
         with written_whole(directory / "predictions.npz") as file:
             np.savez(file, allow_pickle=False, owner=split.test.owner, target=split.test.target, **predictions)
         record = {

@@ -19,6 +19,7 @@ from experiments.controls import windows
 from proteinlm.config.tasks import KINDS
 from proteinlm.data.csv_labels import LabelledRows, residue_numbers
 from proteinlm.data.formats.biotrainer import UNKNOWN, Row
+from proteinlm.data.similarity import leakage
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
 from proteinlm.records.bootstrap import Interval, Sample, bootstrap, paired_bootstrap
@@ -170,6 +171,17 @@ def _of_variants(split: Split) -> dict[str, np.ndarray]:
 
 def _window(sequence: str) -> np.ndarray:
     return windows(np.frombuffer(sequence.encode(), np.uint8))[:, :-1]
+
+
+def relatives(split: Split) -> str:
+    """How many test proteins have a close relative among those to train on, in words."""
+    letters = [
+        [np.frombuffer(sequence.encode(), np.uint8) for sequence in part.sequences]
+        for part in (split.test, split.train)
+    ]
+    closest = leakage.built_in(*letters)
+    shares = ", ".join(f"{np.mean(closest >= least):.1%} at least {least:.0%}" for least in leakage.THRESHOLDS)
+    return f"test proteins with a relative among those to train on, by identity: {shares}"
 
 
 class Score(NamedTuple):

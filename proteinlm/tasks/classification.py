@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch
-from proteinlm.models.heads import ResidueConvolution, ResidueMLP
+from proteinlm.models.heads import ResidueConvolution, ResidueLinear, ResidueMLP
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 from proteinlm.tasks.metrics import IGNORED, ProteinAccuracy, RecordMetric, ResidueAccuracy
 
@@ -51,6 +51,7 @@ class ResidueClassification(Classification, ABC):
         return {
             "mlp": partial(ResidueMLP, hidden, classes, model.dropout),
             "convolution": partial(ResidueConvolution, hidden, classes),
+            "linear": partial(ResidueLinear, hidden, classes, model.dropout),
         }
 
     def metric(self) -> RecordMetric:

@@ -17,7 +17,14 @@ from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels
 from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
-from proteinlm.models.heads import Head, ProteinLinear, ProteinMean, ProteinMLP, ProteinWeightNorm
+from proteinlm.models.heads import (
+    Head,
+    ProteinLightAttention,
+    ProteinLinear,
+    ProteinMean,
+    ProteinMLP,
+    ProteinWeightNorm,
+)
 from proteinlm.parallel.module import data_processes
 from proteinlm.records.bootstrap import Sample
 from proteinlm.tasks.base import TaskModule
@@ -123,7 +130,7 @@ class LabelledTask(TaskModule, ABC):
 
 def protein_heads(model: ModelConfig, outputs: int) -> Heads:
     """The heads of one answer per protein: the paper's, a single layer, TAPE's, and that of the authors' fork of TAPE, which
-    all read [CLS]; and the mean over residues.
+    all read [CLS]; the mean over residues; and light attention to them.
     """
     hidden, dropout = model.hidden_size, model.dropout
     return {
@@ -132,4 +139,5 @@ def protein_heads(model: ModelConfig, outputs: int) -> Heads:
         "weight_norm": partial(ProteinWeightNorm, hidden, outputs),
         "weight_norm_wide": partial(ProteinWeightNorm, hidden, outputs, width=1024, pooler=False),
         "mean": partial(ProteinMean, hidden, outputs, dropout),
+        "light_attention": partial(ProteinLightAttention, hidden, outputs, dropout),
     }

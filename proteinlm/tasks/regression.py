@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels, Record, numbers
 from proteinlm.errors import InputError
-from proteinlm.models.heads import ProteinPositions, ResidueConvolution, ResidueMLP
+from proteinlm.models.heads import ProteinPositions, ResidueConvolution, ResidueLinear, ResidueMLP
 from proteinlm.tasks.labelled import Heads, LabelledTask, protein_heads
 from proteinlm.tasks.metrics import RecordMetric, Regression, ResidueRanking
 
@@ -71,6 +71,7 @@ class ResidueRegression(LabelledTask, ABC):
         return {
             "mlp": partial(ResidueMLP, model.hidden_size, 1, model.dropout),
             "convolution": partial(ResidueConvolution, model.hidden_size, 1),
+            "linear": partial(ResidueLinear, model.hidden_size, 1, model.dropout),
         }
 
     def metric(self) -> RecordMetric:

@@ -169,6 +169,17 @@ def _again(directory: Path, name: str) -> float:
     return spearmanr(saved[name], saved["target"])[0]
 
 
+def test_relatives_between_test_and_training_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    known = [protein(60, number) for number in range(6)]
+    others = [known[0], known[1][:-1] + "A", protein(60, 50), protein(60, 51)]
+    records = [f">k{n} SET={'val' if n > 3 else 'train'} TARGET={n}\n{each}\n" for n, each in enumerate(known)]
+    records += [f">t{n} SET=test TARGET={n}\n{each}\n" for n, each in enumerate(others)]
+    (tmp_path / "pbc").mkdir()
+    (tmp_path / "pbc" / "some.fasta").write_text("".join(records))
+    ask("pbc/some", f"root={tmp_path}", "model.path=", f"output={tmp_path / 'out'}", "resamples=30", "relatives=true")
+    assert "50.0% at least 90%, 50.0% at least 70%, 50.0% at least 50%, 50.0% at least 30%" in capsys.readouterr().out
+
+
 def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rng = np.random.default_rng(4)
     records = []

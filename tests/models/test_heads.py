@@ -17,12 +17,14 @@ from proteinlm.models.heads import (
     PairLinear,
     PairMLP,
     PairResidualNetwork,
+    ProteinLightAttention,
     ProteinLinear,
     ProteinMean,
     ProteinMLP,
     ProteinPositions,
     ProteinWeightNorm,
     ResidueConvolution,
+    ResidueLinear,
     ResidueMLP,
     UntiedLanguageModelHead,
     pair,
@@ -113,6 +115,26 @@ def test_the_mean_is_over_residues_alone():
     head = ProteinMean(HIDDEN, 5, dropout=0.1).eval()
     residues = [torch.tanh(head.dense(part[1:])).mean(dim=0) for part in hidden.split(LENGTHS)]
     assert_same([head(hidden, starts)], [head.output(torch.stack(residues))], hidden, *head.parameters())
+
+
+def test_light_attention_is_a_convolution_of_each_protein_alone():
+    """The weighted mean and the maximum are over residues; the tokens beside them are zeros beyond the ends."""
+    hidden, starts = packed()
+    head = ProteinLightAttention(HIDDEN, 5, dropout=0.1, kernel_size=5, width=7).eval()
+    rows = []
+    for part in hidden.split(LENGTHS):
+        value, score = (layer(part.T.unsqueeze(0)).squeeze(0) for layer in (head.value, head.attention))  # (H, L + 1)
+        value, score = value[:, 1:], score[:, 1:]
+        weights = score.exp() / score.exp().sum(dim=1, keepdim=True)
+        pooled = torch.cat([(weights * value).sum(dim=1), value.max(dim=1).values])
+        rows.append(head.output(head.dense(pooled).relu()))
+    assert_same([head(hidden, starts)], [torch.stack(rows)], hidden, *head.parameters())
+
+
+def test_a_linear_head_of_residues_is_one_layer():
+    hidden, starts = packed()
+    head = ResidueLinear(HIDDEN, 3, dropout=0.5).eval()
+    assert_same([head(hidden, starts)], [hidden @ head.output.weight.T + head.output.bias], hidden, *head.parameters())
 
 
 def tape_convolution(head: ResidueConvolution) -> nn.Sequential:

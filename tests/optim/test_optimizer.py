@@ -84,6 +84,11 @@ TASK_HEADS: dict[str, tuple[str, str]] = {
     "ProteinMean": MLP,
     "PairMLP": MLP,
     "ProteinLinear": ("output.weight", "output.bias"),
+    "ResidueLinear": ("output.weight", "output.bias"),
+    "ProteinLightAttention": (
+        "value.weight attention.weight dense.weight output.weight",
+        "value.bias attention.bias dense.bias output.bias",
+    ),
     "ProteinPositions": ("weight", "bias"),
     "PairLinear": ("features.linear.weight", "features.linear.bias"),
     "ResidueConvolution": (

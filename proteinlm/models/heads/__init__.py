@@ -8,10 +8,12 @@ from proteinlm.models.heads.pair import PairHead as PairHead
 from proteinlm.models.heads.pair import PairLinear as PairLinear
 from proteinlm.models.heads.pair import PairMLP as PairMLP
 from proteinlm.models.heads.pair import PairResidualNetwork as PairResidualNetwork
+from proteinlm.models.heads.protein import ProteinLightAttention as ProteinLightAttention
 from proteinlm.models.heads.protein import ProteinLinear as ProteinLinear
 from proteinlm.models.heads.protein import ProteinMean as ProteinMean
 from proteinlm.models.heads.protein import ProteinMLP as ProteinMLP
 from proteinlm.models.heads.protein import ProteinPositions as ProteinPositions
 from proteinlm.models.heads.protein import ProteinWeightNorm as ProteinWeightNorm
 from proteinlm.models.heads.residue import ResidueConvolution as ResidueConvolution
+from proteinlm.models.heads.residue import ResidueLinear as ResidueLinear
 from proteinlm.models.heads.residue import ResidueMLP as ResidueMLP

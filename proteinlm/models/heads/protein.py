@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from proteinlm.models.heads.base import Head, TanhMLP, WeightNorm
-from proteinlm.models.packed import cls_states, mean_over_residues, positions, sum_over_proteins
+from proteinlm.models.heads.residue import convolve
+from proteinlm.models.packed import cls_states, mean_over_residues, per_protein, positions, sum_over_proteins
 
 
 class ProteinMLP(TanhMLP):
@@ -30,6 +31,35 @@ class ProteinMean(TanhMLP):
         residues = self.dense(hidden).tanh()  # (T, H)
         x = mean_over_residues(residues, starts)  # (B, H)
         return self.output(self.dropout(x))  # (B, C)
+
+
+class ProteinLightAttention(Head):
+    """Light attention (Stärk et al. 2021, doi 10.1093/bioadv/vbab035): logits (B, C) from weighted means and maxima.
+
+    One convolution gives the values of each residue, another how much each channel attends to it: a softmax over the
+    residues of the protein. [CLS] is seen by the convolutions as a token like the others, and is not attended to. The
+    authors' batch normalisation is left out, so that a protein's output does not depend on its neighbours.
+    """
+
+    def __init__(self, hidden_size: int, classes: int, dropout: float, kernel_size: int = 9, width: int = 32) -> None:
+        super().__init__()
+        self.value = nn.Conv1d(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2)
+        self.attention = nn.Conv1d(hidden_size, hidden_size, kernel_size, padding=kernel_size // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.dense = nn.Linear(2 * hidden_size, width)
+        self.output = nn.Linear(width, classes)
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        values = per_protein(self.dropout(convolve(self.value, hidden, starts)), starts)  # B of (L + 1, H)
+        scores = per_protein(convolve(self.attention, hidden, starts), starts)
+        pairs = [(value, score) for value, score in zip(values, scores, strict=True) if len(value)]
+        x = torch.stack([_attended(*(part[min(1, len(part) - 1) :] for part in pair)) for pair in pairs])  # (B, 2H)
+        return self.output(self.dropout(self.dense(x)).relu())  # (B, C)
+
+
+def _attended(value: Tensor, score: Tensor) -> Tensor:
+    """The mean of `value` (L, H) weighted by the softmax of `score` (L, H) over residues, and its maximum: (2H,)."""
+    return torch.cat([(score.softmax(dim=0) * value).sum(dim=0), value.amax(dim=0)])
 
 
 class ProteinPositions(Head):

@@ -17,6 +17,18 @@ class ResidueMLP(TanhMLP):
         return self.mlp(hidden)  # (T, C)
 
 
+class ResidueLinear(Head):
+    """One linear layer on every token: logits (T, C)."""
+
+    def __init__(self, hidden_size: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, classes)
+
+    def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
+        return self.output(self.dropout(hidden))  # (T, C)
+
+
 class ResidueConvolution(Head):
     """TAPE's ``SimpleConv``: logits (T, C) from the seven tokens around each, with zeros beyond the protein's ends.
 
