@@ -44,8 +44,8 @@ class Ours(nn.Module):
         self.backbone, self.head = Backbone(config), LanguageModelHead(config)
 
     def forward(self, batch: Masked) -> Tensor:
-        hidden = self.backbone(batch.packed.tokens, batch.packed.starts, batch.packed.longest)
-        logits = self.head(hidden.index_select(0, batch.positions), self.backbone.token_embedding.weight)
+        hidden = self.backbone(batch.packed.tokens, batch.packed.starts, batch.packed.longest, batch.positions)
+        logits = self.head(hidden, self.backbone.token_embedding.weight)
         return F.cross_entropy(logits.float(), batch.targets, reduction="sum")
 
 

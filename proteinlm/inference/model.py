@@ -166,7 +166,7 @@ class Model(LoadedModel):
         A letter that a published encoder does not know has the probability of the token that it is read as.
         """
         with self.machine.autocast():
-            hidden = self.backbone(packed.tokens, packed.starts, packed.longest)[places]
+            hidden = registry.states_at(self.backbone, packed.tokens, packed.starts, packed.longest, places)
             logits = self.head(hidden, registry.token_table(self.backbone))
         logs = logits.float().log_softmax(dim=-1)
         return logs[:, self.config.tokens] if isinstance(self.config, PublishedConfig) else logs

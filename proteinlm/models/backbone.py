@@ -27,9 +27,9 @@ class Attention(nn.Module):
         self.query_key_value: nn.Linear = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        x = attend(self.project(x), where)  # (T, N, D)
-        return self.output(x.flatten(-2))  # (T, H)
+    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+        x = attend(self.project(x), where).flatten(-2)  # (T, N D)
+        return self.output(x if wanted is None else x.index_select(0, wanted))  # (T or K, H)
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values of each head, (T, N, 3, D), of x (T, H)."""
@@ -63,7 +63,10 @@ class GatedFeedForward(FeedForward):
 
 
 class Block(nn.Module):
-    """Pre-LayerNorm block: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+    """Pre-LayerNorm block: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``.
+
+    If rows K of its output are `wanted`, (K,) int64, it computes no others. They are the same rows, dropout included.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -73,9 +76,17 @@ class Block(nn.Module):
         self.feed_forward: FeedForward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
         self.dropout: nn.Dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), where))  # (T, H)
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # (T, H)
+    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+        tokens = len(x)
+        attended = self.drop(self.attention(self.attention_norm(x), where, wanted), tokens, wanted)
+        x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
+
+    def drop(self, x: Tensor, tokens: int, wanted: Tensor | None) -> Tensor:
+        """Dropout of x, which if rows are `wanted` are those of `tokens` rows: the random numbers of all are drawn."""
+        if wanted is None or not (self.training and self.dropout.p):
+            return self.dropout(x)
+        return x * self.dropout(x.new_ones(tokens, x.shape[-1])).index_select(0, wanted)
 
 
 class Backbone(nn.Module):
@@ -99,15 +110,18 @@ class Backbone(nn.Module):
         """N(0, 0.02), with 0.02 / sqrt(2 layers) on the projections into the residual stream; biases 0."""
         initialise(self, self.config)
 
-    def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
-        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS].
+    def forward(self, tokens: Tensor, starts: Tensor, longest: int, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS], or (K, H) of the `wanted` (K,) int64.
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
         x, where = self.embed(*shape_buckets.pad_batch_to_bucket(tokens, starts), longest)
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x, where)  # (T, H)
-        return self.norm(x)[: len(tokens)]
+        if wanted is None:
+            return self.norm(last(x, where))[: len(tokens)]
+        return self.norm(last(x, where, shape_buckets.pad_rows_to_bucket(wanted)))[: len(wanted)]
 
     def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
         """The input of the first block: hidden states (T, H), and the boundaries of the proteins."""

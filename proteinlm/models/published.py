@@ -43,13 +43,19 @@ class PublishedBackbone(nn.Module):
         self.register_buffer("tokens", torch.tensor(config.tokens), persistent=False)
         initialise(self, config)
 
-    def forward(self, tokens: Tensor, starts: Tensor, longest: int) -> Tensor:
-        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS]; `starts` (B + 1,) bounds them."""
+    def forward(self, tokens: Tensor, starts: Tensor, longest: int, wanted: Tensor | None = None) -> Tensor:
+        """Hidden states (T, H) of `tokens` (T,) int64, each protein opened by [CLS], or (K, H) of the `wanted` (K,) int64.
+
+        `starts` (B + 1,) bounds the proteins.
+        """
         x, where = self.embed(tokens, starts, longest)
-        for block in self.blocks:
+        *early, last = self.blocks
+        for block in early:
             x = block(x, where)
         kept = places_when_closed(starts, len(tokens), len(self.config.closing))  # (T,)
-        return self.norm(x.index_select(0, kept))
+        if wanted is None:
+            return self.norm(last(x, where).index_select(0, kept))
+        return self.norm(last(x, where, shape_buckets.pad_rows_to_bucket(kept[wanted])))[: len(wanted)]
 
     def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
         """The input of the first block, with a row for what closes each protein, and the boundaries of the proteins."""
@@ -70,9 +76,11 @@ class PublishedBackbone(nn.Module):
 class PostNormBlock(Block):
     """BERT's block: ``norm(x + attention(x))``, then ``norm(x + feed_forward(x))``."""
 
-    def forward(self, x: Tensor, where: Boundaries) -> Tensor:
-        x = self.attention_norm(x + self.dropout(self.attention(x, where)))  # (T, H)
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # (T, H)
+    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+        tokens = len(x)
+        attended = self.drop(self.attention(x, where, wanted), tokens, wanted)
+        x = self.attention_norm((x if wanted is None else x.index_select(0, wanted)) + attended)  # (T or K, H)
+        return self.feed_forward_norm(x + self.drop(self.feed_forward(x), tokens, wanted))
 
 
 def places_when_closed(starts: Tensor, tokens: int, closing: int) -> Tensor:

@@ -60,3 +60,10 @@ def token_table(backbone: nn.Module) -> Tensor | None:
     """The backbone's token embedding (V, H or another width), which tied heads decode by; None if it has none."""
     embedding = getattr(backbone, "token_embedding", None)
     return None if embedding is None else embedding.weight
+
+
+def states_at(backbone: nn.Module, tokens: Tensor, starts: Tensor, longest: int, places: Tensor) -> Tensor:
+    """Hidden states (K, H) at `places` (K,) of packed proteins; where the backbone allows, it computes no more of them."""
+    if isinstance(backbone, Backbone | PublishedBackbone):
+        return backbone(tokens, starts, longest, places)
+    return backbone(tokens, starts, longest).index_select(0, places)

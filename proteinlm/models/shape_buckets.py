@@ -40,6 +40,12 @@ def pad_batch_to_bucket(tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]
     return F.pad(tokens, (0, rows)), torch.cat((starts, starts[-1:] + rows))
 
 
+def pad_rows_to_bucket(index: Tensor) -> Tensor:
+    """`index` (K,) of rows, with the `padding` as row 0 time and again; index itself where there is none."""
+    rows = padding(len(index), index.device)
+    return F.pad(index, (0, rows)) if rows else index
+
+
 def pad_to_bucket(x: Tensor) -> Tensor:
     """X (K, H) with the `padding` as rows of zeros; x itself, not a copy, where there is none."""
     rows = padding(len(x), x.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -17,6 +18,7 @@ from proteinlm.config import LabelledTaskConfig, ModelConfig
 from proteinlm.data.batches.labelled import LabelledBatch, LabelledProteins, Labels
 from proteinlm.data.batches.packing import Packed
 from proteinlm.errors import InputError
+from proteinlm.models import registry
 from proteinlm.models.heads import (
     Head,
     ProteinLightAttention,
@@ -99,8 +101,13 @@ class LabelledTask(TaskModule, ABC):
         self.samples: dict[str, dict[str, Sample]] = {}
 
     def forward(self, packed: Packed) -> Any:
-        hidden = self.backbone(packed.tokens, packed.starts, packed.longest)  # (T, H)
-        return self.head(hidden, packed.starts)
+        tokens, starts, longest, _ = packed
+        if self.head.reads_cls_alone:
+            cls = starts[:-1].long()
+            hidden = registry.states_at(self.backbone, tokens, starts, longest, cls)  # (B, H)
+            return self.head(hidden, torch.arange(len(cls) + 1, device=cls.device))
+        hidden = self.backbone(tokens, starts, longest)  # (T, H)
+        return self.head(hidden, starts)
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         metric = self.metrics[dataloader_idx]

@@ -20,7 +20,6 @@ class MaskedLanguageModel(LanguageModel):
 
     def forward(self, batch: MaskedBatch) -> Tensor:
         tokens, starts, longest, _ = batch.masked.packed
-        hidden = self.backbone(tokens, starts, longest)  # (T, H)
-        masked = hidden.index_select(0, batch.masked.positions)  # (K, H)
+        masked = registry.states_at(self.backbone, tokens, starts, longest, batch.masked.positions)  # (K, H)
         logits = self.head(masked, registry.token_table(self.backbone))  # (K, V)
         return F.cross_entropy(logits.float(), batch.masked.targets, reduction="none")

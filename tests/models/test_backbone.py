@@ -1,10 +1,14 @@
 """A protein's hidden states depend on its own tokens alone, whatever it is packed with; the shapes are the paper's."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
 from proteinlm import vocabulary
-from proteinlm.config import ModelConfig
+from proteinlm.config import ModelConfig, PublishedConfig
+from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
 
@@ -57,12 +61,48 @@ def hidden_states(backbone: Backbone, packed: list[torch.Tensor]) -> list[torch.
     return list(backbone(torch.cat(packed), starts, max(lengths)).split(lengths))
 
 
+RECIPES = {
+    "paper": ModelConfig(96, 3, 4, max_positions=128, dropout=0.0),
+    "modern": ModelConfig(96, 3, 4, max_positions=128, dropout=0.0, positions="rotary", feed_forward="gated"),
+}
+
+
 @pytest.fixture(scope="module", params=["paper", "modern"])
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     torch.manual_seed(0)
-    recipe = {"paper": {}, "modern": {"positions": "rotary", "feed_forward": "gated"}}[request.param]
-    backbone = Backbone(ModelConfig(96, 3, 4, max_positions=128, dropout=0.0, **recipe))
+    backbone = Backbone(RECIPES[request.param])
     with torch.no_grad():
         for parameter in backbone.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
     return backbone
+
+
+def published(norm: str) -> PublishedConfig:
+    """An encoder as Hugging Face has them, closed by a token of its own."""
+    return PublishedConfig(
+        *(96, 3, 4), vocab_size=33, family="esm", feed_forward_size=128, norm=norm, tokens=[*range(31)], closing=[32]
+    )
+
+
+@pytest.mark.parametrize("config", [*RECIPES.values(), published("pre"), published("post")])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_states_that_are_wanted_are_those_of_all(config: ModelConfig, dropout: float):
+    """In training too: the same dropout, and the same gradients."""
+    torch.manual_seed(0)
+    backbone = registry.build(replace(config, dropout=dropout))
+    packed = proteins((9, 30, 30, 2))
+    tokens, starts = torch.cat(packed), torch.tensor([0, *map(len, packed)]).cumsum(0).int()
+    wanted, upstream = torch.tensor([0, 8, 9, 40, 70]), torch.randn(5, 96)
+
+    def run(states: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        backbone.zero_grad()
+        found = states()
+        found.backward(upstream)
+        return [found.detach(), *(p.grad.clone() for p in backbone.parameters() if p.grad is not None)]
+
+    few = run(lambda: registry.states_at(backbone, tokens, starts, 30, wanted))
+    every = run(lambda: backbone(tokens, starts, 30)[wanted])
+    assert len(few) == len(every) > 20
+    for ours, theirs in zip(few, every, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)

@@ -14,6 +14,7 @@ T tokens, B proteins, H hidden size, C classes.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ class Head(nn.Module, ABC):
     A head computes in the precision of its own weights, whatever automatic mixed precision the backbone runs under: most
     scores are rankings, and bfloat16 outputs tie by the hundred.
     """
+
+    reads_cls_alone: ClassVar[bool] = False
+    """Whether it looks at no other state of a protein: then it may be given those of [CLS], as proteins of one token."""
 
     def forward(self, hidden: Tensor, starts: Tensor) -> Tensor | list[Tensor]:
         with torch.autocast(hidden.device.type, enabled=False):

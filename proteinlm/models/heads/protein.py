@@ -16,6 +16,8 @@ from proteinlm.models.packed import cls_states, mean_over_residues, per_protein,
 class ProteinMLP(TanhMLP):
     """Linear (ProteinLM's pooler), tanh, dropout, linear on [CLS] (paper sections 3.2.2, 3.3): logits (B, C)."""
 
+    reads_cls_alone = True
+
     def predict(self, hidden: Tensor, starts: Tensor) -> Tensor:
         return self.mlp(cls_states(hidden, starts))  # (B, C)
 
@@ -105,6 +107,8 @@ class ProteinPositions(Head):
 class ProteinLinear(Head):
     """One linear layer on [CLS]: logits (B, C)."""
 
+    reads_cls_alone = True
+
     def __init__(self, hidden_size: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -119,6 +123,8 @@ class ProteinWeightNorm(Head):
 
     In the authors' fork `width` is 1024 and there is no `pooler`; the fork's [CLS] also lacked the final LayerNorm.
     """
+
+    reads_cls_alone = True
 
     def __init__(
         self, hidden_size: int, classes: int, dropout: float = 0.0, width: int = 512, pooler: bool = True

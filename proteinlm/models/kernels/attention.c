@@ -13,9 +13,16 @@
 
 #define QUERIES 16
 #define PARTS (QUERIES / LANES)
+#if defined(__clang__)
+#define SHUFFLE(a, b, order) __builtin_shufflevector(a, b, (order)[0], (order)[1], (order)[2], (order)[3])
+#else
+#define SHUFFLE(a, b, order) __builtin_shuffle(a, b, order)
+#endif
 #define KEYS 4  /* whose scores are computed at once: independent sums keep the processor busy */
 
 typedef float Four __attribute__((vector_size(16)));
+typedef int32_t FourIntegers __attribute__((vector_size(16)));
+typedef uint16_t FourHalves __attribute__((vector_size(8)));
 typedef float Eight __attribute__((vector_size(32)));
 
 typedef struct {
@@ -34,6 +41,21 @@ static inline float read(const void *from, int64_t index, int64_t is_bf16) {
     return x;
 }
 
+static inline Four load_four(const float *from) {
+    Four x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void store_four(float *to, Four x) { memcpy(to, &x, sizeof x); }
+
+static inline Four read_four(const void *from, int64_t index, int64_t is_bf16) {
+    if (!is_bf16) return load_four((const float *)from + index);
+    FourHalves x;
+    memcpy(&x, (const uint16_t *)from + index, sizeof x);
+    return (Four)(__builtin_convertvector(x, FourIntegers) << 16);
+}
+
 static inline void write(void *to, int64_t index, float x, int64_t is_bf16) {
     if (!is_bf16) {
         ((float *)to)[index] = x;
@@ -47,12 +69,12 @@ static inline void write(void *to, int64_t index, float x, int64_t is_bf16) {
 }
 
 /* Rows (L, W) of `from`, whose tokens are `stride` apart, times `scale`; turned if there are `turns` (L, D / 2, 2). */
-static void gather(float *to, const void *from, int64_t first, int64_t stride, int64_t length, const Shape *shape,
-                   const float *turns, float scale) {
-    int64_t dim = shape->dim, wide = shape->wide;
+static inline void gather(float *to, const void *from, int64_t first, int64_t stride, int64_t length, const Shape *shape,
+                          const float *turns, float scale) {
+    int64_t dim = shape->dim, wide = shape->wide, even = dim / 4 * 4, is_bf16 = shape->is_bf16;
     for (int64_t i = 0; i < length; i++, to += wide, first += stride) {
-        for (int64_t d = 0; d < dim; d++) to[d] = read(from, first + d, shape->is_bf16);
-        for (int64_t d = dim; d < wide; d++) to[d] = 0;
+        for (int64_t d = 0; d < even; d += 4) store_four(to + d, scale * read_four(from, first + d, is_bf16));
+        for (int64_t d = even; d < wide; d++) to[d] = d < dim ? scale * read(from, first + d, is_bf16) : 0;
         if (turns) {
             for (int64_t d = 0; d + 1 < dim; d += 2) {
                 float a = to[d], b = to[d + 1], cosine = turns[i * dim + d], sine = turns[i * dim + d + 1];
@@ -60,7 +82,6 @@ static void gather(float *to, const void *from, int64_t first, int64_t stride, i
                 to[d + 1] = a * sine + b * cosine;
             }
         }
-        for (int64_t d = 0; d < dim; d++) to[d] *= scale;
     }
 }
 
@@ -76,16 +97,34 @@ static void scatter(void *to, float *rows, int64_t first, int64_t stride, int64_
                 rows[d + 1] = b * cosine - a * sine;
             }
         }
-        for (int64_t d = 0; d < dim; d++) write(to, first + d, rows[d], shape->is_bf16);
+        if (shape->is_bf16)
+            for (int64_t d = 0; d < dim; d++) write(to, first + d, rows[d], 1);
+        else {
+            int64_t d = 0;
+            for (; d + 4 <= dim; d += 4) store_four((float *)to + first + d, load_four(rows + d));
+            for (; d < dim; d++) ((float *)to)[first + d] = rows[d];
+        }
     }
 }
 
-/* (W, P) of rows (L, W), with zeros beyond L. */
-static void transpose(float *to, const float *rows, int64_t length, int64_t padded, int64_t wide) {
-    for (int64_t d = 0; d < wide; d++) {
-        for (int64_t i = 0; i < length; i++) to[d * padded + i] = rows[i * wide + d];
-        for (int64_t i = length; i < padded; i++) to[d * padded + i] = 0;
-    }
+/* to (4, `to_stride` apart) = from (4, `from_stride` apart), transposed. */
+static inline void transpose_four(float *to, int64_t to_stride, const float *from, int64_t from_stride) {
+    Four a = load_four(from), b = load_four(from + from_stride);
+    Four c = load_four(from + 2 * from_stride), d = load_four(from + 3 * from_stride);
+    const FourIntegers low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
+    Four ab = SHUFFLE(a, b, low), cd = SHUFFLE(c, d, low);
+    store_four(to, SHUFFLE(ab, cd, first));
+    store_four(to + to_stride, SHUFFLE(ab, cd, second));
+    ab = SHUFFLE(a, b, high), cd = SHUFFLE(c, d, high);
+    store_four(to + 2 * to_stride, SHUFFLE(ab, cd, first));
+    store_four(to + 3 * to_stride, SHUFFLE(ab, cd, second));
+}
+
+/* (W, P) of rows (L, W), with zeros beyond L, where `rows` has room for P. */
+static inline void transpose(float *to, float *rows, int64_t length, int64_t padded, int64_t wide) {
+    memset(rows + length * wide, 0, (padded - length) * wide * sizeof(float));
+    for (int64_t i = 0; i < padded; i += 4)
+        for (int64_t d = 0; d < wide; d += 4) transpose_four(to + d * padded + i, padded, rows + i * wide + d, wide);
 }
 
 /* sums[key][part] = the products of `count` (at most KEYS) rows (W) with 16 columns of (W, P). */
@@ -212,7 +251,7 @@ void attention_forward(const void *joint, const float *turns, void *output, floa
                         store(at_weight, weight);
                     }
                 weighted_sum(sums, weights, QUERIES, value, length, wide);
-                float of_block[2][QUERIES];
+                float of_block[2][QUERIES], rows[QUERIES * 4];
                 for (int part = 0; part < PARTS; part++) {
                     store(of_block[0] + part * LANES, most[part]);
                     store(of_block[1] + part * LANES, 1.0f / sum[part]);
@@ -221,9 +260,17 @@ void attention_forward(const void *joint, const float *turns, void *output, floa
                 for (int64_t q = 0; q < queries; q++) {
                     largest[i + q] = of_block[0][q];
                     inverse[i + q] = of_block[1][q];
-                    int64_t to = ((begin + i + q) * heads + head) * dim;
-                    for (int64_t d = 0; d < dim; d++)
-                        write(output, to + d, sums[d * QUERIES + q] * of_block[1][q], is_bf16);
+                }
+                for (int64_t d = 0; d < dim; d += 4) {
+                    int64_t to = ((begin + i) * heads + head) * dim + d;
+                    for (int q = 0; q < QUERIES; q += 4) transpose_four(rows + q * 4, 4, sums + d * QUERIES + q, QUERIES);
+                    for (int64_t q = 0; q < queries; q++, to += heads * dim) {
+                        Four each = load_four(rows + q * 4) * of_block[1][q];
+                        if (!is_bf16 && d + 4 <= dim)
+                            store_four((float *)output + to, each);
+                        else
+                            for (int c = 0; c < 4 && d + c < dim; c++) write(output, to + c, each[c], is_bf16);
+                    }
                 }
             }
         }
@@ -254,10 +301,14 @@ void attention_backward(const void *joint, const float *turns, const void *outpu
             transpose(query_columns, query, length, padded, wide);
             transpose(above_columns, above, length, padded, wide);
             const float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
-            for (int64_t i = 0; i < padded; i++) inner[i] = 0;
-            for (int64_t i = 0; i < length; i++)
-                for (int64_t d = 0; d < dim; d++)
-                    inner[i] += above[i * wide + d] * read(output, at_output + i * heads * dim + d, is_bf16);
+            memset(inner, 0, padded * sizeof(float));
+            for (int64_t i = 0; i < length; i++) {
+                int64_t d = 0, of_output = at_output + i * heads * dim;
+                Four sum = {0};
+                for (; d + 4 <= dim; d += 4) sum += load_four(above + i * wide + d) * read_four(output, of_output + d, is_bf16);
+                for (; d < dim; d++) sum[0] += above[i * wide + d] * read(output, of_output + d, is_bf16);
+                inner[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+            }
             for (int64_t i = 0; i < length; i += QUERIES) {
                 float of_block[2][QUERIES] = {{0}};
                 int64_t queries = length - i < QUERIES ? length - i : QUERIES;
@@ -284,8 +335,10 @@ void attention_backward(const void *joint, const float *turns, const void *outpu
                     j += count;
                 }
                 weighted_sum(sums, of_scores + i, padded, key, length, wide);
-                for (int64_t q = 0; q < queries; q++)
-                    for (int64_t d = 0; d < wide; d++) of_query[(i + q) * wide + d] = sums[d * QUERIES + q] * scale;
+                for (int64_t d = 0; d < wide * QUERIES; d += LANES) store(sums + d, scale * load(sums + d));
+                for (int q = 0; q < QUERIES; q += 4)
+                    for (int64_t d = 0; d < wide; d += 4)
+                        transpose_four(of_query + (i + q) * wide + d, wide, sums + d * QUERIES + q, QUERIES);
             }
             rows_of_product(of_value, weights, padded, above, length, wide);
             rows_of_product(of_key, of_scores, padded, query, length, wide);
