@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from proteinlm.models import attention_compiled
 from proteinlm.models.gelu import PIECE, gelu
+from proteinlm.models.heads import tanh_pairs
 from proteinlm.models.kernels import library as kernels
 
 
@@ -46,6 +47,28 @@ def test_gelu_far_from_zero():
     assert x.grad is not None
     torch.testing.assert_close(y, torch.tensor([0, 0, 0, 20, 200, 1e10, float("nan")]), equal_nan=True)
     torch.testing.assert_close(x.grad, torch.tensor([0, 0, 0, 1, 1, 1, float("nan")]), equal_nan=True)
+
+
+@pytest.mark.parametrize(("length", "hidden"), [(1, 5), (70, 48), (130, 33)])
+def test_pair_logits_are_those_of_the_whole_hidden_layer(length: int, hidden: int):
+    torch.manual_seed(0)
+    shapes = (length, hidden), (length, hidden), (hidden,), ()
+    given = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    exact = [x.detach().double().requires_grad_() for x in given]
+    upstream = torch.randn(length, length)
+    first, second, weight, bias = exact
+    expected = (first[:, None] + second).tanh() @ weight + bias
+    expected.backward(upstream.double())
+    gradients = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found = tanh_pairs.logits(*given)
+        gradients.append(torch.autograd.grad(found, given, upstream))
+        torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
+    for ours, others, theirs in zip(*gradients, exact, strict=True):
+        assert torch.equal(ours, others)
+        assert theirs.grad is not None
+        assert (ours - theirs.grad).norm() < 1e-6 * theirs.grad.norm()
 
 
 def test_a_compiled_file_is_made_once_where_others_cannot_write(fresh: Path):

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from proteinlm.models.heads import tanh_pairs
 from proteinlm.models.heads.base import Head
 from proteinlm.models.packed import per_protein
 from proteinlm.models.seeding import reseed
@@ -70,6 +71,8 @@ class PairMLP(PairHead):
         of_first, of_second = self.dense.weight.chunk(2, dim=1)  # (H, H) each
         first, second = F.linear(residues, of_first, self.dense.bias), F.linear(residues, of_second)  # (L, H) each
         dropout = self.dropout if self.training else 0.0
+        if tanh_pairs.is_faster(first, dropout):
+            return tanh_pairs.logits(first, second, self.output.weight.squeeze(0), self.output.bias.squeeze(0))
         return by_rows(tanh_rows, dropout, second.numel(), first, second, *self.output.parameters()).squeeze(-1)
 
     @property

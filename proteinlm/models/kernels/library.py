@@ -23,7 +23,7 @@ import torch
 
 from proteinlm.storage.cache import default_cache
 
-SOURCES = ("attention.c", "gelu.c")
+SOURCES = ("attention.c", "gelu.c", "pairs.c")
 HEADERS = ("vectors.h",)
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
@@ -41,6 +41,8 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "attention_backward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
     "gelu_forward": (None, [_pointer] * 2 + [_number]),
     "gelu_backward": (None, [_pointer] * 3 + [_number]),
+    "pairs_forward": (None, [_pointer] * 3 + [_float, _pointer] + [_number] * 5),
+    "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
 }
 """What each function returns and takes."""
 
