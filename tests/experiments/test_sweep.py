@@ -28,11 +28,14 @@ from tests.runs import ROOT
 GROUP = "table7-smoke-synthetic"
 CONTROL = "scratch-hidden-1024-layer-12-head-16"
 TIMES = {"device_hours"}
-FEW_STEPS = ("train.tokens=8192", *(f"finetune.{stage}.tokens=4096" for stage in STAGES if stage != PRETRAIN))
+SHORT = (
+    *("train.tokens=8192", *(f"finetune.{stage}.tokens=4096" for stage in STAGES if stage != PRETRAIN)),
+    *("data.folds=20", "data.members=8", "data.labelled=0.2"),
+)
 
 
 def words(output: Path, *more: str) -> list[str]:
-    return ["--profile", "smoke", "--output", str(output), "--jobs", "2", *FEW_STEPS, *more]
+    return ["--profile", "smoke", "--output", str(output), "--jobs", "2", *SHORT, *more]
 
 
 def sweep(output: Path, *more: str) -> subprocess.Popen[str]:
