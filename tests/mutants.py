@@ -38,7 +38,7 @@ EQUAL = Path(__file__).with_name("equal_mutants.toml")
 PACKING = ("tests/data/test_packing.py", "tests/data/test_masking.py")
 LOSSES = ("tests/tasks/test_losses.py", "tests/tasks/test_targets.py")
 OPTIM = ("tests/optim", "tests/models/test_mup.py")
-LEAKAGE = ("tests/data/test_leakage.py", "tests/data/test_clusters.py")
+LEAKAGE = ("tests/data/test_leakage.py",)
 HEADS = (
     "tests/models/test_heads.py",
     "--deselect=tests/models/test_heads.py::test_memory_of_a_training_step_is_linear_in_length",  # in its own Python
@@ -54,7 +54,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "proteinlm/data/batches/randomness.py": PACKING,
     "proteinlm/data/batches/schedule.py": PACKING,
     "proteinlm/data/similarity/alignment.py": LEAKAGE,
-    "proteinlm/data/similarity/clusters.py": LEAKAGE,
+    "proteinlm/data/similarity/clusters.py": ("tests/data/test_clusters.py",),
     "proteinlm/data/similarity/leakage.py": LEAKAGE,
     "proteinlm/data/similarity/search.py": LEAKAGE,
     "proteinlm/inference/attention_contacts.py": CONTACTS,

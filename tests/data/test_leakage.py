@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from proteinlm.cli import app
 from proteinlm.data import store
 from proteinlm.data.similarity import leakage
-from proteinlm.data.similarity.alignment import align
+from proteinlm.data.similarity.alignment import align, overlap
 from proteinlm.data.similarity.search import Words
 from proteinlm.errors import InputError
 from tests.data.samples import tape_record, write_tape
@@ -61,6 +61,30 @@ def test_it_is_the_best_alignment():
     found = align(queries, targets, np.array(diagonals))
     for number, pair in enumerate(zip(queries, targets, strict=True)):
         assert (found.matches[number], found.columns[number]) == exhaustive(*pair)
+
+
+@pytest.mark.parametrize("diagonal", [0, 20, -20])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_sixteen_residues_may_be_inserted_and_no_more(deleted: bool, diagonal: int):
+    """Two halves of 40 residues; `diagonal` is that of the first, and the second is as many further as are inserted."""
+    random = np.random.default_rng(3)
+    halves = random.choice(LETTERS[:10], (2, 40))
+    ahead = random.choice(LETTERS[10:15], abs(diagonal))
+    longer = {more: np.concatenate([halves[0], random.choice(LETTERS[15:], more), halves[1]]) for more in (16, 18)}
+    for more, target in longer.items():
+        pair = [halves.ravel(), target][:: -1 if deleted else 1]
+        pair[diagonal > 0] = np.concatenate([ahead, pair[diagonal > 0]])
+        found = align([pair[0]], [pair[1]], np.array([diagonal]))
+        whole = more == 16
+        assert (found.matches.item(), found.columns.item()) == ((80, 96) if whole else (40, 40))
+
+
+def test_overlaps_are_counted():
+    pairs = [(ours, theirs, diagonal) for ours in (5, 9) for theirs in (5, 9) for diagonal in range(-4, 5)]
+    expected = [sum(0 <= i + diagonal < theirs for i in range(ours)) for ours, theirs, diagonal in pairs]
+    ours, theirs, diagonals = zip(*pairs, strict=True)
+    found = overlap([np.zeros(length) for length in ours], [np.zeros(length) for length in theirs], np.array(diagonals))
+    assert found.tolist() == expected
 
 
 @pytest.mark.parametrize("identity", [0.9, 0.75])
