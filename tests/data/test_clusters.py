@@ -46,6 +46,7 @@ def test_a_part_joins_the_whole_and_insertions_do_no_harm():
 
 def test_equals_join_at_any_identity_and_words_need_letters():
     assert clusters(["ACDEFGHIKL", "ACDEFGHIKL", "ACDEFGHIKM"], 1.0).tolist() == [0, 0, 2]
+    assert clusters(["ACDEFGHIKL", "ACDEFGHI"], 1.0).tolist() == [0, 1], "a part is no equal"
     assert WORD == 4
     assert clusters(["ACD", "ACD", "ACE"], 0.5).tolist() == [0, 0, 2]
 
