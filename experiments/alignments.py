@@ -4,23 +4,25 @@ Every method is scored on the same chains, beside the separation along the seque
 model's attention says of the query. These chains are a set of their own: their scores do not belong into a column with
 those of a whole test set.
 
-- ``synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
-- a directory: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
+- ``--data synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
+- ``--data DIR``: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
+- ``--sweep DIR``: the test chains of a sweep's data that have an alignment, beside what its rows say of the same chains.
+  `make reproduce-table7 ROWS=all` runs this; ``alignments.json`` in the sweep's directory keeps the scores.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from proteinlm.config import SyntheticDataConfig
-from proteinlm.data import synthetic
+from proteinlm.config import DataConfig, FilesDataConfig, SyntheticDataConfig
+from proteinlm.data import sources, synthetic
 from proteinlm.data.alignments.reading import Alignment, read_alignment
 from proteinlm.data.alignments.weights import sequence_weights
 from proteinlm.data.synthetic.families import generator_of, members, universe_of
@@ -31,12 +33,18 @@ from proteinlm.inference.attention_contacts import SolvedChain
 from proteinlm.inference.model import load
 from proteinlm.launch import entry
 from proteinlm.models import potts
-from proteinlm.records.bootstrap import bootstrap
+from proteinlm.records import predictions
+from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.results import Score
+from proteinlm.records.run_directory import CONFIG, PREDICTIONS
 from proteinlm.storage.atomic import write_text
+from proteinlm.storage.untrusted import read_yaml
+from proteinlm.tasks import contact
+from proteinlm.tasks.contact import Contact
 from proteinlm.tasks.metrics import ContactPrecision
 
 COLUMNS = [f"precision_at_l{n}_separation_{least}" for least in (6, 24) for n in ("", "2", "5")]
+FILE = "alignments.json"
 PSEUDOCOUNT = 0.5
 """Of the mean field: half of the counts are even (Morcos et al. 2011)."""
 
@@ -61,19 +69,48 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if options.model:
         methods["attention of the query"] = attention_of(options.model)
-    scores = score(chains(options.data, options.depth), methods)
-    for name, found in scores.items():
-        print(f"{name:24}" + "  ".join(f"{s.text()} ({s.low or 0:.2f}-{s.high or 0:.2f})" for s in found))
+    if options.sweep:
+        return _beside_rows(options.sweep, options.depth, methods)
+    config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
+    found = (aligned for _, aligned in chains(config, options.depth, ("train", "valid", "test")))
+    samples = score(enumerate(found), methods)
+    _print(scores := {name: _scores(of) for name, of in samples.items()})
     if options.output:
-        values = {name: [asdict(each) for each in found] for name, found in scores.items()}
-        write_text(options.output, json.dumps({"depth": options.depth, "scores": values}, indent=2) + "\n")
+        _save(options.output, config, options.depth, scores)
     return 0
 
 
-def score(aligned: Iterator[AlignedChain], methods: dict[str, Contacts]) -> dict[str, list[Score]]:
-    """The scores in `COLUMNS` of each method, on the same chains; prints each chain's and its processor time."""
+def _beside_rows(directory: Path, depth: int, methods: dict[str, Contacts]) -> int:
+    """Score the test chains of a sweep that have an alignment, and its rows on the same chains."""
+    places = sorted(file.parent for file in directory.glob(f"*/contact/{PREDICTIONS}"))
+    if not places:
+        raise InputError(f"{directory}: no row in it has a result of contact")
+    values = read_yaml(places[0] / CONFIG)["data"]
+    config = (SyntheticDataConfig if values["name"] == "synthetic" else FilesDataConfig)(**values)
+    file = directory / FILE
+    if file.is_file() and (known := json.loads(file.read_text()))["data"] == asdict(config) and known["depth"] == depth:
+        scores = {name: [Score.read(each) for each in found] for name, found in known["scores"].items()}
+    else:
+        of_chain: dict[int, AlignedChain] = {}
+        for record, aligned in chains(config, depth, ("test",)):
+            of_chain.setdefault(record, aligned)
+        samples = score(of_chain.items(), methods)
+        for place in places:
+            of = predictions.load(place)
+            samples[place.parent.name] = {
+                c: s.only(np.isin(s.record, [*of_chain])) for c in COLUMNS if (s := of["test", c])
+            }
+        scores = {name: _scores(of) for name, of in samples.items()}
+        _save(file, config, depth, scores)
+    print(f"\nContacts on the test chains that have an alignment, {scores['potts'][0].n} of them")
+    _print(scores)
+    return 0
+
+
+def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contacts]) -> dict[str, dict[str, Sample]]:
+    """The samples behind each column of each method, on the same chains; prints each chain's and its processor time."""
     metrics = {name: ContactPrecision() for name in methods}
-    for record, each in enumerate(aligned):
+    for record, each in aligned:
         depth = sequence_weights(each.alignment.letters).sum()
         print(f"{each.alignment.origin}: {each.alignment.depth:,} rows, {depth:,.0f} effective", flush=True)
         for name, contacts in methods.items():
@@ -86,11 +123,24 @@ def score(aligned: Iterator[AlignedChain], methods: dict[str, Contacts]) -> dict
             alone.update(found, *truth)
             values = [alone.per_record()[column].estimate() for column in COLUMNS]
             print(f"  {name:24}" + " ".join(f"{value:.3f}" for value in values) + f"  {seconds:6.2f} s", flush=True)
-    samples = {name: metric.per_record() for name, metric in metrics.items()}
-    return {
-        name: [Score("contact", "aligned", c, of[c].estimate(), *bootstrap(of[c]), of[c].n) for c in COLUMNS]
-        for name, of in samples.items()
-    }
+    return {name: {column: metric.per_record()[column] for column in COLUMNS} for name, metric in metrics.items()}
+
+
+def _scores(samples: Mapping[str, Sample]) -> list[Score]:
+    return [Score("contact", "aligned", c, of.estimate(), *bootstrap(of), of.n) for c, of in samples.items()]
+
+
+def _print(scores: Mapping[str, list[Score]]) -> None:
+    """A line for each method: P@L, L/2 and L/5 of pairs at least 6 apart, then at least 24."""
+    print(f"{'':32}{'P@L':18}{'L/2':18}{'L/5':18}{'P@L, 24 apart':18}{'L/2':18}L/5")
+    for name, found in scores.items():
+        cells = (f"{s.text()} ({s.low or 0:.2f}-{s.high or 0:.2f})" for s in found)
+        print(f"{name:32}" + "".join(f"{cell:18}" for cell in cells).rstrip())
+
+
+def _save(file: Path, config: DataConfig, depth: int, scores: Mapping[str, list[Score]]) -> None:
+    values = {name: [asdict(each) for each in found] for name, found in scores.items()}
+    write_text(file, json.dumps({"data": asdict(config), "depth": depth, "scores": values}, indent=2) + "\n")
 
 
 def pseudo_likelihood(aligned: AlignedChain) -> np.ndarray:
@@ -123,39 +173,54 @@ def attention_of(directory: Path) -> Contacts:
     return lambda aligned: readout.probabilities(model, aligned.chain.letters).numpy()
 
 
-def chains(data: str, depth: int) -> Iterator[AlignedChain]:
-    """The chains that have an alignment; `InputError` if there is none."""
-    return _made_up(depth) if data == "synthetic" else _real(data)
+def chains(config: DataConfig, depth: int, splits: Sequence[str]) -> Iterator[tuple[int, AlignedChain]]:
+    """Record numbers, and the chains of these splits that have an alignment; `InputError` if there is none.
+
+    The universe's are of its test split, with `depth` rows.
+    """
+    if isinstance(config, SyntheticDataConfig):
+        return _made_up(config, depth)
+    assert isinstance(config, FilesDataConfig)
+    return _real(config, splits)
 
 
-def _made_up(depth: int) -> Iterator[AlignedChain]:
-    config = SyntheticDataConfig()
+def _made_up(config: SyntheticDataConfig, depth: int) -> Iterator[tuple[int, AlignedChain]]:
     universe = universe_of(config)
-    records = synthetic.labelled(config, "proteinnet", "test")
-    for record, chain in zip(records, attention_contacts.solved_chains("synthetic", "test"), strict=True):
-        family = int(record["id"].split("/")[2].removeprefix("family"))
-        generator = generator_of(config, "alignment", record["id"])
-        relatives = members(universe, np.repeat(family, depth - 1), generator)[:, : len(chain.letters)]
-        letters = np.vstack([chain.letters, LETTERS[relatives]])
-        yield AlignedChain(Alignment([record["id"]] * depth, letters, record["id"]), chain)
+    for number, record in enumerate(synthetic.labelled(config, "proteinnet", "test")):
+        chain, name = _solved(record), record["id"]
+        family = int(name.split("/")[2].removeprefix("family"))
+        drawn = members(universe, np.repeat(family, depth - 1), generator_of(config, "alignment", name))
+        letters = np.vstack([chain.letters, LETTERS[drawn[:, : len(chain.letters)]]])
+        yield number, AlignedChain(Alignment([name] * depth, letters, name), chain)
 
 
-def _real(data: str) -> Iterator[AlignedChain]:
-    paths = [path for path in sorted(Path(data, "alignments").glob("*")) if path.suffix in (".a3m", ".gz", ".xz")]
+def _real(config: FilesDataConfig, splits: Sequence[str]) -> Iterator[tuple[int, AlignedChain]]:
+    directory = Path(config.root, "alignments")
+    paths = [path for path in sorted(directory.glob("*")) if {".a3m", ".sto", ".fasta"} & set(path.suffixes[-2:])]
     if not paths:
-        raise InputError(f"{data}/alignments: no alignment in it")
-    known = [chain for split in ("train", "valid", "test") for chain in attention_contacts.solved_chains(data, split)]
-    whole = [chain.letters.tobytes() for chain in known]
+        raise InputError(f"{directory}: no alignment in it")
+    source = sources.labelled(config, Contact.dataset, tuple(splits))
+    known = [(number, _solved(record)) for split in splits for number, record in enumerate(source.records(split))]
+    found = False
     for path in paths:
         alignment = read_alignment(path)
         query = alignment.query.tobytes()
-        found = next((number for number, letters in enumerate(whole) if query in letters), None)
-        if found is None:
-            print(f"{path}: left out: no chain of known structure holds its query")
+        number, whole = next((each for each in known if query in each[1].letters.tobytes()), (-1, None))
+        if whole is None:
+            print(f"{path}: left out: no chain of known structure in {', '.join(splits)} holds its query")
             continue
-        here = slice(begin := whole[found].index(query), begin + len(query))
-        contacts, resolved = known[found].contacts[here, here], known[found].resolved[here]
-        yield AlignedChain(alignment, SolvedChain(alignment.query, contacts, resolved))
+        found = True
+        here = slice(begin := whole.letters.tobytes().index(query), begin + len(query))
+        chain = SolvedChain(alignment.query, whole.contacts[here, here], whole.resolved[here])
+        yield number, AlignedChain(alignment, chain)
+    if not found:
+        raise InputError(f"{directory}: none of its alignments belongs to a chain of known structure")
+
+
+def _solved(record: dict[str, Any]) -> SolvedChain:
+    places = torch.from_numpy(contact.coordinates(record))
+    letters = np.frombuffer(record["primary"].encode(), np.uint8)
+    return SolvedChain(letters, contact.contacts(places).numpy(), contact.resolved(places).numpy())
 
 
 def _separation(length: int) -> np.ndarray:
@@ -168,6 +233,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory with alignments/ in it")
     parser.add_argument("--depth", type=int, default=250, help="rows of a made-up alignment")
     parser.add_argument("--model", type=Path, help="weights whose attention is read as well")
+    parser.add_argument("--sweep", type=Path, help="directory of a sweep, whose data and rows are taken")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     return parser.parse_args(arguments)
 

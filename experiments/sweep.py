@@ -102,7 +102,23 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
         if process.returncode and not missing:  # what is there belongs to another config than what was asked for
             print(f"failed: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
             return 1
-        return table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
+        status = table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
+        return status or (score_alignments(directory) if options.rows == "all" else 0)
+
+
+def score_alignments(directory: Path) -> int:
+    """Print what alignments say of the contacts of test chains that have one, in a process that may import torch."""
+    command = [sys.executable, "-m", "experiments.alignments", "--sweep", str(directory)]
+    with (directory / "sweep.log").open("ab") as log:
+        print("scoring contacts by alignments", file=sys.stderr)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        log.write(done.stdout.encode())
+    begin = done.stdout.find("\nContacts on the test chains")
+    if done.returncode:  # 2: data without alignments, which have a whole table
+        print(f"no contacts by alignments: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
+        return 0 if done.returncode == 2 else 1
+    print(done.stdout[begin:].rstrip())
+    return 0
 
 
 def slurm_jobs(name: str) -> int:

@@ -1,0 +1,78 @@
+"""Contacts of alignments are scored beside the rows of a sweep, on the same chains, once."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from experiments import alignments
+from experiments.sweep import score_alignments
+from proteinlm.config import FilesDataConfig, SyntheticDataConfig
+from proteinlm.data.alignments.reading import Alignment
+from proteinlm.errors import InputError
+from proteinlm.inference.attention_contacts import SolvedChain
+from proteinlm.records import predictions
+from proteinlm.tasks.metrics import ContactPrecision
+
+CONFIG = SyntheticDataConfig(folds=20, labelled=0.05)  # four test chains
+DEPTH = 250
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep of one row, whose contacts are random."""
+    place = tmp_path / "hidden-8/contact"
+    place.mkdir(parents=True)
+    metric = ContactPrecision()
+    generator = torch.Generator().manual_seed(0)
+    for record, (_, chain) in alignments.chains(CONFIG, 2, ("test",)):
+        length = len(chain.letters)
+        scores = torch.rand(length, length, generator=generator)
+        metric.update(scores, torch.from_numpy(chain.contacts), torch.from_numpy(chain.resolved), record)
+    predictions.save(place, {("test", name): sample for name, sample in metric.per_record().items()})
+    (place / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({"data": asdict(CONFIG)})))
+    return tmp_path
+
+
+def test_alignments_stand_beside_the_rows(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    assert alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)]) == 0
+    first = capsys.readouterr().out
+    saved = json.loads((sweep / "alignments.json").read_text())["scores"]
+    assert list(saved) == ["potts", "mean field", "separation alone", "hidden-8"]
+    assert {score["n"] for scores in saved.values() for score in scores} == {4}
+    best = {name: scores[2]["value"] for name, scores in saved.items()}  # P@L/5
+    assert best["potts"] >= 0.8
+    assert best["mean field"] >= 0.8
+    assert max(best["separation alone"], best["hidden-8"]) < 0.4
+    table = first[first.index("\nContacts on the test chains that have an alignment, 4 of them") :]
+    monkeypatch.setattr(alignments, "chains", lambda *_: pytest.fail("computed again"))
+    alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)])
+    assert capsys.readouterr().out == table
+    assert score_alignments(sweep) == 0  # in a process of its own, which reads what is saved
+    assert capsys.readouterr().out == table
+
+
+def test_an_alignment_is_scored_on_the_stretch_that_it_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    chain = SolvedChain(np.frombuffer(b"MKACDEFW", np.uint8), np.arange(64).reshape(8, 8) % 3 == 0, np.arange(8) != 3)
+    source = type("Source", (), {"records": lambda self, split: [{}]})()
+    monkeypatch.setattr(alignments.sources, "labelled", lambda *_: source)
+    monkeypatch.setattr(alignments, "_solved", lambda record: chain)
+    config = FilesDataConfig(root=str(tmp_path))
+    with pytest.raises(InputError, match="no alignment in it"):
+        next(alignments.chains(config, 2, ("test",)))
+    (tmp_path / "alignments").mkdir()
+    (tmp_path / "alignments/a.a3m").write_text(">q\nWWWW\n>b\nACDE\n")
+    with pytest.raises(InputError, match="none of its alignments belongs to a chain"):
+        list(alignments.chains(config, 2, ("test",)))
+    (tmp_path / "alignments/b.a3m").write_text(">q\nACDE\n>b\nA-DE\n")
+    ((number, found),) = alignments.chains(config, 2, ("test",))
+    assert number == 0
+    assert isinstance(found.alignment, Alignment)
+    np.testing.assert_array_equal(found.chain.contacts, chain.contacts[2:6, 2:6])
+    np.testing.assert_array_equal(found.chain.resolved, [True, False, True, True])
