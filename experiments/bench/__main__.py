@@ -40,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
     growth.add_argument("--longest", type=int, default=1023, help="residues")
     growth.add_argument("--repeats", type=int, default=3)
     growth.add_argument("--threads", type=int, default=0)
+    scale = kinds.add_parser("scale", help="time and memory as a corpus, a cluster and a sweep grow")
+    scale.add_argument(
+        "--proteins", type=int, default=0, help="of the largest corpus, such as 33000000 (11 GB of disk)"
+    )
+    scale.add_argument("--processes", type=int, default=0, help="of the largest cluster, such as 4096")
+    scale.add_argument("--rows", type=int, default=0, help="of the largest sweep, such as 10000; needs --sweep")
+    scale.add_argument("--sweep", type=Path, help="a finished sweep, whose first row is taken under other names")
     tracking = kinds.add_parser("tracking", help="what tracking costs a row of a sweep")
     tracking.add_argument("--repeats", type=int, default=3)
     tracking.add_argument(
@@ -63,6 +70,15 @@ def main(arguments: list[str] | None = None) -> int:
             options.output,
             "growth",
         )
+    elif options.what == "scale":
+        from experiments.bench import scale as growing
+
+        if bool(options.rows) != bool(options.sweep):
+            raise InputError("--rows and --sweep go together")
+        figures = growing.corpus(options.proteins) if options.proteins else []
+        figures += growing.ranks(options.processes) if options.processes else []
+        figures += growing.sweep(options.sweep, options.rows) if options.sweep else []
+        report("scale", figures, options.output, "scale")
     elif options.what == "tracking":
         from experiments.bench.tracking import compare as compare_tracking
 

@@ -1,15 +1,19 @@
 """All arms of a comparison work on the same masked residues, each is timed in turn, and every figure has its arm."""
 
 import functools
+import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments.bench import __main__ as bench
 from experiments.bench import embed, growth, tracking, train, workload
 from experiments.bench.figures import ratio, time_in_turns
 from proteinlm.config import ModelConfig
+from tests.experiments.sweeps import made_up
 
 SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
 
@@ -106,3 +110,17 @@ def test_the_cost_of_tracking_is_that_of_rows_that_ran_together(monkeypatch: pyt
     took = tracking.measure(3, ["none", "wandb"], ["seed=3"])
     more = tracking.share(took["wandb"], took["none"], lambda one: one.wall)
     assert more == pytest.approx(0.1)  # of 10, 5 and 20 %
+
+
+@pytest.mark.slow
+def test_growth_of_corpus_cluster_and_sweep_is_measured_at_three_sizes(tmp_path: Path):
+    made_up(tmp_path / "sweep")
+    words = ["--proteins", "10000", "--processes", "300", "--rows", "300", "--sweep", str(tmp_path / "sweep")]
+    assert bench.main(["--output", str(tmp_path), "scale", *words]) == 0
+    figures = {
+        figure["what"]: figure["value"] for figure in json.loads((tmp_path / "scale.json").read_text())["figures"]
+    }
+    for size in ("100 proteins", "10,000 proteins"):
+        assert figures[f"{size}: residues that 8 workers gave, M"] > 0
+    assert figures["300 processes: what one process plans of a step, ms"] > 0
+    assert figures["300 rows: the page, MB"] < 5

@@ -66,8 +66,8 @@ class ShareOfSteps(Sampler[MicroBatch]):
         self.schedule, self.first, self.last, self.rank, self.world = schedule, first, last, rank, world
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        for step in self.schedule.steps(self.first, self.last):
-            yield from step[self.rank :: self.world]
+        for step in self.schedule.steps(self.first, self.last, slice(self.rank, None, self.world)):
+            yield from step
 
     def __len__(self) -> int:
         return (self.last - self.first) * self.schedule.per_step // self.world

@@ -87,14 +87,14 @@ class Schedule:
         """Residues that `records` (N,) give, (N,): a crop's where a protein is too long."""
         return np.minimum(self._lengths[records], self.longest)
 
-    def steps(self, first: int, last: int) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of steps `first` to `last` (not included), a list for each step."""
+    def steps(self, first: int, last: int, share: slice = slice(None)) -> Iterator[list[MicroBatch]]:
+        """The micro-batches of steps `first` to `last` (not included), a list for each step: of each step, `share` of them."""
         step: list[tuple[int, int, np.ndarray]] = []
         for index, epoch, records in self._from(first * self.per_step):
-            step.append((index, epoch, records[np.argsort(self.lengths(records), kind="stable")]))
+            step.append((index, epoch, records))
             if len(step) == self.per_step:
-                targets = sum(self._targets_in(r) for _, _, r in step)
-                yield [MicroBatch(*micro_batch, targets) for micro_batch in step]
+                targets = self._targets_in(np.concatenate([records for _, _, records in step]))
+                yield [MicroBatch(index, epoch, self._by_length(records), targets) for index, epoch, records in step[share]]
                 step = []
                 first += 1
                 if first >= last:
@@ -118,6 +118,9 @@ class Schedule:
             if left <= 0:
                 return Totals(tokens, residues, squares, targets, cropped, epochs)
         raise AssertionError
+
+    def _by_length(self, records: np.ndarray) -> np.ndarray:
+        return records[np.argsort(self.lengths(records), kind="stable")]
 
     def _targets_in(self, records: np.ndarray) -> int:
         if self._targets is not None:
