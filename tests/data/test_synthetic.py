@@ -10,12 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from proteinlm.config import SyntheticDataConfig
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.data.synthetic import SIZES, corpus, labelled
 from proteinlm.data.synthetic.families import COMPLEMENTS, Universe, energy, members, universe_of
-from proteinlm.data.synthetic.folds import COMPLEMENTARY, contacts
+from proteinlm.data.synthetic.folds import COMPLEMENTARY, FREE, contacts
 from proteinlm.data.synthetic.records import Record
 from proteinlm.errors import InputError
 from proteinlm.vocabulary import AMINO_ACIDS
@@ -230,7 +231,28 @@ def test_fluorescence_extrapolates_from_few_mutations_to_many(
 def test_stability_is_tested_around_other_parents(records: dict[str, dict[str, list[Record]]]) -> None:
     parents = {split: {record["parent"] for record in found} for split, found in records["stability"].items()}
     assert not parents["test"] & (parents["train"] | parents["valid"])
-    assert min(map(len, parents.values())) > 3
+    assert min(map(len, parents.values())) > 30
+
+
+def test_what_suits_the_surroundings_is_a_part_of_stability_and_pairs_are_more(
+    records: dict[str, dict[str, list[Record]]],
+) -> None:
+    universe = universe_of(CONFIG)
+    scores, alone, whole = [], [], []
+    for record in records["stability"]["test"]:
+        family = int(record["parent"].removeprefix("family"))
+        fold, residues = universe.folds[universe.fold[family]], residues_of(record)[None]
+        free = fold._replace(dependence=np.full_like(fold.dependence, FREE))
+        scores.append(record["stability_score"][0])
+        alone.append(-energy(free, residues)[0])
+        whole.append(-energy(fold, residues)[0])
+    by_residue, by_pairs = (float(stats.spearmanr(each, scores).statistic) for each in (alone, whole))  # type: ignore[attr-defined]
+    assert 0.35 < by_residue < 0.65
+    assert by_residue + 0.2 < by_pairs
+
+
+def residues_of(record: Record) -> np.ndarray:
+    return np.array([AMINO_ACIDS.index(letter) for letter in record["primary"]])
 
 
 def test_names_and_knobs_out_of_range_are_named() -> None:

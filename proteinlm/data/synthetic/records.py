@@ -157,11 +157,14 @@ def _fluorescence(config: SyntheticDataConfig, split: str, count: int) -> list[R
 
 
 def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Record]:
-    """Mutants of many small proteins; those for test are others than for train and valid, held out of the corpus."""
+    """Mutants of many small proteins, 1 to 16 mutations, half of them to any residue.
+
+    Proteins for test are others than for train and valid, and of families that the corpus has in its holdout only.
+    """
     universe, generator = universe_of(config), generator_of(config, "stability", "test" if split == "test" else "train")
     small = np.array([fold.elements.count("E") == 4 for fold in universe.folds])
     pool = universe.of(*(HELD_OUT if split == "test" else (Role.TRAIN,)))
-    parents = generator.permutation(pool[small[universe.fold[pool]]])[: 40 if split == "test" else None]
+    parents = generator.permutation(pool[small[universe.fold[pool]]])
     records: list[Record] = []
     wanted = count if split == "test" else sum(_size(config, "stability", name) for name in ("train", "valid"))
     shares = np.diff(np.linspace(0, wanted, len(parents) + 1).round().astype(int))
@@ -169,7 +172,7 @@ def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Reco
     for family, share, wide in zip(parents.tolist(), shares.tolist(), kin, strict=True):
         fold = universe.folds[universe.fold[family]]
         relatives = wide[:, : universe.length[family]]
-        mutants = _mutants(fold, relatives[0], generator.integers(1, 9, 2 * share), generator)[:share]
+        mutants = _mutants(fold, relatives[0], generator.integers(1, 17, 2 * share), generator, unfit=0.5)[:share]
         scores = 1.5 - (energy(fold, mutants) - energy(fold, relatives).mean()) / 12
         scores += 0.1 * generator.standard_normal(len(mutants))
         for mutant, score in zip(mutants, scores, strict=True):
@@ -182,11 +185,13 @@ def _stability(config: SyntheticDataConfig, split: str, count: int) -> list[Reco
     return [{"id": f"{split}{row}"} | record for row, record in enumerate(records)]
 
 
-def _mutants(fold: Fold, parent: np.ndarray, numbers: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _mutants(
+    fold: Fold, parent: np.ndarray, numbers: np.ndarray, generator: np.random.Generator, unfit: float = 0.0
+) -> np.ndarray:
     """Distinct mutants (at most N, L) of a protein with so many (N,) mutations.
 
-    A residue gives way to one that suits its surroundings, so what breaks is mostly pairs. In half of those with several
-    mutations, one makes up for another in its partner.
+    A residue gives way to one that suits its surroundings, so what breaks is mostly pairs; a share of `unfit` gives way to
+    any other. In half of those with several mutations, one makes up for another in its partner.
     """
     partner = np.full(len(parent), -1)
     second = np.flatnonzero(fold.dependence[: len(parent)] == COMPLEMENTARY)
@@ -197,7 +202,8 @@ def _mutants(fold: Fold, parent: np.ndarray, numbers: np.ndarray, generator: np.
         lots = generator.integers(0, CHANCES, number)
         natural = lots_of_residues()[fold.surroundings[sites], FREE, 0, lots]
         another = (parent[sites] + generator.integers(1, len(AMINO_ACIDS), number)) % len(AMINO_ACIDS)
-        mutant[sites] = np.where(natural == parent[sites], another, natural)
+        anything = (natural == parent[sites]) | (generator.random(number) < unfit if unfit else False)
+        mutant[sites] = np.where(anything, another, natural)
         site, other = sites[0], partner[sites[0]]
         if number > 1 and generator.random() < 0.5 and other >= 0 and other not in sites:
             rescue = log_probability()[fold.surroundings[other], COMPLEMENTARY, mutant[site]].argmax()
