@@ -88,7 +88,7 @@ class Schedule:
         return np.minimum(self._lengths[records], self.longest)
 
     def steps(self, first: int, last: int, share: slice = slice(None)) -> Iterator[list[MicroBatch]]:
-        """The micro-batches of steps `first` to `last` (not included), a list for each step: of each step, `share` of them."""
+        """The micro-batches of steps `first` to `last` (not included), a list for each step: the `share` of each."""
         step: list[tuple[int, int, np.ndarray]] = []
         for index, epoch, records in self._from(first * self.per_step):
             step.append((index, epoch, records))
