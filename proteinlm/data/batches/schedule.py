@@ -94,7 +94,9 @@ class Schedule:
             step.append((index, epoch, records))
             if len(step) == self.per_step:
                 targets = self._targets_in(np.concatenate([records for _, _, records in step]))
-                yield [MicroBatch(index, epoch, self._by_length(records), targets) for index, epoch, records in step[share]]
+                yield [
+                    MicroBatch(index, epoch, self._by_length(records), targets) for index, epoch, records in step[share]
+                ]
                 step = []
                 first += 1
                 if first >= last:
