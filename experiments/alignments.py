@@ -7,14 +7,14 @@ those of a whole test set.
 - ``--data synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
 - ``--data DIR``: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
 - ``--sweep DIR``: the test chains of a sweep's data that have an alignment, beside what its rows say of the same chains.
-  `make reproduce-table7 ROWS=all` runs this; ``alignments.json`` in the sweep's directory keeps the scores.
+  `make reproduce-table7 ROWS=all` runs this; ``alignments/scores.json`` in the sweep's directory keeps the scores.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +33,11 @@ from proteinlm.inference.attention_contacts import SolvedChain
 from proteinlm.inference.model import load
 from proteinlm.launch import entry
 from proteinlm.models import potts
-from proteinlm.records import predictions
+from proteinlm.records import contact_map, predictions
 from proteinlm.records.bootstrap import Sample, bootstrap
+from proteinlm.records.contact_map import SHORT
 from proteinlm.records.results import Score
-from proteinlm.records.run_directory import CONFIG, PREDICTIONS
+from proteinlm.records.run_directory import ALIGNMENTS, CONFIG, CONTACT_MAP, PREDICTIONS
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_yaml
 from proteinlm.tasks import contact
@@ -44,7 +45,7 @@ from proteinlm.tasks.contact import Contact
 from proteinlm.tasks.metrics import ContactPrecision
 
 COLUMNS = [f"precision_at_l{n}_separation_{least}" for least in (6, 24) for n in ("", "2", "5")]
-FILE = "alignments.json"
+FILE = "scores.json"
 PSEUDOCOUNT = 0.5
 """Of the mean field: half of the counts are even (Morcos et al. 2011)."""
 
@@ -87,7 +88,7 @@ def _beside_rows(directory: Path, depth: int, methods: dict[str, Contacts]) -> i
         raise InputError(f"{directory}: no row in it has a result of contact")
     values = read_yaml(places[0] / CONFIG)["data"]
     config = (SyntheticDataConfig if values["name"] == "synthetic" else FilesDataConfig)(**values)
-    file = directory / FILE
+    file = directory / ALIGNMENTS / FILE
     if file.is_file() and (known := json.loads(file.read_text()))["data"] == asdict(config) and known["depth"] == depth:
         scores = {name: [Score.read(each) for each in found] for name, found in known["scores"].items()}
     else:
@@ -95,6 +96,7 @@ def _beside_rows(directory: Path, depth: int, methods: dict[str, Contacts]) -> i
         for record, aligned in chains(config, depth, ("test",)):
             of_chain.setdefault(record, aligned)
         samples = score(of_chain.items(), methods)
+        _draw(places, of_chain, directory / ALIGNMENTS)
         for place in places:
             of = predictions.load(place)
             samples[place.parent.name] = {
@@ -126,6 +128,20 @@ def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contac
     return {name: {column: metric.per_record()[column] for column in COLUMNS} for name, metric in metrics.items()}
 
 
+def _draw(places: Sequence[Path], of_chain: Mapping[int, AlignedChain], directory: Path) -> None:
+    """Save the map of the chain that the rows have drawn, for the same figure, if it has an alignment."""
+    drawn = next((contact_map.load(place) for place in places if (place / CONTACT_MAP).is_file()), None)
+    if drawn is None or (aligned := of_chain.get(drawn.record)) is None or len(aligned.chain.letters) != drawn.length:
+        return
+    scores = pseudo_likelihood(aligned)
+    first, second = np.triu_indices(drawn.length, SHORT)
+    best = np.sort(scores[first, second])[::-1]
+    middle = best[min(drawn.length, len(best) - 1)]  # as many pairs as residues are shown darker than half
+    logits = ((scores - middle) / best.std()).astype(np.float32)
+    directory.mkdir(exist_ok=True)
+    contact_map.save(directory, replace(drawn, seed=0, logits=logits))
+
+
 def _scores(samples: Mapping[str, Sample]) -> list[Score]:
     return [Score("contact", "aligned", c, of.estimate(), *bootstrap(of), of.n) for c, of in samples.items()]
 
@@ -140,6 +156,7 @@ def _print(scores: Mapping[str, list[Score]]) -> None:
 
 def _save(file: Path, config: DataConfig, depth: int, scores: Mapping[str, list[Score]]) -> None:
     values = {name: [asdict(each) for each in found] for name, found in scores.items()}
+    file.parent.mkdir(exist_ok=True)
     write_text(file, json.dumps({"data": asdict(config), "depth": depth, "scores": values}, indent=2) + "\n")
 
 

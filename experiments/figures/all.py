@@ -41,6 +41,10 @@ def of(rows: list[Row]) -> list[Drawing]:
                 f"{contacts.title(found)}. Below the diagonal the contacts (C-alpha closer than 8 Å, six or more residues "
                 "apart), above it what is predicted; the darker, the more probable. Marked are the L most confident pairs "
                 "at least 24 residues apart. As the paper's Figures 6 to 8. From contact_map.npz."
+                + (
+                    " The scores of the Potts model are no probabilities: its map is on a scale of its own."
+                    * bool(found.aligned)
+                )
                 if found
                 else "No row has left a contact map."
             ),

@@ -11,7 +11,7 @@ from experiments.table7.rows import PRETRAIN, Row
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
-from proteinlm.records.run_directory import CONTACT_MAP, METRICS
+from proteinlm.records.run_directory import ALIGNMENTS, CONTACT_MAP, METRICS
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class Maps:
     row: str
     other: ContactMap
     other_name: str
+    aligned: ContactMap | None = None
+    """What a Potts model of an alignment of the protein says, if it has one (`experiments.alignments`)."""
 
 
 def maps(rows: list[Row]) -> Maps | None:
@@ -85,11 +87,20 @@ def maps(rows: list[Row]) -> Maps | None:
         return None
     best = max(ten, key=lambda row: row.cells["precision_at_l"].value or 0.0)
     ours = contact_map.load(best.directory / "contact")
+    aligned = _aligned(best.directory.parent / ALIGNMENTS, ours)
     for control in (row for row in having if row.control):
         other = contact_map.load(control.directory / "contact")
         if (other.record, other.length) == (ours.record, ours.length):
-            return Maps(ours, best.name, other, control.name)
+            return Maps(ours, best.name, other, control.name, aligned)
     position = np.arange(ours.length, dtype=np.float32)
     nearness = -np.abs(position[:, None] - position)
     control = ContactMap(ours.name, ours.record, ours.seed, nearness, ours.contacts, ours.resolved)
-    return Maps(ours, best.name, control, "nearest along the sequence")
+    return Maps(ours, best.name, control, "nearest along the sequence", aligned)
+
+
+def _aligned(directory: Path, ours: ContactMap) -> ContactMap | None:
+    """The map of the same protein that a sweep's alignments have left in `directory`, if they have."""
+    if not (directory / CONTACT_MAP).is_file():
+        return None
+    found = contact_map.load(directory)
+    return found if (found.record, found.length) == (ours.record, ours.length) else None

@@ -15,7 +15,8 @@ from proteinlm.config import FilesDataConfig, SyntheticDataConfig
 from proteinlm.data.alignments.reading import Alignment
 from proteinlm.errors import InputError
 from proteinlm.inference.attention_contacts import SolvedChain
-from proteinlm.records import predictions
+from proteinlm.records import contact_map, predictions
+from proteinlm.records.contact_map import ContactMap
 from proteinlm.tasks.metrics import ContactPrecision
 
 CONFIG = SyntheticDataConfig(folds=20, labelled=0.03)  # two test chains
@@ -33,6 +34,9 @@ def sweep(tmp_path: Path) -> Path:
         length = len(chain.letters)
         scores = torch.rand(length, length, generator=generator)
         metric.update(scores, torch.from_numpy(chain.contacts), torch.from_numpy(chain.resolved), record)
+    record, length = 1, len(chain.letters)
+    scores = np.zeros((length, length), np.float32)
+    contact_map.save(place, ContactMap("made up", record, 3, scores, chain.contacts, chain.resolved))
     predictions.save(place, {("test", name): sample for name, sample in metric.per_record().items()})
     (place / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({"data": asdict(CONFIG)})))
     return tmp_path
@@ -43,13 +47,16 @@ def test_alignments_stand_beside_the_rows(
 ):
     assert alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)]) == 0
     first = capsys.readouterr().out
-    saved = json.loads((sweep / "alignments.json").read_text())["scores"]
+    saved = json.loads((sweep / "alignments/scores.json").read_text())["scores"]
     assert list(saved) == ["potts", "mean field", "separation alone", "hidden-8"]
     assert {score["n"] for scores in saved.values() for score in scores} == {2}
     best = {name: scores[2]["value"] for name, scores in saved.items()}  # P@L/5
     assert best["potts"] >= 0.8
     assert best["mean field"] >= 0.8
     assert max(best["separation alone"], best["hidden-8"]) < 0.4
+    drawn = contact_map.load(sweep / "alignments")
+    assert (drawn.name, drawn.record) == ("made up", 1)
+    assert drawn.precision(6, 5) >= 0.8
     table = first[first.index("\nContacts on the test chains that have an alignment, 2 of them") :]
     monkeypatch.setattr(alignments, "chains", lambda *_: pytest.fail("computed again"))
     alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)])

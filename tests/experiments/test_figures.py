@@ -1,5 +1,6 @@
 """Every figure is drawn from records alone, shows what they say, and names what it cannot show."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from experiments.figures import all as every
 from experiments.figures import contacts, curves, heat, records, scaling, style
 from experiments.table7.rows import Row, collect
 from proteinlm.errors import InputError
+from proteinlm.records import contact_map
 from tests.experiments.sweeps import CONTROL, STEPS, made_up
 from tests.runs import ROOT
 
@@ -100,6 +102,29 @@ def test_without_a_control_they_are_compared_with_nearness(rows: list[Row]):
     assert found.other_name == "nearest along the sequence"
     pairs = found.other.best(6)
     assert set(pairs[:, 1] - pairs[:, 0]) == {6, 7}
+
+
+def test_the_map_of_an_alignment_stands_beside_them_if_it_is_of_the_same_protein(rows: list[Row]):
+    found = records.maps(rows)
+    assert found
+    assert found.aligned is None
+    assert len(contacts.draw(found).axes) == 3
+    here = rows[0].directory.parent / "alignments"
+    here.mkdir()
+    try:
+        contact_map.save(here, found.other)
+        beside = records.maps(rows)
+        assert beside
+        assert beside.aligned
+        panels = contacts.draw(beside).axes
+        assert len(panels) == 4
+        assert panels[3].get_title().startswith(f"Potts model of an alignment\nP@L {found.other.precision(6):.2f}")
+        contact_map.save(here, replace(found.other, record=found.other.record + 1))
+        other = records.maps(rows)
+        assert other
+        assert other.aligned is None
+    finally:
+        shutil.rmtree(here)
 
 
 def test_the_paper_s_protein_is_called_by_its_names(rows: list[Row]):
