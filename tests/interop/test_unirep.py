@@ -44,7 +44,7 @@ def states(arrays: dict[str, np.ndarray], sequence: str) -> np.ndarray:
         * arrays[f"mlstm.0.g{name}"]
         for name in ("x", "h", "mx", "mh")
     }
-    hidden = cell = np.zeros(HIDDEN)
+    hidden = cell = np.zeros(len(arrays["mlstm.0.gmh"]))
     result = []
     for token in [24, *tokens_of(sequence)]:
         x = arrays["embedding"][token]
