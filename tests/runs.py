@@ -11,8 +11,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pandas  # noqa: F401  # pyarrow imports it for its first array: here once, and not in each fork
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from proteinlm.config import RunConfig
 from proteinlm.launch import entry
 
 ROOT = Path(__file__).parents[1]
+Plugins.instance()  # looks for them once, and not in each fork
 SMALL = (  # two micro-batches a step, dropout on, a few steps
     "model.hidden_size=32",
     "model.num_layers=2",

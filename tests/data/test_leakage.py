@@ -180,6 +180,13 @@ def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeyp
     assert table["train"].to_pylist() == [0.0, 1.0, 0.0]
 
 
+def test_shares_are_of_nine_seven_five_and_three_tenths():
+    identities = np.array([1.0, 0.9, 0.7, 0.69, 0.5, 0.3, 0.29, 0.0])
+    found = leakage.shares(leakage.Closest("stability", "test", identities, np.full(8, np.nan)))
+    assert found["corpus"] == {"0.9": 2 / 8, "0.7": 3 / 8, "0.5": 5 / 8, "0.3": 6 / 8}
+    assert np.isnan(list(found["train"].values())).all()
+
+
 def test_a_corpus_that_is_not_there_was_not_searched(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
     shutil.rmtree(root / "pfam")
