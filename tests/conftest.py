@@ -35,6 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Search what has been imported no more for garbage: a search through all of torch and Lightning takes half a second."""
+    """Search what has been imported no more for garbage: a search through torch and Lightning takes a second."""
     gc.collect()
     gc.freeze()

@@ -51,6 +51,14 @@ def test_equals_join_at_any_identity_and_words_need_letters():
     assert clusters(["ACD", "ACD", "ACE"], 0.5).tolist() == [0, 0, 2]
 
 
+def test_as_many_words_as_are_asked_for_are_enough():
+    """Of 16 words, 16 / 2^4 is one."""
+    letters = AMINO_ACIDS[:19]
+    one_word, no_word = letters[:4] + letters[:3:-1], letters[:3] + letters[:2:-1]
+    assert clusters([letters, one_word], 0.5).tolist() == [0, 0]
+    assert clusters([letters, no_word], 0.5).tolist() == [0, 1]
+
+
 def test_splits_are_of_whole_clusters_near_their_shares_and_follow_the_seed():
     cluster = np.random.default_rng(3).integers(0, 200, 1000)
     split = draw_splits(cluster, 0.1, 0.2, seed=0)

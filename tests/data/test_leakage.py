@@ -1,6 +1,7 @@
 """A relative is found wherever it is, with the identity of an exhaustive alignment; who has none is known by number."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -142,6 +143,43 @@ def test_mmseqs_counts_coverage_of_the_shorter_as_the_built_in_search_does():
     found, expected = leakage.mmseqs(queries, [protein]), leakage.built_in(queries, [protein])
     assert found[[0, 1, 3]].tolist() == expected[[0, 1, 3]].tolist() == [1.0, 0.0, 0.0]
     assert found[2] == pytest.approx(0.7, abs=0.02)
+
+
+def test_the_closest_that_mmseqs_names_and_that_covers_enough(monkeypatch: pytest.MonkeyPatch):
+    """Its columns: query, identity, coverage of query and of target, length of query and of target."""
+    lines = (f"0 {identity} 0.85 0.2 50 200" for identity in (0.6, 0.9, 0.7))
+    found = "\n".join((*lines, "1 0.5 0.2 0.8 200 50", "2 0.9 0.5 0.9 50 90", ""))
+
+    def mmseqs(command: list[str], **settings: object) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == ["mmseqs", "easy-search"]
+        assert Path(command[2]).read_text() == ">0\nACD\n>1\nDEF\n>2\nAAA\n"
+        assert command[command.index("--min-seq-id") + 1] == "0.3"
+        Path(command[4]).write_text(found.replace(" ", "\t"))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(leakage.subprocess, "run", mmseqs)
+    queries = [np.frombuffer(letters, np.uint8) for letters in (b"ACD", b"DEF", b"AAA")]
+    assert leakage.mmseqs(queries, queries).tolist() == [0.9, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "chosen"),
+    [
+        ("auto", True, leakage.mmseqs),
+        ("auto", False, leakage.built_in),
+        ("mmseqs", True, leakage.mmseqs),
+        ("built-in", True, leakage.built_in),
+        ("built-in", False, leakage.built_in),
+    ],
+)
+def test_mmseqs_is_taken_where_it_is(
+    name: str, installed: bool, chosen: leakage.Search, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(leakage.shutil, "which", lambda tool: f"/usr/bin/{tool}" if installed else None)
+    assert leakage.search(name) is chosen
+    if not installed:
+        with pytest.raises(InputError, match="no mmseqs here"):
+            leakage.search("mmseqs")
 
 
 @pytest.fixture

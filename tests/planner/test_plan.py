@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fairscale.optim import OSS
+from scipy.stats import lognorm
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -251,6 +252,15 @@ def test_a_launch_is_refused_before_it_owns_a_directory(tmp_path, monkeypatch: p
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+def test_pfam_is_what_is_said_of_it():
+    """32,593,668 proteins are TAPE's training split; the recipe's positions are 2,176."""
+    assert (PFAM.count, PFAM.longest) == (32_593_668, 2_176)
+    lengths = lognorm(s=0.62, scale=141).ppf((np.arange(100_000) + 0.5) / 100_000)
+    made = Proteins.of(lengths, 2_176)
+    assert PFAM.tokens / PFAM.count == pytest.approx(made.tokens / made.count, rel=0.005)
+    assert PFAM.attended_tokens == pytest.approx(made.attended_tokens, rel=0.01)
+
+
 def test_sums_known_from_elsewhere():
     def planned(*overrides: str) -> planner.Plan:
         config: RunConfig = run_config([LARGEST, "profile=paper", *overrides])
@@ -261,6 +271,8 @@ def test_sums_known_from_elsewhere():
     # 6 N + 12 L H s per token
     known = 6 * 12 * 24 * 3072**2 + 12 * 24 * 3072 * PFAM.attended_tokens
     assert planned().flops_per_token == pytest.approx(known, rel=0.005)
+    told = dict(planner.describe(planned()))["model"]
+    assert told == f"{planned().config.name}: 2,735,398,016 parameters, {known / 1e9:.3g} GFLOP a token"
     weights = 4 * 2_735_398_016
     assert planned("strategy=ddp", "strategy.devices=8").received_bytes == pytest.approx(2 * weights * 7 / 8, rel=1e-3)
     sharded = planned("strategy=fsdp", "strategy.devices=8")  # four micro-batches in each process
