@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as bench
-from experiments.bench import embed, growth, tracking, train, workload
+from experiments.bench import embed, growth, small, tracking, train, workload
 from experiments.bench.figures import ratio, time_in_turns
 from proteinlm.config import ModelConfig
+from proteinlm.models.kernels import library
 from tests.experiments.sweeps import made_up
 
 SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
@@ -124,3 +125,14 @@ def test_growth_of_corpus_cluster_and_sweep_is_measured_at_three_sizes(tmp_path:
         assert figures[f"{size}: residues that 8 workers gave, M"] > 0
     assert figures["300 processes: what one process plans of a step, ms"] > 0
     assert figures["300 rows: the page, MB"] < 5
+
+
+def test_small_steps_are_measured_with_the_functions_in_c_and_without(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(train, "PRODUCT_FLOPS", 1e7)
+    used: list[bool] = []
+    monkeypatch.setattr(small, "our_step", lambda *given: lambda: used.append(library.library() is not None))
+    figures = small.small(2, shapes=((32, 1, 4),))
+    assert used == [True, False] * 3
+    assert len(figures) == 3
+    pieces = small.samples(2)
+    assert all(1900 < sum(len(letters) + 1 for letters in sample) <= small.TOKENS for sample in pieces)
