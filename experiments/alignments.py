@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.model:
         methods["attention of the query"] = attention_of(options.model)
     if options.sweep:
-        return _beside_rows(options.sweep, options.depth, methods)
+        return _beside_rows(options.sweep, options.depth, options.chains, methods)
     config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
     found = (aligned for _, aligned in chains(config, options.depth, ("train", "valid", "test")))
     samples = score(enumerate(found), methods)
@@ -81,19 +82,24 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _beside_rows(directory: Path, depth: int, methods: dict[str, Contacts]) -> int:
-    """Score the test chains of a sweep that have an alignment, and its rows on the same chains."""
+def _beside_rows(directory: Path, depth: int, most: int | None, methods: dict[str, Contacts]) -> int:
+    """Score the test chains of a sweep that have an alignment, at most so many, and its rows on the same chains."""
     places = sorted(file.parent for file in directory.glob(f"*/contact/{PREDICTIONS}"))
     if not places:
         raise InputError(f"{directory}: no row in it has a result of contact")
     values = read_yaml(places[0] / CONFIG)["data"]
     config = (SyntheticDataConfig if values["name"] == "synthetic" else FilesDataConfig)(**values)
     file = directory / ALIGNMENTS / FILE
-    if file.is_file() and (known := json.loads(file.read_text()))["data"] == asdict(config) and known["depth"] == depth:
+    if (
+        file.is_file()
+        and (known := json.loads(file.read_text()))["data"] == asdict(config)
+        and known["depth"] == depth
+        and known["chains"] == most
+    ):
         scores = {name: [Score.read(each) for each in found] for name, found in known["scores"].items()}
     else:
         of_chain: dict[int, AlignedChain] = {}
-        for record, aligned in chains(config, depth, ("test",)):
+        for record, aligned in islice(chains(config, depth, ("test",)), most):
             of_chain.setdefault(record, aligned)
         samples = score(of_chain.items(), methods)
         _draw(places, of_chain, directory / ALIGNMENTS)
@@ -103,7 +109,7 @@ def _beside_rows(directory: Path, depth: int, methods: dict[str, Contacts]) -> i
                 c: s.only(np.isin(s.record, [*of_chain])) for c in COLUMNS if (s := of["test", c])
             }
         scores = {name: _scores(of) for name, of in samples.items()}
-        _save(file, config, depth, scores)
+        _save(file, config, depth, scores, most)
     print(f"\nContacts on the test chains that have an alignment, {scores['potts'][0].n} of them")
     _print(scores)
     return 0
@@ -154,10 +160,14 @@ def _print(scores: Mapping[str, list[Score]]) -> None:
         print(f"{name:32}" + "".join(f"{cell:18}" for cell in cells).rstrip())
 
 
-def _save(file: Path, config: DataConfig, depth: int, scores: Mapping[str, list[Score]]) -> None:
+def _save(
+    file: Path, config: DataConfig, depth: int, scores: Mapping[str, list[Score]], most: int | None = None
+) -> None:
     values = {name: [asdict(each) for each in found] for name, found in scores.items()}
     file.parent.mkdir(exist_ok=True)
-    write_text(file, json.dumps({"data": asdict(config), "depth": depth, "scores": values}, indent=2) + "\n")
+    write_text(
+        file, json.dumps({"data": asdict(config), "depth": depth, "chains": most, "scores": values}, indent=2) + "\n"
+    )
 
 
 def pseudo_likelihood(aligned: AlignedChain) -> np.ndarray:
@@ -250,6 +260,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory with alignments/ in it")
     parser.add_argument("--depth", type=int, default=250, help="rows of a made-up alignment")
     parser.add_argument("--model", type=Path, help="weights whose attention is read as well")
+    parser.add_argument("--chains", type=int, help="chains at most, of a sweep; by default all")
     parser.add_argument("--sweep", type=Path, help="directory of a sweep, whose data and rows are taken")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     return parser.parse_args(arguments)

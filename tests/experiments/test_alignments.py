@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,7 @@ from proteinlm.records import contact_map, predictions
 from proteinlm.records.contact_map import ContactMap
 from proteinlm.tasks.metrics import ContactPrecision
 
-CONFIG = SyntheticDataConfig(folds=20, labelled=0.03)  # two test chains
-DEPTH = 250
+CONFIG = SyntheticDataConfig(folds=20, labelled=0.04)  # three test chains
 
 
 @pytest.fixture
@@ -34,9 +34,9 @@ def sweep(tmp_path: Path) -> Path:
         length = len(chain.letters)
         scores = torch.rand(length, length, generator=generator)
         metric.update(scores, torch.from_numpy(chain.contacts), torch.from_numpy(chain.resolved), record)
-    record, length = 1, len(chain.letters)
-    scores = np.zeros((length, length), np.float32)
-    contact_map.save(place, ContactMap("made up", record, 3, scores, chain.contacts, chain.resolved))
+    _, (_, chain) = next(islice(alignments.chains(CONFIG, 2, ("test",)), 1, None))
+    nothing = np.zeros(chain.contacts.shape, np.float32)
+    contact_map.save(place, ContactMap("made up", 1, 3, nothing, chain.contacts, chain.resolved))
     predictions.save(place, {("test", name): sample for name, sample in metric.per_record().items()})
     (place / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create({"data": asdict(CONFIG)})))
     return tmp_path
@@ -45,7 +45,7 @@ def sweep(tmp_path: Path) -> Path:
 def test_alignments_stand_beside_the_rows(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    assert alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)]) == 0
+    assert alignments.main(["--sweep", str(sweep), "--chains", "2"]) == 0
     first = capsys.readouterr().out
     saved = json.loads((sweep / "alignments/scores.json").read_text())["scores"]
     assert list(saved) == ["potts", "mean field", "separation alone", "hidden-8"]
@@ -59,9 +59,9 @@ def test_alignments_stand_beside_the_rows(
     assert drawn.precision(6, 5) >= 0.8
     table = first[first.index("\nContacts on the test chains that have an alignment, 2 of them") :]
     monkeypatch.setattr(alignments, "chains", lambda *_: pytest.fail("computed again"))
-    alignments.main(["--sweep", str(sweep), "--depth", str(DEPTH)])
+    alignments.main(["--sweep", str(sweep), "--chains", "2"])
     assert capsys.readouterr().out == table
-    assert score_alignments(sweep) == 0  # in a process of its own, which reads what is saved
+    assert score_alignments(sweep, "smoke") == 0  # in a process of its own, which reads what is saved
     assert capsys.readouterr().out == table
 
 
