@@ -178,7 +178,8 @@ def test_products_are_in_bf16_where_a_run_computes_them_so(precision: str, cuda:
 
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
-def test_what_a_whole_model_saves(activations: str):
+def test_what_a_whole_model_saves(activations: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attention_compiled, "library", lambda: None)
     config = small(*SMALL, "model.num_layers=6", "model.hidden_size=64", f"strategy.activations={activations}")
     module = MaskedLanguageModel(config, ())
     if activations == "recompute":
@@ -196,7 +197,8 @@ def test_what_a_whole_model_saves(activations: str):
         planned -= planner.block_activation_bytes(config.backbone, 1, False, weights_of) * len(
             batch.masked.packed.tokens
         )
-    assert planned == pytest.approx(measured, rel=0.2)
+    # the last block computes only the states that are read, which the plan does not know
+    assert measured / 1.05 <= planned <= 1.25 * measured
 
 
 def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
