@@ -198,7 +198,7 @@ def test_what_a_whole_model_saves(activations: str, monkeypatch: pytest.MonkeyPa
             batch.masked.packed.tokens
         )
     # the last block computes only the states that are read, which the plan does not know
-    assert measured / 1.05 <= planned <= 1.25 * measured
+    assert measured / 1.2 <= planned <= 1.25 * measured
 
 
 def test_the_largest_row_on_64_processes_is_composed_planned_and_built():
