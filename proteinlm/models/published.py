@@ -6,6 +6,7 @@ own and closes a protein with one of them, which no other module sees.
 T tokens of packed proteins, B proteins, H hidden size.
 """
 
+from collections.abc import Callable
 from typing import final
 
 import torch
@@ -31,15 +32,21 @@ class PublishedBackbone(nn.Module):
     def __init__(self, config: PublishedConfig) -> None:
         super().__init__()
         hidden, epsilon, before = config.hidden_size, config.layer_norm_epsilon, config.norm == "pre"
-        self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, hidden)
+        self.config: PublishedConfig = config
+        self.token_embedding: nn.Embedding = nn.Embedding(config.vocab_size, hidden)
         if config.positions == "learned":
-            self.position_embedding = nn.Embedding(config.position_rows, hidden)
-        self.scale = scale_by_masks if config.token_dropout else leave_unscaled
-        self.embedding_norm = nn.LayerNorm(hidden, eps=epsilon) if config.embedding_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList((Block if before else PostNormBlock)(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(hidden, eps=epsilon) if before else nn.Identity()
+            self.position_embedding: nn.Embedding = nn.Embedding(config.position_rows, hidden)
+        self.scale: Callable[[Tensor, Tensor, Tensor], Tensor] = (
+            scale_by_masks if config.token_dropout else leave_unscaled
+        )
+        self.embedding_norm: nn.LayerNorm | nn.Identity = (
+            nn.LayerNorm(hidden, eps=epsilon) if config.embedding_norm else nn.Identity()
+        )
+        self.dropout: nn.Dropout = nn.Dropout(config.dropout)
+        self.blocks: nn.ModuleList = nn.ModuleList(
+            (Block if before else PostNormBlock)(config) for _ in range(config.num_layers)
+        )
+        self.norm: nn.LayerNorm | nn.Identity = nn.LayerNorm(hidden, eps=epsilon) if before else nn.Identity()
         self.register_buffer("tokens", torch.tensor(config.tokens), persistent=False)
         initialise(self, config)
 
@@ -96,6 +103,10 @@ def close(tokens: Tensor, starts: Tensor, closing: list[int]) -> tuple[Tensor, T
     stream = stream.index_copy(0, places_when_closed(starts, len(tokens), len(closing)), tokens)
     more = torch.arange(proteins + 1, device=starts.device, dtype=starts.dtype)
     return stream, starts + len(closing) * more
+
+
+def _norm(hidden: int, epsilon: float, there: bool) -> nn.LayerNorm | nn.Identity:
+    return nn.LayerNorm(hidden, eps=epsilon) if there else nn.Identity()
 
 
 def leave_unscaled(x: Tensor, masked: Tensor, starts: Tensor) -> Tensor:
