@@ -86,7 +86,7 @@ def _compiled() -> Path:
         directory = Path(_temporary[-1].name)
     target = directory / name
     if not target.exists():
-        partial = directory / f".{name}.{os.getpid()}"
+        partial = directory / f".{name}.{os.uname().nodename}.{os.getpid()}"  # a cache may be shared by nodes
         try:
             subprocess.run(
                 [*command, "-o", str(partial), *(str(here / source) for source in SOURCES)],
