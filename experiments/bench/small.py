@@ -13,7 +13,7 @@ from experiments.bench.train import matrix_product, our_step
 from proteinlm.config import ModelConfig, SyntheticDataConfig
 from proteinlm.data import sources
 from proteinlm.data.batches.packing import cut
-from proteinlm.models.kernels import library
+from proteinlm.models.kernels import compiler
 
 SHAPES = (
     *((192, 6, 8), (128, 6, 8), (128, 6, 4), (128, 3, 8), (32, 8, 4)),
@@ -33,7 +33,7 @@ def small(repeats: int, bf16: bool = False, shapes: tuple[tuple[int, int, int], 
         product, flops_of_product = matrix_product(config.hidden_size, TOKENS, bf16)
         arms: dict[str, Callable[[], object]] = {
             "C": our_step(config, packed, bf16),
-            "PyTorch": partial(without_library, our_step(config, packed, bf16)),
+            "PyTorch": partial(without_kernels, our_step(config, packed, bf16)),
             "product": product,
         }
         seconds = time_in_turns(arms, repeats, warming)
@@ -57,16 +57,16 @@ def samples(count: int) -> list[list[np.ndarray]]:
     return [[drawn[place] for place in piece.tolist()] for piece in pieces[:count]]
 
 
-def without_library(step: Callable[[], object]) -> None:
+def without_kernels(step: Callable[[], object]) -> None:
     """Take a step by PyTorch alone."""
-    before = os.environ.get(library.SWITCH)
-    os.environ[library.SWITCH] = "0"
-    library._library.cache_clear()
+    before = os.environ.get(compiler.SWITCH)
+    os.environ[compiler.SWITCH] = "0"
+    compiler._load_once.cache_clear()
     try:
         step()
     finally:
-        del os.environ[library.SWITCH]
+        del os.environ[compiler.SWITCH]
         if before is not None:
-            os.environ[library.SWITCH] = before
-        library._library.cache_clear()
-        library.library()
+            os.environ[compiler.SWITCH] = before
+        compiler._load_once.cache_clear()
+        compiler.load_kernels()

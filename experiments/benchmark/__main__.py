@@ -80,14 +80,14 @@ class Options:
         at_least(20, "resamples", self.resamples)
         at_least(2, "window", self.window)
         one_of("method", self.method, ("masked_marginals", "wildtype_marginals", "pseudo_likelihood"))
-        self.share  # noqa: B018
+        number, _, count = self.part.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise InputError(f"part={self.part} is not as in 3/16")
 
     @property
     def share(self) -> tuple[int, int]:
         """The number of `part`, from 1, and how many there are."""
         number, _, count = self.part.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise InputError(f"part={self.part} is not as in 3/16")
         return int(number), int(count)
 
 

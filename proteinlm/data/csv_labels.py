@@ -19,7 +19,7 @@ import numpy as np
 from proteinlm.config import CsvDataConfig, CustomTaskConfig, DataConfig
 from proteinlm.config.tasks import KINDS
 from proteinlm.data.formats.biotrainer import UNKNOWN, UNRESOLVED, Row, is_fasta, read_labelled
-from proteinlm.data.formats.compression import read_blocks
+from proteinlm.data.formats.compression import read_text
 from proteinlm.data.formats.letters import Letters
 from proteinlm.data.similarity import clusters
 from proteinlm.data.sources import Labelled
@@ -130,12 +130,7 @@ def _read(path: Path, config: CsvDataConfig, letters: Letters) -> _Read:
 
     Raises `InputError` with the line of the first that cannot be used.
     """
-    try:
-        text = b"".join(read_blocks(path, lambda raw: None)).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8, at byte {error.start}") from None
+    text = read_text(path)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if ".tsv" in path.suffixes else ",", strict=True)
     rows: list[Row] = []
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.library import library, share
+from proteinlm.models.kernels.compiler import load_kernels, share
 
 LONGEST = 1024
 """Tokens of the longest protein that it takes: its backward pass works on two matrices of the square of them."""
@@ -23,7 +23,7 @@ WIDEST = {torch.float32: 64, torch.bfloat16: 16}
 
 def is_faster(joint: Tensor) -> bool:
     """Whether to take it for `joint` (T, N, 3, D)."""
-    return joint.device.type == "cpu" and joint.shape[-1] <= WIDEST.get(joint.dtype, 0) and library() is not None
+    return joint.device.type == "cpu" and joint.shape[-1] <= WIDEST.get(joint.dtype, 0) and load_kernels() is not None
 
 
 def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
@@ -63,7 +63,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], joint: Tensor) -> None:
-    compiled = library()
+    compiled = load_kernels()
     assert compiled is not None
     tokens, number, _, dim = joint.shape
     function, space = (getattr(compiled, f"attention_{direction}{name}") for name in ("", "_space"))

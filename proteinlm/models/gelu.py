@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.library import library, share
+from proteinlm.models.kernels.compiler import load_kernels, share
 
 PIECE = 2**16
 """Numbers that a thread takes at once."""
@@ -16,7 +16,7 @@ PIECE = 2**16
 def gelu(x: Tensor, approximate: str) -> Tensor:
     """``x / 2 (1 + erf(x / sqrt(2)))`` of each number, or with `approximate` ``tanh`` the usual formula close to it."""
     suits = approximate == "tanh" and x.device.type == "cpu" and x.dtype == torch.float32
-    if suits and not torch.compiler.is_compiling() and library():
+    if suits and not torch.compiler.is_compiling() and load_kernels():
         output = _Gelu.apply(x.contiguous())
         assert isinstance(output, Tensor)
         return output
@@ -41,7 +41,7 @@ class _Gelu(torch.autograd.Function):
 
 
 def _call(name: str, *tensors: Tensor) -> None:
-    function, count = getattr(library(), name), tensors[0].numel()
+    function, count = getattr(load_kernels(), name), tensors[0].numel()
 
     def work(first: int, last: int) -> None:
         begin = first * PIECE

@@ -67,6 +67,7 @@ def test_relatives_are_found_once(tmp_path: Path):
     before = (tmp_path / "out/query.a3m").stat().st_mtime_ns
     (tmp_path / "out/none.a3m").unlink()
     code, output, _ = run(*words)
+    assert code == 0
     assert "query.a3m: 10 relatives, already there\n" in output
     assert (tmp_path / "out/query.a3m").stat().st_mtime_ns == before
     assert (tmp_path / "out/none.a3m").is_file()

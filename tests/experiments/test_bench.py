@@ -13,7 +13,7 @@ from experiments.bench import __main__ as bench
 from experiments.bench import embed, growth, small, tracking, train, workload
 from experiments.bench.figures import ratio, time_in_turns
 from proteinlm.config import ModelConfig
-from proteinlm.models.kernels import library
+from proteinlm.models.kernels import compiler
 from tests.experiments.sweeps import made_up
 
 SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
@@ -130,7 +130,7 @@ def test_growth_of_corpus_cluster_and_sweep_is_measured_at_three_sizes(tmp_path:
 def test_small_steps_are_measured_with_the_functions_in_c_and_without(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(train, "PRODUCT_FLOPS", 1e7)
     used: list[bool] = []
-    monkeypatch.setattr(small, "our_step", lambda *given: lambda: used.append(library.library() is not None))
+    monkeypatch.setattr(small, "our_step", lambda *given: lambda: used.append(compiler.load_kernels() is not None))
     figures = small.small(2, shapes=((32, 1, 4),))
     assert used == [True, False] * 3
     assert len(figures) == 3

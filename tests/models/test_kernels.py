@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from proteinlm.models import attention_compiled
 from proteinlm.models.gelu import PIECE, gelu
 from proteinlm.models.heads import tanh_pairs
-from proteinlm.models.kernels import library as kernels
+from proteinlm.models.kernels import compiler as kernels
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A cache of this test's own, in which nothing is compiled yet."""
     monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
-    kernels._library.cache_clear()
+    kernels._load_once.cache_clear()
     yield tmp_path / "cache"
-    kernels._library.cache_clear()
+    kernels._load_once.cache_clear()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -72,12 +72,12 @@ def test_pair_logits_are_those_of_the_whole_hidden_layer(length: int, hidden: in
 
 
 def test_a_compiled_file_is_made_once_where_others_cannot_write(fresh: Path):
-    assert kernels.library()
+    assert kernels.load_kernels()
     (file,) = fresh.rglob("*.so")
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     made = file.stat().st_mtime_ns
-    kernels._library.cache_clear()
-    assert kernels.library()
+    kernels._load_once.cache_clear()
+    assert kernels.load_kernels()
     assert file.stat().st_mtime_ns == made
     assert [*fresh.rglob("*.*")] == [file]
 
@@ -86,7 +86,7 @@ def test_code_that_others_could_have_written_is_not_run(fresh: Path):
     directory = fresh / f"kernels-{os.getuid()}"
     directory.mkdir(parents=True)
     directory.chmod(0o777)
-    assert kernels.library()
+    assert kernels.load_kernels()
     assert not [*fresh.rglob("*.so")]  # but in a directory of this process
 
 
@@ -115,12 +115,12 @@ def test_without_a_compiler_pytorch_computes_and_one_line_says_so(
 
 def test_the_switch_leaves_everything_to_pytorch(fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(kernels.SWITCH, "0")
-    assert kernels.library() is None
+    assert kernels.load_kernels() is None
     assert not fresh.exists()
 
 
 def test_any_number_of_processes_may_compile_at_once(fresh: Path):
-    command = "from proteinlm.models.kernels.library import library; assert library()"
+    command = "from proteinlm.models.kernels.compiler import load_kernels; assert load_kernels()"
     started = [subprocess.Popen([sys.executable, "-c", command]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert len([*fresh.rglob("*.*")]) == 1

@@ -11,6 +11,7 @@ The query is the first row. What its relatives have between two of its residues 
 N rows, L columns.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -128,7 +129,7 @@ def check_query(alignment: Alignment, protein: np.ndarray) -> int:
     raise InputError(f"{alignment.origin}: its first row, the query, is not part of the protein")
 
 
-def _bounded(path: Path):
+def _bounded(path: Path) -> Iterator[bytes]:
     size = 0
     for block in read_blocks(path, lambda raw: None):
         size += len(block)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from proteinlm.data.formats.compression import read_blocks
+from proteinlm.data.formats.compression import read_text
 from proteinlm.errors import InputError
 
 SEQUENCES, MASK = "sequences.fasta", "mask.fasta"
@@ -80,12 +80,7 @@ def read_labelled(path: Path) -> list[Row]:
 
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a FASTA file, plain or compressed, without a look at their letters."""
-    try:
-        text = b"".join(read_blocks(path, lambda raw: None)).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not text in UTF-8, at byte {error.start}") from None
+    text = read_text(path)
     header, begin, body = "", 0, []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.startswith(">"):

@@ -40,6 +40,16 @@ def read_blocks(path: Path, watch: Watch) -> Iterator[bytes]:
             raise InputError(f"{path}: damaged: {error}") from None
 
 
+def read_text(path: Path) -> str:
+    """The whole of a plain or compressed file as UTF-8; `InputError` if it cannot be read or is something else."""
+    try:
+        return b"".join(read_blocks(path, lambda raw: None)).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not text in UTF-8, at byte {error.start}") from None
+
+
 def _watched(chunks: Iterable[bytes], watch: Watch) -> Iterator[bytes]:
     for chunk in chunks:
         watch(chunk)

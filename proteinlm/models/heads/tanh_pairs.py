@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.library import library, share
+from proteinlm.models.kernels.compiler import load_kernels, share
 
 ROWS = 64
 """Rows of the logits that a thread takes at once. Each set has a gradient of its own, which are then summed: so the sum does
@@ -21,7 +21,7 @@ FILLED = 16
 
 def is_faster(first: Tensor, dropout: float) -> bool:
     """Whether to take it for `first` (L, H): where it can be, it is, but it drops nothing out."""
-    return first.device.type == "cpu" and first.dtype == torch.float32 and not dropout and library() is not None
+    return first.device.type == "cpu" and first.dtype == torch.float32 and not dropout and load_kernels() is not None
 
 
 def logits(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -75,4 +75,4 @@ def _filled(x: Tensor) -> Tensor:
 
 
 def _function(name: str) -> Any:
-    return getattr(library(), name)
+    return getattr(load_kernels(), name)

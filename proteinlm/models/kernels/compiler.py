@@ -49,14 +49,14 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 _loading = threading.Lock()  # a backward pass has a thread of its own
 
 
-def library() -> ctypes.CDLL | None:
+def load_kernels() -> ctypes.CDLL | None:
     """The compiled functions; None, and one line on stderr, where they cannot be compiled."""
     with _loading:
-        return _library()
+        return _load_once()
 
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
+def _load_once() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
