@@ -80,7 +80,7 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("longer", [0, 1])
 def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention_compiled, "library", lambda: None)  # with it, less is kept than planned
+    monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # with it, less is kept than planned
     length = max_scored_tokens(mixed) + longer
     model = ModelConfig(128, 1, 4, dropout=dropout)
     block = Block(model)
@@ -99,7 +99,7 @@ def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatc
 
 @pytest.mark.parametrize("encoder", [("gelu", "learned"), ("gated", "rotary")])
 def test_flops_are_those_that_torch_counts(encoder: tuple[str, str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention_compiled, "library", lambda: None)  # what is compiled is not counted
+    monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # what is compiled is not counted
     model = ModelConfig(64, 3, 4, max_positions=128, feed_forward=encoder[0], positions=encoder[1])
     backbone, head = Backbone(model), LanguageModelHead(model)
     lengths, targets = [64] * 4, 32  # matrix products attend without filler, and are counted
@@ -179,7 +179,7 @@ def test_products_are_in_bf16_where_a_run_computes_them_so(precision: str, cuda:
 
 @pytest.mark.parametrize("activations", ["keep", "recompute"])
 def test_what_a_whole_model_saves(activations: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attention_compiled, "library", lambda: None)
+    monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)
     config = small(*SMALL, "model.num_layers=6", "model.hidden_size=64", f"strategy.activations={activations}")
     module = MaskedLanguageModel(config, ())
     if activations == "recompute":
