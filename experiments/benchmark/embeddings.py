@@ -1,12 +1,13 @@
 """Embeddings of a frozen model, computed once for all splits of a benchmark and kept on disk.
 
-A file holds those of some proteins by one model. Its name is a digest of both, so another run finds it, whatever its
-split. They are kept as float16: a probe on them learns the same, and they take half the room.
+A file holds those of some proteins by one model, and a digest of each protein, so every run finds what any other run has
+computed, whatever its splits. They are kept as float16: a probe on them learns the same, and they take half the room.
 
 N proteins, L residues of one, R residues of all, H hidden size.
 """
 
 import hashlib
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,20 +56,44 @@ def embed(model: Model, sequences: Sequence[str], pooling: Pooling, cache: Path)
             raise InputError(f"{sequence[:10]}...: {error}") from None
     folder = cache / f"{model.fingerprint[:12]}-{model.machine.precision}-{pooling}"
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, np.ndarray] = {}
-    with Bar("embedding", sum(map(len, distinct)), of_bytes=False) as bar:
-        for group in _groups(distinct):
-            file = folder / f"{hashlib.sha256(' '.join(group).encode()).hexdigest()[:32]}.npy"
-            lengths = np.array([len(sequence) if pooling == "residue" else 1 for sequence in group])
-            if not file.exists():
-                letters = [np.frombuffer(sequence.encode(), np.uint8) for sequence in group]
-                rows = [np.atleast_2d(part) for part in model.pool(letters, pooling)]
-                with written_whole(file) as sink:
-                    np.save(sink, np.concatenate(rows).astype(np.float16))
-            parts = np.split(np.load(file), np.cumsum(lengths)[:-1])
-            found |= zip(group, parts if pooling == "residue" else (part[0] for part in parts), strict=True)
+    found = _kept(folder, distinct, pooling)
+    missing = [sequence for sequence in distinct if sequence not in found]
+    with Bar("embedding", sum(map(len, missing)), of_bytes=False) as bar:
+        for group in _groups(missing):
+            letters = [np.frombuffer(sequence.encode(), np.uint8) for sequence in group]
+            rows = [np.atleast_2d(part).astype(np.float16) for part in model.pool(letters, pooling)]
+            digests = np.array([_digest(sequence) for sequence in group])
+            name = hashlib.sha256(digests.tobytes()).hexdigest()[:32]
+            with written_whole(folder / f"{name}.npz") as sink:
+                np.savez(
+                    sink, allow_pickle=False, digests=digests, lengths=[*map(len, rows)], rows=np.concatenate(rows)
+                )
+            found |= zip(group, rows if pooling == "residue" else (part[0] for part in rows), strict=True)
             bar.advance(sum(map(len, group)))
     return found
+
+
+def _kept(folder: Path, sequences: Sequence[str], pooling: Pooling) -> dict[str, np.ndarray]:
+    """The embeddings of those of `sequences` that the files in `folder` have."""
+    wanted = {_digest(sequence): sequence for sequence in sequences}
+    found: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(file, allow_pickle=False) as content:
+                digests = content["digests"].tolist()
+                if wanted.keys().isdisjoint(digests):
+                    continue
+                parts = np.split(content["rows"], np.cumsum(content["lengths"])[:-1])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InputError(f"{file}: damaged, remove it: {error}") from None
+        for name, part in zip(digests, parts, strict=True):
+            if name in wanted:
+                found[wanted[name]] = part if pooling == "residue" else part[0]
+    return found
+
+
+def _digest(sequence: str) -> bytes:
+    return hashlib.sha256(sequence.encode()).hexdigest()[:32].encode()
 
 
 def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import score_variants
-from proteinlm.inference.model import Model, load
+from proteinlm.inference.model import Model, Pooling, load
 from proteinlm.models import registry
 from proteinlm.models.seeding import reseed
 from tests.data.samples import protein
@@ -98,6 +98,41 @@ def test_embeddings_are_computed_once(weights: Path, tmp_path: Path, monkeypatch
     assert all(np.array_equal(again[sequence], found[sequence]) for sequence in sequences)
 
 
+def test_splits_that_share_proteins_share_their_embeddings(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    flip(tmp_path)
+    add_split(tmp_path, "all", every=1)
+    add_split(tmp_path, "half", every=2)
+    computed: list[bytes] = []
+    pool = Model.pool
+
+    def counted(model: Model, letters: list[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
+        computed.extend(each.tobytes() for each in letters)
+        return pool(model, letters, pooling)
+
+    monkeypatch.setattr(Model, "pool", counted)
+    ask(
+        "flip/small",
+        f"root={tmp_path}",
+        f"model.path={weights}",
+        f"cache={tmp_path}",
+        f"output={tmp_path / 'out'}",
+        "resamples=30",
+    )
+    assert len(list((tmp_path / "out").rglob("result.json"))) == 3
+    assert len(computed) == len(set(computed)) == 90
+
+
+def test_damaged_embeddings_are_named(weights: Path, tmp_path: Path):
+    model = load(weights)
+    embeddings.embed(model, [TARGET], "mean", tmp_path)
+    (file,) = tmp_path.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(InputError, match=f"{file}: damaged, remove it"):
+        embeddings.embed(model, [TARGET], "mean", tmp_path)
+
+
 def test_random_weights_have_the_shape_and_another_fingerprint(weights: Path):
     machine = load(weights).machine
     drawn = [embeddings.load_model(weights, True, seed, machine) for seed in (0, 0, 1)]
@@ -122,6 +157,16 @@ def flip(root: Path) -> None:
     with zipfile.ZipFile(root / "flip" / "small_splits.zip", "w") as archive:
         archive.writestr("splits/.DS_Store", "x")
         archive.writestr("splits/drawn.csv", "sequence,target,set,validation\n" + "\n".join(rows) + "\n")
+
+
+def add_split(root: Path, name: str, *, every: int) -> None:
+    """Another split in the archive of `flip`: one row of `every`, those to test on and to train on exchanged."""
+    exchanged = {"test": "train", "train": "test"}
+    with zipfile.ZipFile(root / "flip" / "small_splits.zip", "a") as archive:
+        head, *rows = archive.read("splits/drawn.csv").decode().splitlines()
+        parts = [row.rsplit(",", 2) for row in rows[::every]]
+        kept = [f"{rest},{said if valid else exchanged[said]},{valid}" for rest, said, valid in parts]
+        archive.writestr(f"splits/{name}.csv", "\n".join([head, *kept]) + "\n")
 
 
 def test_a_benchmark_gives_a_table_and_is_not_computed_again(
