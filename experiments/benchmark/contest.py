@@ -16,16 +16,15 @@ from experiments.benchmark import baselines
 from experiments.benchmark.embeddings import embed
 from experiments.benchmark.probes import Predict, logistic, ridge
 from experiments.controls import windows
-from proteinlm.config.tasks import KINDS
-from proteinlm.data.csv_labels import LabelledRows, residue_numbers
+from proteinlm.data.csv_labels import LabelledRows
 from proteinlm.data.formats.biotrainer import UNKNOWN, Row
+from proteinlm.data.label_kinds import CLASS, NUMBER, RESIDUE_NUMBERS, RESIDUES, residue_numbers
 from proteinlm.data.similarity import leakage
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
 from proteinlm.records.bootstrap import Interval, Sample, bootstrap, paired_bootstrap
 from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Confusions, Measured
 
-CLASS, NUMBER, RESIDUES, RESIDUE_NUMBERS = KINDS
 MAIN = {CLASS: "accuracy", NUMBER: "spearman", RESIDUES: "accuracy", RESIDUE_NUMBERS: "spearman"}
 """The measure that says who is best, by kind of label."""
 SIGNIFICANCE = 0.05

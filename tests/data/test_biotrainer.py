@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from proteinlm.config import CsvDataConfig, CustomTaskConfig
-from proteinlm.data.csv_labels import LabelledRows, open_labels, read_rows, residue_numbers
+from proteinlm.data.csv_labels import LabelledRows, open_labels, read_rows
+from proteinlm.data.label_kinds import residue_numbers
 from proteinlm.errors import InputError
 from tests.data.samples import protein
 from tests.runs import ROOT
