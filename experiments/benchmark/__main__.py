@@ -54,7 +54,7 @@ class Options:
     baselines: bool = True
     """Compare with what needs no network."""
     train_proteins: int = 0
-    """At most so many proteins to train on, and for validation, evenly spaced; 0: all."""
+    """At most so many proteins to train on, and for validation, mostly the same in all splits; 0: all."""
     test_proteins: int = 0
     """Likewise to test on; 0: all, as a result should."""
     relatives: bool = False
@@ -70,12 +70,14 @@ class Options:
     part: str = "1/1"
     """Of ProteinGym: ``3/16`` scores each sixteenth assay from the third on, so that sixteen jobs share them."""
     precision: str = "auto"
+    batch_tokens: int = 0
+    """Tokens that are embedded at once; 0 chooses."""
     cache: str = ""
     """Where embeddings are kept; by default ``$PROTEINLM_CACHE``, or ``~/.cache/proteinlm``."""
     output: str = "runs/benchmarks"
 
     def __post_init__(self) -> None:
-        for knob in ("train_proteins", "test_proteins", "seed"):
+        for knob in ("train_proteins", "test_proteins", "seed", "batch_tokens"):
             at_least(0, knob, getattr(self, knob))
         at_least(20, "resamples", self.resamples)
         at_least(2, "window", self.window)
@@ -156,7 +158,7 @@ def _model(options: Options) -> "Model":
     from experiments.benchmark.embeddings import load_model
     from proteinlm.inference.model import Placement
 
-    machine = Placement.choose(precision=options.precision)
+    machine = Placement.choose(precision=options.precision, batch_tokens=options.batch_tokens)
     return load_model(Path(options.model.path).expanduser(), options.model.random, options.seed, machine)
 
 
@@ -170,7 +172,13 @@ def _run(options: Options, models: "dict[str, Model]", split: "Split", title: st
     from proteinlm.storage.cache import default_cache
 
     name = next(iter(models), "without a network")
-    identity = {**{knob: value for knob, value in asdict(options).items() if knob not in ("root", "cache", "output")}}
+    identity = {
+        **{
+            knob: value
+            for knob, value in asdict(options).items()
+            if knob not in ("root", "cache", "output", "batch_tokens")
+        }
+    }
     identity |= {"title": title, "weights": [model.fingerprint for model in models.values()], "model": name}
     directory = (
         Path(options.output) / name.replace(" ", "-").replace(",", "") / title.replace("/", "_").replace(" ", "-")

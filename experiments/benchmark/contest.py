@@ -4,6 +4,7 @@ A model's frozen embeddings under a linear probe meet what needs no network. N p
 that have a label.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,7 +58,7 @@ class Split:
 
     rows: LabelledRows
     train_proteins: int = 0
-    """At most so many, evenly spaced, of each for training and for validation; 0: all."""
+    """At most so many of each for training and for validation, see `chosen`; 0: all."""
     test_proteins: int = 0
 
     @property
@@ -83,9 +84,7 @@ class Split:
         return self._entries("test", self.test_proteins)
 
     def _entries(self, split: str, most: int) -> Entries:
-        rows = self.rows.splits[split]
-        if 0 < most < len(rows):
-            rows = [rows[place * len(rows) // most] for place in range(most)]
+        rows = chosen(self.rows.splits[split], most)
         labels = [self._labels(row) for row in rows]
         sequences = [row.sequence for row in rows]
         if not self.is_of_residues:
@@ -123,6 +122,17 @@ class Split:
         else:
             probe = ridge(train, self.train.target, valid, self.valid.target)
         return probe(self.test.flat(features))
+
+
+def chosen(rows: list[Row], most: int) -> list[Row]:
+    """At most so many of `rows`, in their order; 0: all.
+
+    Those whose sequences have the lowest digests, so that splits of the same proteins choose mostly the same ones.
+    """
+    if not 0 < most < len(rows):
+        return rows
+    digests = [hashlib.sha256(row.sequence.encode()).digest() for row in rows]
+    return [rows[place] for place in sorted(sorted(range(len(rows)), key=digests.__getitem__)[:most])]
 
 
 def model_predictions(split: Split, model: Model, cache: Path) -> np.ndarray:

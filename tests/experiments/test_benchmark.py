@@ -14,6 +14,7 @@ from experiments.benchmark import baselines, contest, embeddings, probes, zero_s
 from experiments.benchmark.named import open_benchmark
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
+from proteinlm.data.formats.biotrainer import Row
 from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import score_variants
 from proteinlm.inference.model import Model, Pooling, load
@@ -122,6 +123,16 @@ def test_splits_that_share_proteins_share_their_embeddings(
     )
     assert len(list((tmp_path / "out").rglob("result.json"))) == 3
     assert len(computed) == len(set(computed)) == 90
+
+
+def test_splits_choose_the_same_proteins():
+    rows = [Row(n, "", protein(20, n), str(n), "") for n in range(200)]
+    assert contest.chosen(rows, 0) == contest.chosen(rows, 200) == rows
+    some = contest.chosen(rows, 50)
+    assert some == [row for row in rows if row in some]  # in their order
+    assert len(some) == 50
+    of_others = contest.chosen(rows[::-2], 50)
+    assert set(some) & set(rows[1::2]) <= set(of_others)
 
 
 def test_damaged_embeddings_are_named(weights: Path, tmp_path: Path):
