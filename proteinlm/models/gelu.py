@@ -1,4 +1,4 @@
-"""GELU: PyTorch's, or of its tanh approximation in float32 on CPUs the faster ``kernels/gelu.c``."""
+"""GELU: PyTorch's, or of its tanh approximation on CPUs the faster ``kernels/gelu.c``."""
 
 from typing import Any
 
@@ -11,11 +11,13 @@ from proteinlm.models.kernels.compiler import load_kernels, share
 
 PIECE = 2**16
 """Numbers that a thread takes at once."""
+SUFFIXES = {torch.float32: "", torch.bfloat16: "_bf16"}
+"""What the names of the functions in C end with, by the type of their numbers."""
 
 
 def gelu(x: Tensor, approximate: str) -> Tensor:
     """``x / 2 (1 + erf(x / sqrt(2)))`` of each number, or with `approximate` ``tanh`` the usual formula close to it."""
-    suits = approximate == "tanh" and x.device.type == "cpu" and x.dtype == torch.float32
+    suits = approximate == "tanh" and x.device.type == "cpu" and x.dtype in SUFFIXES
     if suits and not torch.compiler.is_compiling() and load_kernels():
         output = _Gelu.apply(x.contiguous())
         assert isinstance(output, Tensor)
@@ -41,7 +43,7 @@ class _Gelu(torch.autograd.Function):
 
 
 def _call(name: str, *tensors: Tensor) -> None:
-    function, count = getattr(load_kernels(), name), tensors[0].numel()
+    function, count = getattr(load_kernels(), name + SUFFIXES[tensors[0].dtype]), tensors[0].numel()
 
     def work(first: int, last: int) -> None:
         begin = first * PIECE

@@ -40,13 +40,33 @@ def test_gelu_is_pytorchs(size: int, threads: int):
     torch.testing.assert_close(x.grad, exact.grad.float(), atol=2e-6, rtol=1e-5)
 
 
-def test_gelu_far_from_zero():
-    x = torch.tensor([-1e10, -200.0, -20.0, 20.0, 200.0, 1e10, float("nan")], requires_grad=True)
+@pytest.mark.parametrize("size", [1, 15, 1000, PIECE + 5])
+def test_gelu_in_bfloat16_is_as_near_to_the_exact_one_as_pytorchs(size: int):
+    torch.manual_seed(0)
+    exact = (3 * torch.randn(size)).bfloat16().double().requires_grad_()
+    upstream = torch.randn(size).bfloat16()
+    expected = F.gelu(exact, approximate="tanh")
+    errors = []
+    (of_exact,) = torch.autograd.grad(expected, exact, upstream.double())
+    for function in (gelu, lambda x, approximate: F.gelu(x, approximate=approximate)):
+        x = exact.detach().bfloat16().requires_grad_()
+        y = function(x, "tanh")
+        (gradient,) = torch.autograd.grad(y, x, upstream)
+        assert y.dtype == gradient.dtype == torch.bfloat16
+        errors.append([(y - expected).abs().max().item(), (gradient - of_exact).abs().max().item()])
+    for ours, theirs in zip(*errors, strict=True):
+        assert ours <= 1.01 * theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_far_from_zero(dtype: torch.dtype):
+    x = torch.tensor([-1e10, -200.0, -20.0, 20.0, 200.0, 1e10, float("nan")], dtype=dtype, requires_grad=True)
     y = gelu(x, "tanh")
     y.sum().backward()
     assert x.grad is not None
-    torch.testing.assert_close(y, torch.tensor([0, 0, 0, 20, 200, 1e10, float("nan")]), equal_nan=True)
-    torch.testing.assert_close(x.grad, torch.tensor([0, 0, 0, 1, 1, 1, float("nan")]), equal_nan=True)
+    expected = torch.tensor([0, 0, 0, 20, 200, 1e10, float("nan")], dtype=dtype)
+    torch.testing.assert_close(y, expected, equal_nan=True)
+    torch.testing.assert_close(x.grad, torch.tensor([0, 0, 0, 1, 1, 1, float("nan")], dtype=dtype), equal_nan=True)
 
 
 @pytest.mark.parametrize(("length", "hidden"), [(1, 5), (70, 48), (130, 33)])

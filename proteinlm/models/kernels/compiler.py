@@ -28,6 +28,8 @@ HEADERS = ("vectors.h",)
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By the instructions that PyTorch has chosen; other processors have theirs by default."""
+BF16_PRODUCTS = "-mavx512bf16"
+"""For the sums of two products of numbers in bfloat16 that some processors with AVX-512 compute at once."""
 SWITCH = "PROTEINLM_KERNELS"
 """Environment variable: ``0`` leaves everything to PyTorch."""
 PATIENCE = 120.0
@@ -41,6 +43,8 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "attention_backward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
     "gelu_forward": (None, [_pointer] * 2 + [_number]),
     "gelu_backward": (None, [_pointer] * 3 + [_number]),
+    "gelu_forward_bf16": (None, [_pointer] * 2 + [_number]),
+    "gelu_backward_bf16": (None, [_pointer] * 3 + [_number]),
     "pairs_forward": (None, [_pointer] * 3 + [_float, _pointer] + [_number] * 5),
     "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
 }
@@ -77,7 +81,7 @@ def _compiled() -> Path:
     if shutil.which(compiler[0]) is None:
         raise RuntimeError("there is no C compiler (cc, gcc or clang)")
     here = Path(__file__).parent
-    command = [*compiler, *FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())]
+    command = [*compiler, *FLAGS, *_instructions()]
     content = "\0".join([*command, os.uname().machine, *((here / name).read_text() for name in (*SOURCES, *HEADERS))])
     name = f"{hashlib.sha256(content.encode()).hexdigest()[:24]}.so"
     directory = _private(default_cache() / f"kernels-{os.getuid()}")
@@ -101,6 +105,17 @@ def _compiled() -> Path:
         finally:
             partial.unlink(missing_ok=True)
     return target
+
+
+def has_bf16_products() -> bool:
+    """Whether the processor has instructions for products in bfloat16, and PyTorch is not kept from using them."""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and torch.cpu._is_avx512_bf16_supported()
+
+
+def _instructions() -> list[str]:
+    chosen = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+    return [*chosen, BF16_PRODUCTS] if has_bf16_products() else [*chosen]
 
 
 _temporary: list[tempfile.TemporaryDirectory[str]] = []

@@ -1,4 +1,4 @@
-/* GELU in the tanh approximation, and its gradient.
+/* GELU in the tanh approximation, and its gradient, in float32 or bfloat16.
  *
  * x (1 + tanh u) / 2 is x s with s = 1 / (1 + exp(-2 u)), where u = sqrt(2 / pi) (x + 0.044715 x^3): one exponential.
  */
@@ -14,30 +14,34 @@ static inline Vector slope(Vector x) {
     return s + x * (s - s * s) * (TWICE_ROOT * (1.0f + 3.0f * CUBIC * (x * x)));
 }
 
-/* y (count) of x (count). */
-void gelu_forward(const float *x, float *y, int64_t count) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        Vector each = load(x + i);
-        store(y + i, each * sigmoid(each));
+/* Both functions for numbers of one type, by what loads and stores as many as there are lanes. */
+#define FUNCTIONS_OF(Number, suffix, load, store)                                                            \
+    /* y (count) of x (count). */                                                                            \
+    void gelu_forward##suffix(const Number *x, Number *y, int64_t count) {                                   \
+        int64_t i = 0;                                                                                       \
+        for (; i + LANES <= count; i += LANES) {                                                             \
+            Vector each = load(x + i);                                                                       \
+            store(y + i, each * sigmoid(each));                                                              \
+        }                                                                                                    \
+        if (i < count) {                                                                                     \
+            Number rest[LANES] = {0};                                                                        \
+            memcpy(rest, x + i, (count - i) * sizeof(Number));                                               \
+            store(rest, load(rest) * sigmoid(load(rest)));                                                   \
+            memcpy(y + i, rest, (count - i) * sizeof(Number));                                               \
+        }                                                                                                    \
+    }                                                                                                        \
+    /* The gradient (count) of x (count), from that of y, `upstream` (count), which it may overwrite. */     \
+    void gelu_backward##suffix(const Number *x, const Number *upstream, Number *gradient, int64_t count) {   \
+        int64_t i = 0;                                                                                       \
+        for (; i + LANES <= count; i += LANES) store(gradient + i, load(upstream + i) * slope(load(x + i))); \
+        if (i < count) {                                                                                     \
+            Number rest[2][LANES] = {{0}};                                                                   \
+            memcpy(rest[0], x + i, (count - i) * sizeof(Number));                                            \
+            memcpy(rest[1], upstream + i, (count - i) * sizeof(Number));                                     \
+            store(rest[0], load(rest[1]) * slope(load(rest[0])));                                            \
+            memcpy(gradient + i, rest[0], (count - i) * sizeof(Number));                                     \
+        }                                                                                                    \
     }
-    if (i < count) {
-        float rest[LANES] = {0};
-        memcpy(rest, x + i, (count - i) * sizeof(float));
-        store(rest, load(rest) * sigmoid(load(rest)));
-        memcpy(y + i, rest, (count - i) * sizeof(float));
-    }
-}
 
-/* The gradient (count) of x (count), from that of y, `upstream` (count), in whose place it may be written. */
-void gelu_backward(const float *x, const float *upstream, float *gradient, int64_t count) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) store(gradient + i, load(upstream + i) * slope(load(x + i)));
-    if (i < count) {
-        float rest[2][LANES] = {{0}};
-        memcpy(rest[0], x + i, (count - i) * sizeof(float));
-        memcpy(rest[1], upstream + i, (count - i) * sizeof(float));
-        store(rest[0], load(rest[1]) * slope(load(rest[0])));
-        memcpy(gradient + i, rest[0], (count - i) * sizeof(float));
-    }
-}
+FUNCTIONS_OF(float, , load, store)
+FUNCTIONS_OF(uint16_t, _bf16, load_halves, store_halves)

@@ -18,6 +18,8 @@
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Unsigned __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 static inline Vector load(const float *from) {
     Vector x;
@@ -28,6 +30,29 @@ static inline Vector load(const float *from) {
 static inline void store(float *to, Vector x) { memcpy(to, &x, sizeof x); }
 
 static inline Vector all(float x) { return x - (Vector){0}; }
+
+/* Numbers in bfloat16, as many as there are lanes. */
+static inline Vector load_halves(const uint16_t *from) {
+    Halves x;
+    memcpy(&x, from, sizeof x);
+    return (Vector)(__builtin_convertvector(x, Integers) << 16);
+}
+
+/* Each lane rounded to bfloat16, to the even one of two that are as near. */
+static inline Halves halves(Vector x) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)x);
+#else
+    Unsigned bits = (Unsigned)x, is_number = (Unsigned)(x == x);
+    Unsigned rounded = bits + 0x7fff + (bits >> 16 & 1);
+    return __builtin_convertvector((rounded & is_number | (bits | 0x400000) & ~is_number) >> 16, Halves);
+#endif
+}
+
+static inline void store_halves(uint16_t *to, Vector x) {
+    Halves each = halves(x);
+    memcpy(to, &each, sizeof each);
+}
 
 /* In each lane a if a > b (a < b), else b: so b where one of them is not a number. */
 static inline Vector larger(Vector a, Vector b) {
