@@ -120,6 +120,7 @@ def test_every_shipped_file_composes_under_its_command(read_files: set[str]):
     for adapter in options("adapter"):
         composed("finetune", f"adapter={adapter}", start)
     composed("evaluate", "split=valid", start)
+    composed("benchmark", "benchmark=flip/gb1")
     shipped = {str(file.relative_to(CONF).with_suffix("")) for file in CONF.rglob("*.yaml")}
     assert shipped - read_files == set()
 

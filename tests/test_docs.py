@@ -20,6 +20,7 @@ import pytest
 import typer.main
 
 from experiments import evaluate as evaluate  # imported before the commands fork
+from experiments.benchmark.__main__ import named
 from proteinlm import cli
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
@@ -42,7 +43,7 @@ PAGES = sorted(
 )
 NEEDS = re.compile(r"(?:needs|takes|downloads) \w+")
 """What a block of commands that does not run says: ``needs a GPU``, ``takes 20 minutes``, ``downloads 8 GB``."""
-HYDRA = ("pretrain", "finetune", "evaluate", "row")
+HYDRA = ("pretrain", "finetune", "evaluate", "row", "benchmark")
 
 
 class Block(NamedTuple):
@@ -215,11 +216,15 @@ def hydra(command: str) -> tuple[str, list[str]] | None:
     stage = words[1] if words[0] == "proteinlm" and len(words) > 1 else ""
     if stage not in HYDRA or re.search(r"\.\.\.|task=(TASK|NAME)", command):
         return None
-    overrides = [word for word in words[2:] if "=" in word and not word.startswith("hydra.") and "glob(" not in word]
+    overrides = [
+        word for word in map(named, words[2:]) if "=" in word and not word.startswith("hydra.") and "glob(" not in word
+    ]
     if stage in ("finetune", "evaluate") and not any(word.startswith(("model=", "model.path=")) for word in overrides):
         overrides.append("model=tiny")
     if stage == "evaluate" and not any(word.startswith("split=") for word in overrides):
         overrides.append("split=valid")
+    if stage == "benchmark" and not any(word.startswith("benchmark=") for word in overrides):
+        overrides.append("benchmark=flip/gb1")
     if stage == "pretrain":
         overrides.append("name=of_a_page")  # which is the model's otherwise, where Hydra runs
     return stage, overrides

@@ -1,11 +1,11 @@
-"""The contestants of one split of a benchmark, their scores with intervals, and who cannot be told from the best.
+"""The contestants of one split of a benchmark, and what they predict.
 
 A model's frozen embeddings under a linear probe meet what needs no network. N proteins, E entries: proteins, or residues
 that have a label.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from experiments.benchmark import baselines
 from experiments.benchmark.embeddings import embed
 from experiments.benchmark.probes import Predict, logistic, ridge
+from experiments.benchmark.scores import Labels
 from experiments.controls import windows
 from proteinlm.data.csv_labels import LabelledRows
 from proteinlm.data.formats.biotrainer import UNKNOWN, Row
@@ -23,14 +24,6 @@ from proteinlm.data.label_kinds import CLASS, NUMBER, RESIDUE_NUMBERS, RESIDUES,
 from proteinlm.data.similarity import leakage
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
-from proteinlm.records.bootstrap import Interval, Sample, bootstrap, paired_bootstrap
-from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Confusions, Measured
-
-MAIN = {CLASS: "accuracy", NUMBER: "spearman", RESIDUES: "accuracy", RESIDUE_NUMBERS: "spearman"}
-"""The measure that says who is best, by kind of label."""
-SIGNIFICANCE = 0.05
-RANKS = ("site-independent", "Levenshtein", "BLOSUM62")
-"""Contestants whose predictions only rank: they are in no unit of the targets."""
 
 
 class Entries(NamedTuple):
@@ -101,17 +94,11 @@ class Split:
         numbers = {name: number for number, name in enumerate(self.rows.task.classes)} | {UNKNOWN: -1}
         return np.array([numbers[name] for name in (row.label if self.kind == RESIDUES else [row.label])])
 
-    def samples(self, prediction: np.ndarray) -> dict[str, Sample]:
-        """The scores of predictions (E,) of the test entries, by measure."""
-        record, owner, target = np.arange(len(self.test.sequences)), self.test.owner, self.test.target
-        if self.kind in (CLASS, RESIDUES):
-            classes = len(self.rows.task.classes)
-            return {
-                name: Confusions.of(record, owner, prediction, target, classes, measure)
-                for name, measure in CLASSES.items()
-            }
-        measures = NUMBERS | (RANKINGS if self.kind == NUMBER else {})
-        return {name: Measured(record, owner, prediction, target, measure) for name, measure in measures.items()}
+    @property
+    def labels(self) -> Labels:
+        """The labels of the test proteins."""
+        classes = len(self.rows.task.classes) if self.kind in (CLASS, RESIDUES) else 0
+        return Labels(self.kind, classes, len(self.test.sequences), self.test.owner, self.test.target)
 
     def fit(self, features: Callable[[str], np.ndarray]) -> np.ndarray:
         """The predictions (E,) for the test entries by a linear probe on the features of proteins or of residues."""
@@ -191,63 +178,3 @@ def relatives(split: Split) -> str:
     closest = leakage.built_in(*letters)
     shares = ", ".join(f"{np.mean(closest >= least):.1%} at least {least:.0%}" for least in leakage.THRESHOLDS)
     return f"test proteins with a relative among those to train on, by identity: {shares}"
-
-
-class Score(NamedTuple):
-    """One number of the table."""
-
-    value: float
-    interval: Interval
-
-
-class Line(NamedTuple):
-    """A contestant's scores."""
-
-    name: str
-    scores: dict[str, Score]
-    ties: bool
-    """Whether it is the best by the main measure, or cannot be told from it."""
-
-
-def compare(split: Split, predictions: Mapping[str, np.ndarray], resamples: int) -> list[Line]:
-    """The scores of all contestants on the test proteins, which are drawn again for the intervals."""
-    samples = {name: split.samples(prediction) for name, prediction in predictions.items()}
-    undefined = Score(float("nan"), Interval(float("nan"), float("nan")))
-    main = MAIN[split.kind]
-    values = {name: own[main].estimate() for name, own in samples.items()}
-    best = max(values, key=lambda name: -np.inf if np.isnan(values[name]) else values[name])
-    lines = []
-    for name, own in samples.items():
-        scores = {
-            metric: undefined
-            if name in RANKS and metric == "rmse"
-            else Score(sample.estimate(), bootstrap(sample, resamples=resamples))
-            for metric, sample in own.items()
-        }
-        if name == best:
-            ties = True
-        else:
-            p_value = paired_bootstrap(samples[best][main], own[main], resamples=resamples).p_value
-            ties = bool(p_value > SIGNIFICANCE)  # nan: undefined, so no tie
-        lines.append(Line(name, scores, ties))
-    return lines
-
-
-def text(lines: list[Line]) -> list[str]:
-    """The table in Markdown; the best and its ties are bold."""
-    metrics = list(lines[0].scores)
-    rows = [f"| | {' | '.join(metric.replace('_', ' ') for metric in metrics)} |", f"|:--|{'--:|' * len(metrics)}"]
-    for line in lines:
-        cells = [_cell(score) for score in line.scores.values()]
-        if line.ties:
-            cells[0] = f"**{cells[0]}**"
-        rows.append(f"| {line.name} | {' | '.join(cells)} |")
-    return rows
-
-
-def _cell(score: Score) -> str:
-    if np.isnan(score.value):
-        return "undefined"
-    if np.isnan(score.interval.low):
-        return f"{score.value:.3f}"
-    return f"{score.value:.3f} ({score.interval.low:.3f} to {score.interval.high:.3f})"

@@ -254,4 +254,19 @@ def run(model: Model, root: Path, method: str, window: int, part: tuple[int, int
     if left:
         yield f"{len(left)} assays of other parts are not scored yet, as {left[0]}"
         return
-    yield from summary_lines([(assay, measure(files[assay.name])) for assay, _ in found.assays], found.missing)
+    yield from summary_lines(scored(found, output), found.missing)
+
+
+def scored(found: Found, output: Path) -> list[tuple[Assay, AssayScores]]:
+    """The scores of every assay, from the files that `run` has written; none while one is missing."""
+    files = [(assay, output / assay.file) for assay, _ in found.assays]
+    if not all(file.exists() for _, file in files):
+        return []
+    return [(assay, measure(file)) for assay, file in files]
+
+
+def averages(scores: list[tuple[Assay, AssayScores]]) -> dict[str, float]:
+    """ProteinGym's average of each measure."""
+    names = [*MEASURES, *OF_FLAGS]
+    values = np.array([[own.measures[name] for name in names] for _, own in scores])
+    return dict(zip(names, summarize([assay for assay, _ in scores], values).averages[AVERAGE], strict=True))

@@ -15,6 +15,7 @@ from proteinlm.config.baselines import PostNormConfig as PostNormConfig
 from proteinlm.config.baselines import ProtVecConfig as ProtVecConfig
 from proteinlm.config.baselines import ResNetConfig as ResNetConfig
 from proteinlm.config.baselines import UniRepConfig as UniRepConfig
+from proteinlm.config.benchmarks import BenchmarkConfig as BenchmarkConfig
 from proteinlm.config.data import CsvDataConfig as CsvDataConfig
 from proteinlm.config.data import DataConfig as DataConfig
 from proteinlm.config.data import FilesDataConfig as FilesDataConfig
@@ -59,6 +60,7 @@ def register_schema() -> None:
     store.store(name="row_schema", node=RowConfig)
     store.store(name="finetune_schema", node=FinetuneConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="benchmark_schema", node=BenchmarkConfig)
     store.store(group="model", name="schema", node=ModelConfig)
     for family, node in FAMILIES.items():
         store.store(group="model", name=f"{family}_schema", node=node)

@@ -31,6 +31,12 @@ def finite(knob: str, value: float) -> None:
         raise InputError(f"{knob}={value} is not a finite number")
 
 
+def plain_name(knob: str, value: str) -> None:
+    """Refuse a `value` that is no plain name of a directory."""
+    if not value or value.startswith(".") or "/" in value:
+        raise InputError(f"{knob}={value!r} is not a plain directory name")
+
+
 def one_of(knob: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a `value` that is none of the `choices`."""
     if value not in choices:

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from proteinlm.config.adapters import AdapterConfig
 from proteinlm.config.baselines import LSTMConfig
-from proteinlm.config.checks import at_least
+from proteinlm.config.checks import at_least, plain_name
 from proteinlm.config.data import DataConfig
 from proteinlm.config.model import ModelConfig, PretrainedConfig, ScaleConfig, StartConfig
 from proteinlm.config.tasks import LabelledTaskConfig, LanguageModelConfig, NextResidueConfig, TaskConfig
@@ -61,9 +61,7 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):
-            value = getattr(self, knob)
-            if not value or value.startswith(".") or "/" in value:
-                raise InputError(f"{knob}={value!r} is not a plain directory name")
+            plain_name(knob, getattr(self, knob))
         at_least(0, "seed", self.seed)
         if self.seed >= 2**63:
             raise InputError(f"seed={self.seed} is not below 2**63")

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from proteinlm.config import FinetuneConfig, StageConfig, register_schema
+from proteinlm.config import BenchmarkConfig, FinetuneConfig, StageConfig, register_schema
 from proteinlm.errors import InputError
 from proteinlm.launch import processes, signals
 
@@ -25,7 +25,7 @@ CONF = next(
     Path(__file__).parents[2] / "conf",
 )
 """The configs: in the package where it was installed from a wheel, else beside it."""
-Config = TypeVar("Config", bound=StageConfig)
+Config = TypeVar("Config", bound=StageConfig | BenchmarkConfig)
 UNUSED = ("matplotlib", "scipy", "transformers")
 """What torchmetrics imports if it finds it, and a stage never asks it for."""
 
@@ -167,7 +167,9 @@ def start(command: str, config: Config, run: Callable[[Config], None]) -> None:
         raise processes.StoppedJob(message, stopped.signal) from None
 
 
-def _log(config: StageConfig) -> Path:
+def _log(config: StageConfig | BenchmarkConfig) -> Path:
+    if isinstance(config, BenchmarkConfig):
+        return config.log
     if isinstance(config, FinetuneConfig):
         return config.directory.parent / f"{config.task.label}.log"
     return Path(config.output) / config.group / config.name / "log.txt"

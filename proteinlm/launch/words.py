@@ -14,7 +14,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from proteinlm.config import EvaluateConfig, FinetuneConfig, RowConfig, RunConfig
+from proteinlm.config import BenchmarkConfig, EvaluateConfig, FinetuneConfig, RowConfig, RunConfig
 from proteinlm.errors import InputError
 
 CONFIGS: dict[str, type] = {
@@ -22,9 +22,10 @@ CONFIGS: dict[str, type] = {
     "finetune": FinetuneConfig,
     "evaluate": EvaluateConfig,
     "row": RowConfig,
+    "benchmark": BenchmarkConfig,
 }
 """The type of each config under ``conf/``."""
-PATHS = ("output", "data.root", "data.cache", "data.csv", "model.path")
+PATHS = ("output", "data.root", "data.cache", "data.csv", "model.path", "root", "cache")
 """Knobs in which a leading ``~`` is the home directory: no shell replaces it after an equals sign."""
 _WORD = re.compile(r"(\+{0,2})([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)

@@ -6,6 +6,8 @@ The log of a run (``output/group/name/log.txt``) belongs to `proteinlm.launch`, 
 
 RESULT = "result.json"
 """Scores, settings and provenance of a finished stage; its presence means that the stage is finished."""
+BENCHMARK = "benchmark.json"
+"""The scores of a model on one split of a benchmark, and of what it is compared with."""
 CONFIG = "config.yaml"
 """The resolved config that the directory belongs to, with the fingerprints of its inputs."""
 STAMP = "stamp.json"

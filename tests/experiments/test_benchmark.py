@@ -1,7 +1,8 @@
 """A frozen model meets what needs no network on FLIP's and PBC's files, and ranks ProteinGym's variants; a run goes on."""
 
 import itertools
-import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import baselines, contest, embeddings, probes, zero_shot
+from experiments.benchmark import baselines, contest, embeddings, probes, records, zero_shot
 from experiments.benchmark.named import open_benchmark
 from proteinlm import checkpoint
 from proteinlm.config import ModelConfig
@@ -18,9 +19,11 @@ from proteinlm.data.formats.biotrainer import Row
 from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import score_variants
 from proteinlm.inference.model import Model, Pooling, load
+from proteinlm.launch import entry
 from proteinlm.models import registry
 from proteinlm.models.seeding import reseed
 from tests.data.samples import protein
+from tests.runs import ROOT
 
 SHAPE = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_positions=64)
 TARGET = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
@@ -38,8 +41,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def ask(*words: str) -> int:
-    return benchmark.main(list(words))
+def ask(*words: str) -> None:
+    benchmark.run(entry.compose("benchmark", [benchmark.named(word) for word in words]))
 
 
 def test_levenshtein_is_the_shortest_way_between_two_words():
@@ -121,7 +124,7 @@ def test_splits_that_share_proteins_share_their_embeddings(
         f"output={tmp_path / 'out'}",
         "resamples=30",
     )
-    assert len(list((tmp_path / "out").rglob("result.json"))) == 3
+    assert len(list((tmp_path / "out").rglob("benchmark.json"))) == 3
     assert len(computed) == len(set(computed)) == 90
 
 
@@ -192,13 +195,13 @@ def test_a_benchmark_gives_a_table_and_is_not_computed_again(
         f"output={tmp_path / 'out'}",
         "control=true",
     ]
-    assert ask(*words, "resamples=30") == 0
+    ask(*words, "resamples=30")
     table = capsys.readouterr().out
     assert "flip/small drawn: train 48, valid 12, test 30 proteins, 30 labels to test on" in table
     names = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][1:]
     assert names == [
         weights.name,
-        "random weights, seed 0",
+        f"{weights.name}, random weights, seed 0",
         "mean",
         "ridge on one-hot",
         "ridge on one-hot, as FLIP",
@@ -208,11 +211,13 @@ def test_a_benchmark_gives_a_table_and_is_not_computed_again(
     assert mean.replace("*", "").startswith("| mean | 0.000 (0.000 to 0.000) | 0.000 (0.000 to 0.000) |")
     (ranks,) = (line for line in table.splitlines() if line.startswith("| site-independent"))
     assert ranks.split("|")[4].strip() == "undefined"  # it is in no unit of the target
-    (file,) = (tmp_path / "out").rglob("result.json")
-    saved = json.loads(file.read_text())
-    assert saved["scores"][weights.name]["spearman"][0] == pytest.approx(_again(file.parent, weights.name))
+    (file,) = (tmp_path / "out").rglob("benchmark.json")
+    assert file.parent == tmp_path / "out" / "benchmarks" / weights.name / "flip_small" / "drawn"
+    found = records.load(file).of(weights.name)
+    assert found.value == pytest.approx(_again(file.parent, weights.name))
+    assert found.low < found.value < found.high
     monkeypatch.setattr(contest, "model_predictions", lambda *_: pytest.fail("computed again"))
-    assert ask(*words, "resamples=30") == 0
+    ask(*words, "resamples=30")
     assert capsys.readouterr().out == table
     with pytest.raises(InputError, match="holds a result of other options"):
         ask(*words, "resamples=40")
@@ -222,7 +227,23 @@ def _again(directory: Path, name: str) -> float:
     from scipy.stats import spearmanr
 
     saved = np.load(directory / "predictions.npz")
-    return spearmanr(saved[name], saved["target"])[0]
+    return float(np.asarray(spearmanr(saved[name], saved["target"]))[0])
+
+
+def test_a_multirun_runs_each_split_and_an_unknown_knob_is_named(tmp_path: Path):
+    flip(tmp_path)
+    add_split(tmp_path, "all", every=1)
+    words = ["-m", "flip/small", f"root={tmp_path}", "network=false", f"output={tmp_path}/out", "resamples=30"]
+    command = [sys.executable, "-m", "experiments.benchmark", *words, f"hydra.sweep.dir={tmp_path}/sweeps"]
+    ended = subprocess.run([*command, "split=drawn,all"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    home = tmp_path / "out" / "benchmarks" / "without-a-network"
+    assert sorted(record.split for record in records.load_all(home)) == ["all", "drawn"]
+    assert "ridge on one-hot" in (home / "flip-small-drawn.log").read_text()
+    ended = subprocess.run([*command, "splt=drawn"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "splt" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_relatives_between_test_and_training_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -232,7 +253,7 @@ def test_relatives_between_test_and_training_are_counted(tmp_path: Path, capsys:
     records += [f">t{n} SET=test TARGET={n}\n{each}\n" for n, each in enumerate(others)]
     (tmp_path / "pbc").mkdir()
     (tmp_path / "pbc" / "some.fasta").write_text("".join(records))
-    ask("pbc/some", f"root={tmp_path}", "model.path=", f"output={tmp_path / 'out'}", "resamples=30", "relatives=true")
+    ask("pbc/some", f"root={tmp_path}", "network=false", f"output={tmp_path / 'out'}", "resamples=30", "relatives=true")
     assert "50.0% at least 90%, 50.0% at least 70%, 50.0% at least 50%, 50.0% at least 30%" in capsys.readouterr().out
 
 
@@ -248,7 +269,7 @@ def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Pa
         records.append(f">p{number} SET={said} TARGET={';'.join(map(str, numbers))}\n{sequence}\n")
     (tmp_path / "pbc").mkdir()
     (tmp_path / "pbc" / "greasy.fasta").write_text("".join(records))
-    ask("pbc/greasy", f"root={tmp_path}", "model.path=", f"output={tmp_path / 'out'}", "resamples=30")
+    ask("pbc/greasy", f"root={tmp_path}", "network=false", f"output={tmp_path / 'out'}", "resamples=30")
     table = capsys.readouterr().out
     missing = sum(record.count("999.0") for record in records[2::3])
     assert f"{10 * 20 - missing} labels to test on" in table
@@ -265,8 +286,7 @@ def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Pa
         (["pbc/../flip/x"], "not there"),
         (["flip/small", "split=other"], r"split=other is not one of drawn \(flip/small\)"),
         (["flip/small", "splt=drawn"], "splt"),
-        (["flip/small", "resamples=many"], "resamples|many"),
-        (["flip/small", "drawn"], "'drawn' is not a word such as"),
+        (["flip/small", "resamples=many"], "resamples"),
         (["proteingym/substitutions", "part=0/3"], "part=0/3 is not as in 3/16"),
         (["proteingym/substitutions", "method=luck"], "method=luck is not one of"),
     ],
@@ -274,7 +294,7 @@ def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Pa
 def test_a_word_that_means_nothing_is_named(tmp_path: Path, words: list[str], message: str):
     flip(tmp_path)
     with pytest.raises(InputError, match=message) as caught:
-        ask(*words, f"root={tmp_path}", "model.path=")
+        ask(*words, f"root={tmp_path}", "network=false")
     assert "\n" not in str(caught.value)
 
 
@@ -364,6 +384,20 @@ def test_parts_share_the_assays_and_a_run_goes_on(weights: Path, tmp_path: Path,
     values = [float(by_name[name].split("|")[3]) for name in "abc"]
     assert values[0] == pytest.approx(values[1])
     assert float(by_name["**average over selection types**"].split("|")[3]) == pytest.approx(np.mean(values), abs=1e-3)
+
+
+def test_the_averages_are_a_record_once_all_parts_are_there(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    gym(tmp_path, "a", "b")
+    words = [f"root={tmp_path}", f"model.path={weights}", f"output={tmp_path / 'out'}", "method=wildtype_marginals"]
+    ask("proteingym/substitutions", *words, "part=1/2")
+    assert not records.load_all(tmp_path / "out")
+    ask("proteingym/substitutions", *words, "part=2/2")
+    (record,) = records.load_all(tmp_path / "out")
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| **average"))
+    assert record.title == "proteingym/substitutions wildtype_marginals"
+    assert float(line.split("|")[3]) == pytest.approx(record.of(weights.name).value, abs=6e-4)
 
 
 @pytest.mark.parametrize(
