@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from experiments.table7.rows import SCRATCH, names_of_controls
 from proteinlm.config import FinetuneConfig, RowConfig, SyntheticDataConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
@@ -53,8 +54,10 @@ def is_finished(config: RowConfig) -> bool:
 
 def stages(config: RowConfig) -> list[FinetuneConfig]:
     """What comes after pretraining."""
-    control = config.finetunings(config.backbone, f"scratch-{config.name}") if config.name == config.control else []
-    return config.finetunings(config.pretrained) + control
+    controls = names_of_controls(config.control, [config.name])
+    return config.finetunings(config.pretrained) + [
+        stage for name in controls for stage in config.finetunings(config.backbone, SCRATCH + name)
+    ]
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rich.text import Text
 from experiments.table7 import __main__ as table7
 from experiments.table7 import universes as over_universes
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
-from experiments.table7.rows import PRETRAIN, SCRATCH, STAGES, shape_of
+from experiments.table7.rows import ALL, PRETRAIN, SCRATCH, STAGES, names_of_controls, shape_of
 from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import cores, entry, processes, signals, words
@@ -60,18 +60,20 @@ def main(arguments: list[str] | None = None) -> int:
 def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
     """Run all rows in one universe, and print their table."""
     directory = Path(options.output) / group
-    stages = plan_stages(options.control, ROWS[options.rows])
     row_words = [
         f"profile={options.profile}",
         f"output={words.quote(options.output)}",
         f"group={words.quote(group)}",
-        f"control={words.quote(options.control)}",
+        *([] if options.control is None else [f"control={words.quote(options.control)}"]),
         f"launcher={options.launcher}",
         *_data(options.data),
         *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
         *overrides,
     ]
-    entry.compose("row", row_words)  # what is wrong in one row is wrong in all, and better said before they start
+    config = entry.compose(
+        "row", row_words
+    )  # what is wrong in one row is wrong in all, and better said before they start
+    stages = plan_stages(config.control, ROWS[options.rows])
     with own_directory(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
@@ -146,7 +148,8 @@ def row_overrides(rows: str) -> list[str]:
 def plan_stages(control: str, rows: list[str]) -> list[Stage]:
     """All stages of the sweep, those of the longest rows first."""
     stages = [Stage(row, name) for row in largest_first(rows) for name in STAGES]
-    return stages + [Stage(SCRATCH + control, name) for name in STAGES if control and name != PRETRAIN]
+    controls = names_of_controls(control, largest_first(rows))
+    return stages + [Stage(SCRATCH + row, name) for row in controls for name in STAGES if name != PRETRAIN]
 
 
 def largest_first(rows: list[str]) -> list[str]:
@@ -282,8 +285,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--jobs", type=int, default=cores.physical_cores(), help="rows side by side; default: cores")
     parser.add_argument(
         "--control",
-        default="hidden-1024-layer-12-head-16",
-        help="row that is also fine-tuned from random weights; '' for none",
+        help="row that is also fine-tuned from random weights, or all of the ten; '' for none; else as the config has it",
     )
     options, overrides = parser.parse_known_args(arguments)
     if options.rows not in ROWS:
@@ -294,8 +296,8 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         )
     if options.data != "synthetic" and (options.universe, options.universes) != (0, 1):
         raise InputError(f"--universe and --universes are of the synthetic data, not of {options.data}")
-    if options.control and options.control not in TABLE7:
-        raise InputError(f"--control {options.control} is not a row of the table")
+    if options.control and options.control not in (ALL, *TABLE7):
+        raise InputError(f"--control {options.control} is neither a row of the table nor {ALL}")
     return options, overrides
 
 

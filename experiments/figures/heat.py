@@ -44,7 +44,9 @@ def draw(rows: list[Row], narrow: bool = False) -> Figure | None:
     panel.tick_params(length=0, labeltop=True, labelbottom=False, labelcolor=style.INK, labelsize=labels)
     panel.spines[:].set_visible(False)
     for line in range(1, len(shown)):
-        panel.axhline(line - 0.5, color=style.PAPER, linewidth=1.5 if not shown[line].control else 6)
+        panel.axhline(
+            line - 0.5, color=style.PAPER, linewidth=6 if shown[line].control > shown[line - 1].control else 1.5
+        )
     for place in range(1, len(COLUMNS)):
         panel.axvline(place - 0.5, color=style.PAPER, linewidth=1.5)
     return made

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.table7.published import TABLE7
-from experiments.table7.rows import PRETRAIN, Row
+from experiments.table7.rows import PRETRAIN, SCRATCH, Row
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
@@ -77,9 +77,9 @@ class Maps:
 
 
 def maps(rows: list[Row]) -> Maps | None:
-    """The map of the row of highest P@L beside the control's; None if no row has left one.
+    """The map of the row of highest P@L beside its control's; None if no row has left one.
 
-    Without a control, beside what nearness along the sequence alone gives (`experiments.controls`).
+    Another row's control stands in for it, and without any what nearness along the sequence gives (`experiments.controls`).
     """
     having = [row for row in rows if (row.directory / "contact" / CONTACT_MAP).is_file()]
     ten = [row for row in having if row.name in TABLE7]
@@ -88,7 +88,7 @@ def maps(rows: list[Row]) -> Maps | None:
     best = max(ten, key=lambda row: row.cells["precision_at_l"].value or 0.0)
     ours = contact_map.load(best.directory / "contact")
     aligned = _aligned(best.directory.parent / ALIGNMENTS, ours)
-    for control in (row for row in having if row.control):
+    for control in sorted((row for row in having if row.control), key=lambda row: row.name != SCRATCH + best.name):
         other = contact_map.load(control.directory / "contact")
         if (other.record, other.length) == (ours.record, ours.length):
             return Maps(ours, best.name, other, control.name, aligned)

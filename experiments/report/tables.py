@@ -18,7 +18,7 @@ from experiments.report.numbers import (
     summed,
 )
 from experiments.table7.published import COLUMNS, TABLE1, TABLE7, TABLE_COLUMNS, TABLES
-from experiments.table7.rows import PRETRAIN, Row
+from experiments.table7.rows import PRETRAIN, SCRATCH, Row
 from proteinlm.errors import InputError
 from proteinlm.records.run_directory import PLAN
 
@@ -106,7 +106,7 @@ def downstream(rows: list[Row]) -> list[Small]:
             (model, [number(value, PUBLISHED, f"TABLES[{place}][{model!r}]", 2)], False)
             for model, value in published_scores.items()
         ]
-        for name in (MEDIUM, LARGEST, *(row.name for row in rows if row.control)):
+        for name in (MEDIUM, LARGEST, SCRATCH + MEDIUM, SCRATCH + LARGEST):
             if name in by_name and (found := cell(by_name[name], column.key)):
                 shown.append((f"ours, {name}", [found], True))
         note = f"Ours: {METRICS[column.metric]} on {column.split.replace('_', ' ')}."

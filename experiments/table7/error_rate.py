@@ -1,13 +1,13 @@
-"""How often the claims are decided where there is nothing to decide: ``python -m experiments.table7.error_rate DIR``.
+"""How often the claims are decided where there is nothing to decide: ``python -m experiments.table7.error_rate DIR ...``.
 
 Made-up tables without an effect are made from a real one, with its columns correlated as they are:
 
 - bigger, depth or width, balance: the ten rows' scores are dealt to other shapes;
 - depth or width, once more: sizes matter as they do, but depth no more than width;
 - few layers, pretraining: each row scores what the fit predicts, and deviates from it by normal numbers of the covariance
-  that the deviations have; the control is another draw of its row, the shallow row is as good as its parameters say.
+  that the deviations have; a control is another draw of its row, the shallow row is as good as its parameters say.
 
-A verdict should come up in at most 5 % of them. Without a directory the table is the paper's. Imports no torch.
+A verdict should come up in at most 5 % of them. The paper's table is always one of the real ones. Imports no torch.
 
 R rows, C columns.
 """
@@ -38,6 +38,7 @@ from experiments.table7.rows import collect_some, shape_of
 from proteinlm.launch import entry
 
 CONTROL, SHALLOW = "hidden-1024-layer-12-head-16", "hidden-8192-layer-3"
+ONE = f"{PRETRAINING[:-1]}, by one control."
 EQUAL = f"{DEPTH[:-1]}, where size matters but neither of them more."
 
 
@@ -72,8 +73,15 @@ def _equal(points: Points, tables: int, generator: np.random.Generator) -> Itera
 def _control(points: Points, tables: int, generator: np.random.Generator) -> Iterator[Reading]:
     row = [*TABLE7].index(CONTROL)
     predicted, deviations = _fit(points, claims.by_shape(points.shapes))
-    for drawn in _drawn(deviations, tables, generator):
+    for drawn in _drawn(deviations, len(TABLE7) + 1, tables, generator):
         yield claims.pretraining(_with(points, predicted + drawn[:-1]), row, _row(points, predicted[row] + drawn[-1]))
+
+
+def _controls(points: Points, tables: int, generator: np.random.Generator) -> Iterator[Reading]:
+    predicted, deviations = _fit(points, claims.by_shape(points.shapes))
+    for drawn in _drawn(deviations, 2 * len(TABLE7), tables, generator):
+        rows, controls = predicted + drawn.reshape(2, *predicted.shape)
+        yield claims.pretraining_of_all(_with(points, rows), [_row(points, scores) for scores in controls])
 
 
 def _shallow(points: Points, tables: int, generator: np.random.Generator) -> Iterator[Reading]:
@@ -83,7 +91,7 @@ def _shallow(points: Points, tables: int, generator: np.random.Generator) -> Ite
     solution = np.linalg.lstsq(built, _scores(points), rcond=None)[0]
     predicted, deviations = _fit(points, built)
     expected = claims.by_parameters([parameters])[0] @ solution
-    for drawn in _drawn(deviations, tables, generator):
+    for drawn in _drawn(deviations, len(TABLE7) + 1, tables, generator):
         yield claims.few_layers(_with(points, predicted + drawn[:-1]), parameters, _row(points, expected + drawn[-1]))
 
 
@@ -93,7 +101,8 @@ _MAKERS = {
     EQUAL: _equal,
     BALANCE: _dealt(claims.balance),
     FEW: _shallow,
-    PRETRAINING: _control,
+    PRETRAINING: _controls,
+    ONE: _control,
 }
 
 
@@ -105,11 +114,11 @@ def _fit(points: Points, design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return predicted, (scores - predicted) * sqrt(rows / (rows - coefficients))
 
 
-def _drawn(deviations: np.ndarray, tables: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """New deviations (R + 1, C) for each table, of the same covariance."""
+def _drawn(deviations: np.ndarray, count: int, tables: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """New deviations (count, C) for each table, of the same covariance."""
     rows = len(deviations)
     for _ in range(tables):
-        yield generator.standard_normal((rows + 1, rows)) @ deviations / sqrt(rows)
+        yield generator.standard_normal((count, rows)) @ deviations / sqrt(rows)
 
 
 def _ascending(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,17 +138,29 @@ def _row(points: Points, scores: Sequence[float]) -> dict[str, float]:
     return dict(zip(points.columns, scores, strict=True))
 
 
+def measure(directories: Sequence[Path], tables: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Print and return the rates of the paper's table and of these sweeps, each under its name."""
+    points = {"the paper": claims.paper()}
+    points |= {place.name: claims.points_of(collect_some(place)) for place in directories}
+    found = {}
+    for name, table in points.items():
+        print(f"\n{name}\n\n| claim | supported | contradicted |\n|:--|--:|--:|", flush=True)
+        found[name] = rates(table, tables)
+        for claim, shares in found[name].items():
+            print(f"| {claim} | {shares[SUPPORTED]:.2%} | {shares[CONTRADICTED]:.2%} |", flush=True)
+    return found
+
+
+def parser(module: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description="Error rates of verdicts.")
+    made.add_argument("directories", type=Path, nargs="*", help="of sweeps; the paper's table comes first")
+    made.add_argument("--tables", type=int, default=5_000, help="without an effect, for each claim")
+    return made
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.table7.error_rate", description="Error rates of verdicts."
-    )
-    parser.add_argument("directory", type=Path, nargs="?", help="of a sweep; the paper's table without one")
-    parser.add_argument("--tables", type=int, default=5_000, help="without an effect, for each claim")
-    options = parser.parse_args(arguments)
-    points = claims.points_of(collect_some(options.directory)) if options.directory else claims.paper()
-    print("| claim | supported | contradicted |\n|:--|--:|--:|")
-    for claim, found in rates(points, options.tables).items():
-        print(f"| {claim} | {found[SUPPORTED]:.2%} | {found[CONTRADICTED]:.2%} |", flush=True)
+    options = parser("experiments.table7.error_rate").parse_args(arguments)
+    measure(options.directories, options.tables)
     return 0
 
 

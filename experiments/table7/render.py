@@ -56,10 +56,10 @@ def scores(rows: list[Row]) -> Table:
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
     for row in rows:
-        cells = (
-            Text.assemble(_short(cell), (f"\n{_interval(cell)}\n[{_paper(row, key)}]", "dim"))
-            for key, cell in row.cells.items()
-        )
+        cells = []
+        for key, cell in row.cells.items():
+            below = [_interval(cell), *([] if row.control else [f"[{_paper(row, key)}]"])]
+            cells.append(Text.assemble(_short(cell), ("\n" + "\n".join(below), "dim")))
         table.add_row(row.name.replace(SCRATCH, "scratch\n").replace("-layer", "\nlayer"), *cells)
     return table
 

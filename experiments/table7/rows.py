@@ -20,6 +20,7 @@ from proteinlm.records.results import Result, Score
 from proteinlm.storage.untrusted import read_json
 
 PRETRAIN, SCRATCH, UNIVERSES = "pretrain", "scratch-", "universes.json"
+ALL = "all"
 _BY_KEY = {column.key: column for column in COLUMNS}
 SHOWN = 100
 """Rows that a table or a page shows at most; the files hold all."""
@@ -138,6 +139,11 @@ def shape_of(name: str) -> ModelConfig:
         return shape_from({str(key): value for key, value in values.items() if key != "defaults"})
     _, hidden, _, layers, *rest = name.split("-")
     return ModelConfig(int(hidden), int(layers), int(rest[1]) if rest else 1)
+
+
+def names_of_controls(control: str, rows: Iterable[str]) -> list[str]:
+    """Which of these rows are also fine-tuned from random weights: the one called `control`, or all that are of the ten."""
+    return [row for row in rows if row == control or (control == ALL and row in TABLE7)]
 
 
 def collect(directory: Path) -> list[Row]:

@@ -158,7 +158,7 @@ class RowConfig(RunConfig):
     keep_weights: bool = False
     """Keep the best weights of each fine-tuning."""
     control: str = ""
-    """The row of this name is also fine-tuned from random weights, as ``scratch-<name>``."""
+    """The row of this name is also fine-tuned from random weights, as ``scratch-<name>``; ``all`` is each of the ten."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

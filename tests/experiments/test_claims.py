@@ -143,6 +143,20 @@ def test_a_control_is_as_noisy_as_the_rows():
         assert found[column.key].high - found[column.key].value == pytest.approx(half)
 
 
+def test_ten_controls_are_a_paired_test():
+    scores, controls = 0.5 + 0.02 * noise(6), 0.45 + 0.02 * noise(14)
+    rows = [dict(zip(points(controls).columns, each, strict=True)) for each in controls]
+    found = claims.pretraining_of_all(points(scores), rows)
+    for number, column in enumerate(COLUMNS):
+        known = stats.ttest_rel(100 * scores[:, number], 100 * controls[:, number]).confidence_interval()
+        assert found.columns[column.key][:3] == pytest.approx([(known.low + known.high) / 2, known.low, known.high])
+    differences = (scores - controls) / scores.std(axis=0, ddof=1)
+    tasks = [differences[:, columns].mean(axis=1) for columns in ([0, 1, 2], [3], [4], [5, 6], [7])]
+    known = stats.ttest_1samp(np.mean(tasks, axis=0), 0).confidence_interval(claims.SURE)
+    assert found.standing.value == pytest.approx((known.low + known.high) / 2)
+    assert found.standing.low <= known.low + 1e-9
+
+
 @pytest.mark.parametrize("table", ["paper", "skewed"])
 def test_tables_without_an_effect_are_decided_in_one_of_twenty_at_most(table: str):
     """Of all tables 5 %; of 250 of them at most 9 %, which is three standard errors more."""
@@ -257,6 +271,21 @@ def test_pretraining_helps_where_the_control_scores_less(gone: str):
         control.missing = ("stability",)
     left = {"control": rows, "pretrained": [*rows, Made(SCRATCH + "hidden-64-layer-2-head-2", np.full(8, 0.3))]}
     assert not [each for each in claims.of_rows(left.get(gone, [*rows, control])) if each.claim == PRETRAINING]
+
+
+def test_with_all_controls_pretraining_helps_where_most_rows_gain():
+    scores = 0.5 + 0.01 * noise(15)
+    gains = np.array([0.0, 0.0, 0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.3, 0.3])[:, None]
+    rows = made(scores)
+    controls = [
+        Made(SCRATCH + name, each) for name, each in zip(TABLE7, scores - gains + 0.01 * noise(16), strict=True)
+    ]
+    found = finding([*rows, *controls], PRETRAINING)
+    assert found.verdict == SUPPORTED
+    assert found.statistic.startswith("a row, on average of the ten, less the same shape")
+    assert "of 8 columns 8 are surely above zero" in found.effect
+    one_missing = [each for each in claims.of_rows([*rows, *controls[1:]]) if each.claim == PRETRAINING]
+    assert [each.statistic.split()[0] for each in one_missing] == [*TABLE7][1:]
 
 
 def test_a_column_with_a_gap_is_left_out():

@@ -13,7 +13,8 @@ from matplotlib import colormaps
 
 from experiments.figures import __main__ as figures
 from experiments.figures import all as every
-from experiments.figures import contacts, curves, heat, records, scaling, style
+from experiments.figures import contacts, curves, error_rates, heat, records, scaling, style
+from experiments.table7 import claims, error_rate
 from experiments.table7.rows import Row, collect
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
@@ -94,6 +95,14 @@ def test_the_contact_maps_are_of_the_best_row_and_the_control(rows: list[Row], d
         assert f"P@L {one.precision(6):.2f}, of long range {one.precision(24):.2f}" in told
     assert "longest test chain, record 7" in told
     assert "longest test chain made up (record 7, 40 residues)" in contacts.title(found)
+
+
+def test_the_best_row_is_held_against_its_own_control(rows: list[Row]):
+    best = max(rows[:10], key=lambda row: row.cells["precision_at_l"].value or 0)
+    own = replace(rows[-1], name=f"scratch-{best.name}")
+    found = records.maps([*rows, own])
+    assert found
+    assert found.other_name == own.name
 
 
 def test_without_a_control_they_are_compared_with_nearness(rows: list[Row]):
@@ -187,3 +196,12 @@ def test_no_torch_is_needed():
         "import sys; import experiments.figures.__main__, experiments.report.__main__; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_error_rates_are_bars_that_end_where_they_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert error_rates.main(["--tables", "20", "--out", str(tmp_path / "verdicts")]) == 0
+    printed = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "%" in line]
+    (panel,) = error_rates.draw({"the paper": error_rate.rates(claims.paper(), 20)}).axes
+    ends = [patch.get_x() + patch.get_width() for patch in panel.patches[len(printed) :]]
+    assert ends == pytest.approx([sum(float(cell.rstrip("% |")) for cell in line[1:]) for line in printed], abs=0.011)
+    assert text_of(tmp_path / "verdicts.svg").count("Pretraining helps") == 2

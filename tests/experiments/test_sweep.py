@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from experiments import sweep as front
+from experiments.row import stages
 from experiments.sweep import ROWS, largest_first, plan_stages, row_overrides
 from experiments.table7 import __main__ as table7
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
@@ -217,6 +218,11 @@ def test_tapes_backbones_are_rows_when_asked_for():
     rows = folders.removeprefix("experiment=").split(",")
     assert sorted(rows) == sorted([f"table7/{row}" for row in TABLE7] + [f"baselines/{row}" for row in BASELINES])
     assert len(plan_stages("", ROWS["all"])) == len(plan_stages("", ROWS["ten"])) + 7 * len(BASELINES)
+    one, each = (plan_stages(control, ROWS["all"]) for control in (CONTROL.removeprefix("scratch-"), "all"))
+    assert [stage.row for stage in one if stage.row.startswith("scratch-")] == [CONTROL] * 6
+    assert {stage.row for stage in each if stage.row.startswith("scratch-")} == {f"scratch-{row}" for row in TABLE7}
+    composed = entry.compose("row", ["profile=laptop", f"experiment/table7={largest_first([*TABLE7])[0]}"])
+    assert [stage.name for stage in stages(composed)].count(f"scratch-{composed.name}") == 6
 
 
 def test_all_rows_complete_on_top_of_the_ten_of_which_none_is_started(undisturbed: Path, tmp_path: Path):
