@@ -216,9 +216,10 @@ def hydra(command: str) -> tuple[str, list[str]] | None:
     stage = words[1] if words[0] == "proteinlm" and len(words) > 1 else ""
     if stage not in HYDRA or re.search(r"\.\.\.|task=(TASK|NAME)", command):
         return None
-    overrides = [
-        word for word in map(named, words[2:]) if "=" in word and not word.startswith("hydra.") and "glob(" not in word
-    ]
+    typed = [named(word) for word in words[2:]]
+    if "-m" in typed:  # of several values the first
+        typed = [word.split(",")[0] for word in typed if "glob(" not in word]
+    overrides = [word for word in typed if "=" in word and not word.startswith("hydra.") and "glob(" not in word]
     if stage in ("finetune", "evaluate") and not any(word.startswith(("model=", "model.path=")) for word in overrides):
         overrides.append("model=tiny")
     if stage == "evaluate" and not any(word.startswith("split=") for word in overrides):
