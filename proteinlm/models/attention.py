@@ -98,11 +98,11 @@ def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
 
     Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
-    compiled = attention_compiled.is_faster(joint)
+    compiled = attention_compiled.longest(joint)
     scored = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
 
     def way(run: tuple[int, int]) -> Callable[[Tensor, Tensor | None, list[tuple[int, int]]], Tensor]:
-        if compiled and run[1] <= attention_compiled.LONGEST:
+        if run[1] <= compiled:
             return attention_compiled.attend
         return attention_cpu.attend if run[1] <= scored else _by_kernel
 

@@ -1,4 +1,5 @@
-"""Self-attention over short proteins by a function in C: ``kernels/attention.c``, for CPUs.
+"""Self-attention by functions in C, for CPUs: ``kernels/attention.c``, and ``kernels/attention_bf16.c`` on processors that
+multiply in bfloat16.
 
 PyTorch's products are made for large matrices. Those of a protein of 60 residues with heads of 8 numbers are so small that
 calling them, and bringing them into shape, takes longer than they do.
@@ -6,6 +7,7 @@ calling them, and bringing them into shape, takes longer than they do.
 T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
 """
 
+import math
 from itertools import accumulate, chain, repeat
 from typing import Any
 
@@ -13,17 +15,22 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.compiler import has_bf16_products, load_kernels, share
 
 LONGEST = 1024
-"""Tokens of the longest protein that it takes: its backward pass works on two matrices of the square of them."""
+"""Tokens of the longest protein that ``attention.c`` takes, whose backward pass works on two matrices of their square."""
 WIDEST = {torch.float32: 64, torch.bfloat16: 16}
-"""Head dimensions up to which it is faster than products. It computes in float32, so products in bfloat16 win earlier."""
+"""Head dimensions up to which ``attention.c`` is faster than products. It computes in float32, so products in bfloat16 win
+earlier.
+"""
 
 
-def is_faster(joint: Tensor) -> bool:
-    """Whether to take it for `joint` (T, N, 3, D)."""
-    return joint.device.type == "cpu" and joint.shape[-1] <= WIDEST.get(joint.dtype, 0) and load_kernels() is not None
+def longest(joint: Tensor) -> float:
+    """Tokens of the longest protein of `joint` (T, N, 3, D) whose attention to compute here; 0 where PyTorch is faster."""
+    suits = _in_bf16(joint) or joint.shape[-1] <= WIDEST.get(joint.dtype, 0)
+    if not suits or joint.device.type != "cpu" or load_kernels() is None:
+        return 0
+    return math.inf if _in_bf16(joint) else LONGEST
 
 
 def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
@@ -62,16 +69,23 @@ class _Attention(torch.autograd.Function):
         return gradient, None, None
 
 
+def _in_bf16(joint: Tensor) -> bool:
+    """Whether ``attention_bf16.c`` takes it."""
+    return joint.dtype == torch.bfloat16 and has_bf16_products()
+
+
 def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], joint: Tensor) -> None:
     compiled = load_kernels()
     assert compiled is not None
     tokens, number, _, dim = joint.shape
-    function, space = (getattr(compiled, f"attention_{direction}{name}") for name in ("", "_space"))
+    in_bf16 = _in_bf16(joint)
+    name = f"attention{'_bf16' if in_bf16 else ''}_{direction}"
+    function, space = getattr(compiled, name), getattr(compiled, f"{name}_space")
+    is_bf16 = () if in_bf16 else (joint.dtype == torch.bfloat16,)
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def work(first: int, last: int) -> None:
         room = torch.empty(space(max(lengths), dim))
-        is_bf16 = joint.dtype == torch.bfloat16
-        function(*addresses, first, last, tokens, number, dim, is_bf16, dim**-0.5, room.data_ptr())
+        function(*addresses, first, last, tokens, number, dim, *is_bf16, dim**-0.5, room.data_ptr())
 
     share(work, [length * length for length in lengths])

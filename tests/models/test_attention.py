@@ -1,5 +1,7 @@
 """Attention is the softmax of scaled products within each protein, and so are its gradients, in each way of computing it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,9 +9,11 @@ from torch import Tensor
 from proteinlm.config import max_scored_tokens
 from proteinlm.models import attention_compiled, attention_cpu
 from proteinlm.models.attention import attend, boundaries, rotate, rotate_heads, rotation
+from proteinlm.models.kernels.compiler import has_bf16_products
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
 HEADS, DIM = 2, 16
+WITH_BF16_PRODUCTS = pytest.mark.skipif(not has_bf16_products(), reason="the processor has no products in bfloat16")
 
 
 def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor:
@@ -22,8 +26,14 @@ def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor
 
 
 @pytest.mark.parametrize("rotary", [False, True])
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("way", "dtype"),
+    [
+        *(("products", dtype) for dtype in TOLERANCE),
+        *(("C", dtype) for dtype in TOLERANCE),
+        pytest.param("C, bf16 products", torch.bfloat16, marks=WITH_BF16_PRODUCTS),
+    ],
+)
 @pytest.mark.parametrize(
     "lengths",
     [
@@ -34,16 +44,17 @@ def reference(joint: Tensor, turns: Tensor | None, lengths: list[int]) -> Tensor
     ],
 )
 def test_attention_is_softmax_of_scaled_products(
-    lengths: list[int], compiled: bool, dtype: torch.dtype, rotary: bool, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int], way: str, dtype: torch.dtype, rotary: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(attention_cpu, "BLOCK", 100)
     torch.manual_seed(0)
     bf16 = dtype == torch.bfloat16
-    if compiled:
+    if way == "products":
+        monkeypatch.setattr(attention_compiled, "longest", lambda joint: 0)
+    elif way == "C":
+        monkeypatch.setattr(attention_compiled, "has_bf16_products", lambda: False)
         monkeypatch.setattr(attention_compiled, "LONGEST", max_scored_tokens(bf16))
-        assert attention_compiled.is_faster(torch.empty(1, HEADS, 3, DIM, dtype=dtype))
-    else:
-        monkeypatch.setattr(attention_compiled, "is_faster", lambda joint: False)
+    assert way == "products" or attention_compiled.longest(torch.empty(1, HEADS, 3, DIM, dtype=dtype))
     lengths = [max_scored_tokens(bf16) + 1 if length < 0 else length for length in lengths]
     tokens = sum(lengths)
     given = torch.randn(tokens, HEADS, 3, DIM).to(dtype).requires_grad_()
@@ -67,22 +78,53 @@ def test_attention_is_softmax_of_scaled_products(
 def test_compiled_attention_takes_heads_of_any_width(dim: int):
     torch.manual_seed(0)
     lengths = [1, 3, 16, 17, 33, 65, 65]
-    given = torch.randn(sum(lengths), 3, 3, dim, requires_grad=True)
-    exact = given.detach().double().requires_grad_()
+    given = torch.randn(sum(lengths), 3, 3, dim)
     upstream = torch.randn(sum(lengths), 3, dim)
-    output = attention_compiled.attend(given, None, [(1, length) for length in lengths])
+    assert max(errors(attention_compiled.attend, given, upstream, lengths)) < 1e-6
+
+
+def errors(way: Callable[..., Tensor], given: Tensor, upstream: Tensor, lengths: list[int]) -> list[float]:
+    """Relative errors of the output and of its gradient."""
+    joint = given.clone().requires_grad_()
+    exact = given.double().requires_grad_()
+    output = way(joint, None, [(1, length) for length in lengths])
     output.backward(upstream)
     expected = reference(exact, None, lengths)
     expected.backward(upstream.double())
-    for ours, theirs in ((output, expected), (given.grad, exact.grad)):
-        assert ours is not None
-        assert theirs is not None
-        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+    assert joint.grad is not None
+    assert exact.grad is not None
+    return [
+        float((ours - theirs).norm() / theirs.norm())
+        for ours, theirs in ((output.detach(), expected.detach()), (joint.grad, exact.grad))
+    ]
 
 
-def test_compiled_attention_is_the_same_on_any_number_of_threads():
+@WITH_BF16_PRODUCTS
+@pytest.mark.parametrize("dim", [1, 4, 6, 16, 24, 33, 64, 72, 128])
+def test_compiled_attention_in_bfloat16_is_nearer_to_the_exact_one_than_products(dim: int):
     torch.manual_seed(0)
-    given, upstream = torch.randn(500, 2, 3, 8), torch.randn(500, 2, 8)
+    lengths = [1, 3, 16, 17, 31, 32, 33, 65, 65]
+    given, upstream = torch.randn(sum(lengths), 3, 3, dim).bfloat16(), torch.randn(sum(lengths), 3, dim).bfloat16()
+    ours = errors(attention_compiled.attend, given, upstream, lengths)
+    theirs = errors(attention_cpu.attend, given, upstream, lengths)
+    assert all(0 < a < b for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("size", [-500.0, 500.0])
+def test_compiled_attention_takes_scores_of_any_size(size: float, dtype: torch.dtype):
+    torch.manual_seed(0)
+    given, upstream = torch.randn(40, 1, 3, 16), torch.randn(40, 1, 16)
+    given[..., 0, 0], given[..., 1, 0] = 4.0, size  # adds `size` to every score
+    found = errors(attention_compiled.attend, given.to(dtype), upstream.to(dtype), [40])
+    bounds = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # a gradient is `size` times what cancels but for rounding
+    assert max(found) < bounds[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_compiled_attention_is_the_same_on_any_number_of_threads(dtype: torch.dtype):
+    torch.manual_seed(0)
+    given, upstream = torch.randn(500, 2, 3, 8).to(dtype), torch.randn(500, 2, 8).to(dtype)
 
     def run() -> tuple[Tensor, Tensor]:
         joint = given.clone().requires_grad_()
@@ -98,8 +140,9 @@ def test_compiled_attention_is_the_same_on_any_number_of_threads():
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part", range(3))
-def test_compiled_attention_hides_no_number_that_is_not_finite(broken: float, part: int):
-    given = torch.zeros(40, 2, 3, 8)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_compiled_attention_hides_no_number_that_is_not_finite(dtype: torch.dtype, broken: float, part: int):
+    given = torch.zeros(40, 2, 3, 8, dtype=dtype)
     given[..., 0] = 1
     given[25, 1, part, 0] = broken
     output = attention_compiled.attend(given, None, [(2, 20)])

@@ -31,8 +31,6 @@ typedef struct {
     const float *turns;       /* (T, D / 2, 2) cosines and sines, or null */
 } Shape;
 
-static inline int64_t filled(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
-
 static inline float read(const void *from, int64_t index, int64_t is_bf16) {
     if (!is_bf16) return ((const float *)from)[index];
     uint32_t bits = (uint32_t)((const uint16_t *)from)[index] << 16;
@@ -75,13 +73,7 @@ static inline void gather(float *to, const void *from, int64_t first, int64_t st
     for (int64_t i = 0; i < length; i++, to += wide, first += stride) {
         for (int64_t d = 0; d < even; d += 4) store_four(to + d, scale * read_four(from, first + d, is_bf16));
         for (int64_t d = even; d < wide; d++) to[d] = d < dim ? scale * read(from, first + d, is_bf16) : 0;
-        if (turns) {
-            for (int64_t d = 0; d + 1 < dim; d += 2) {
-                float a = to[d], b = to[d + 1], cosine = turns[i * dim + d], sine = turns[i * dim + d + 1];
-                to[d] = a * cosine - b * sine;
-                to[d + 1] = a * sine + b * cosine;
-            }
-        }
+        if (turns) turn(to, turns + i * dim, dim, 1);
     }
 }
 
@@ -90,13 +82,7 @@ static void scatter(void *to, float *rows, int64_t first, int64_t stride, int64_
                     const float *turns) {
     int64_t dim = shape->dim;
     for (int64_t i = 0; i < length; i++, rows += shape->wide, first += stride) {
-        if (turns) {
-            for (int64_t d = 0; d + 1 < dim; d += 2) {
-                float a = rows[d], b = rows[d + 1], cosine = turns[i * dim + d], sine = turns[i * dim + d + 1];
-                rows[d] = a * cosine + b * sine;
-                rows[d + 1] = b * cosine - a * sine;
-            }
-        }
+        if (turns) turn(rows, turns + i * dim, dim, -1);
         if (shape->is_bf16)
             for (int64_t d = 0; d < dim; d++) write(to, first + d, rows[d], 1);
         else {

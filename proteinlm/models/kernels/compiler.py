@@ -23,7 +23,7 @@ import torch
 
 from proteinlm.storage.cache import default_cache
 
-SOURCES = ("attention.c", "gelu.c", "pairs.c")
+SOURCES = ("attention.c", "attention_bf16.c", "gelu.c", "pairs.c")
 HEADERS = ("vectors.h",)
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
@@ -49,6 +49,13 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
 }
 """What each function returns and takes."""
+SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
+    "attention_bf16_forward_space": (_number, [_number] * 2),
+    "attention_bf16_backward_space": (_number, [_number] * 2),
+    "attention_bf16_forward": (None, [_pointer] * 5 + [_number] * 5 + [_float, _pointer]),
+    "attention_bf16_backward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
+}
+"""The same of those that there are only if `has_bf16_products`."""
 
 _loading = threading.Lock()  # a backward pass has a thread of its own
 
@@ -65,12 +72,13 @@ def _load_once() -> ctypes.CDLL | None:
         return None
     try:
         opened = ctypes.CDLL(str(_compiled()))
-        for name, (result, arguments) in SIGNATURES.items():
+        signatures = SIGNATURES | (SIGNATURES_WITH_BF16_PRODUCTS if has_bf16_products() else {})
+        for name, (result, arguments) in signatures.items():
             function = getattr(opened, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
         reason = " ".join(str(error).split())[:200]
-        print(f"warning: small models train up to three times slower on this CPU: {reason}", file=sys.stderr)
+        print(f"warning: models train up to three times slower on this CPU: {reason}", file=sys.stderr)
         return None
     return opened
 

@@ -1,4 +1,4 @@
-/* Vectors of floats as wide as the processor's registers, and the exponential of one.
+/* Vectors of floats as wide as the processor's registers, the exponential of one, and the turning of pairs of floats.
  *
  * Plain C with the vector types of GCC and Clang. Not for -ffast-math, which would undo the rounding in `exponential`.
  */
@@ -86,4 +86,15 @@ static inline Vector exponential(Vector x) {
     p = p * r + 5.0000001201e-1f;
     p = p * (r * r) + (r + 1.0f);
     return (Vector)((Integers)p + ((Integers)shifted << 23)) + (x - x);
+}
+
+static inline int64_t filled(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+/* Turn each two neighbours of x (count) by an angle, of which `turns` has the cosine and the sine; back if `way` is -1. */
+static inline void turn(float *x, const float *turns, int64_t count, float way) {
+    for (int64_t i = 0; i + 1 < count; i += 2) {
+        float a = x[i], b = x[i + 1], cosine = turns[i], sine = way * turns[i + 1];
+        x[i] = a * cosine - b * sine;
+        x[i + 1] = a * sine + b * cosine;
+    }
 }
