@@ -118,7 +118,7 @@ def correct_average_product(attention: Tensor) -> Tensor:
 
 def fit_readout(model: Model, directory: Path, data: str) -> Readout:
     """Fit a readout to training chains of `data`, and save it beside the weights in `directory`."""
-    readout = fit(model, training_chains(data, min(LONGEST, model.longest)))
+    readout = fit(model, training_chains(data, min(LONGEST, model.positions)))
     save(readout, directory)
     precision = ", ".join(f"{name} {value:.3f}" for name, value in readout.precision.items())
     print(f"fitted to {readout.proteins} proteins, on which P@L is: {precision}", file=sys.stderr)

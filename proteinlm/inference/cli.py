@@ -37,6 +37,16 @@ STRICT = "strict"
 LISTED = 20
 """The number of skipped variants that are printed."""
 BatchTokens = Annotated[int, typer.Option("--batch-tokens", help="Tokens computed at once; 0: 4,096, on a GPU 32,768.")]
+Residues = Annotated[
+    int,
+    typer.Option(
+        "--window", help="Read a protein that the model is too short for in windows of so many residues. 0: refuse it."
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option("--overlap", help="Residues that neighbouring windows share.", show_default="half of the window"),
+]
 
 
 def embed(
@@ -50,6 +60,8 @@ def embed(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
+    window: Residues = 0,
+    overlap: Overlap = None,
 ) -> None:
     """Embeddings of all proteins of a FASTA file, as .npz, .h5 or .arrow."""
     from proteinlm.inference import embeddings, writers
@@ -59,7 +71,7 @@ def embed(
     _check_letters(letters)
     writers.writer(out)  # a mistake there should not wait for the model
     check_output(out, file_of(source))
-    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens, window=window, overlap=overlap)
     embeddings.write_embeddings(loaded, source, out, pooling, letters)
 
 
@@ -101,6 +113,8 @@ def score(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
+    window: Residues = 0,
+    overlap: Overlap = None,
 ) -> None:
     """Zero-shot effects of variants: log-odds of mutant and wild type with the position hidden (masked marginals)."""
     from proteinlm.inference import alignments, likelihoods
@@ -115,13 +129,16 @@ def score(
         raise InputError("--site-independent is a model of an alignment: name one by --alignment")
     machine = Placement.choose(device, precision, batch_tokens)
     if alignment:
+        _check_no_window(window, overlap)
         reads_alignments = None if model == pretrained.DIRECTORY else model
         if reads_alignments and site_independent:
             raise InputError("--site-independent is a Potts model: leave out --model")
         reader = _reader(reads_alignments, machine.device, depth, rows, couplings=not site_independent)
         score_rows = partial(alignments.score_variants, reader, alignment)
     else:
-        loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+        loaded = load(
+            model, device=device, precision=precision, batch_tokens=batch_tokens, window=window, overlap=overlap
+        )
         score_rows = partial(likelihoods.score_variants, loaded)
     skipped = score_rows(
         wildtype,
@@ -146,6 +163,8 @@ def pppl(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
+    window: Residues = 0,
+    overlap: Overlap = None,
 ) -> None:
     """Pseudo-perplexity of each protein: every residue hidden once, a pass for each."""
     from proteinlm.inference import likelihoods, tables
@@ -154,7 +173,7 @@ def pppl(
     _check_letters(letters)
     if out:
         tables.check_output(out, source, states=False)
-    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens)
+    loaded = load(model, device=device, precision=precision, batch_tokens=batch_tokens, window=window, overlap=overlap)
     likelihoods.write_pseudo_perplexities(loaded, source, out, letters)
 
 
@@ -186,6 +205,8 @@ def contacts(
     device: Device = "auto",
     precision: Precision = "auto",
     batch_tokens: BatchTokens = 0,
+    window: Residues = 0,
+    overlap: Overlap = None,
 ) -> None:
     """Contact maps of all proteins of a FASTA file, or of alignments: an .npz with a matrix for each."""
     from proteinlm.inference import alignments, contact_maps
@@ -195,13 +216,16 @@ def contacts(
     if alignment:
         if source:
             raise InputError("contacts: name either proteins, or alignments by --alignment")
+        _check_no_window(window, overlap)
         reader = _reader(model, Placement.choose(device, precision, batch_tokens).device, depth, rows)
         alignments.write_contacts(reader, alignment, out, pictures)
         return
     if source is None or model is None:
         raise InputError("contacts: name proteins, IN.fasta, and --model DIR; or an alignment, --alignment X.a3m")
     contact_maps.check_paths([source], out, pictures)
-    maps = contact_maps.map_source(model, method, fit, Placement.choose(device, precision, batch_tokens))
+    maps = contact_maps.map_source(
+        model, method, fit, Placement.choose(device, precision, batch_tokens), window, overlap
+    )
     contact_maps.write_maps(maps, source, out, pictures, letters)
 
 
@@ -257,6 +281,11 @@ def _reader(
     from proteinlm.inference.msa import MSAReader
 
     return MSAReader(model, device, depth, rows)
+
+
+def _check_no_window(window: int, overlap: int | None) -> None:
+    if window or overlap is not None:
+        raise InputError("--window and --overlap are for proteins; an alignment is read whole")
 
 
 def _check_letters(letters: str) -> None:

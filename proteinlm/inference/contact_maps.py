@@ -25,6 +25,7 @@ from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
 from proteinlm.inference.model import LoadedModel, Model, Placement
 from proteinlm.inference.predict import FineTuned
 from proteinlm.inference.proteins import Protein, Window, file_of
+from proteinlm.inference.stretches import Stretches, mean_of_maps
 from proteinlm.inference.writers import npz_name, write_npz_arrays
 from proteinlm.storage.atomic import check_output, written_whole
 
@@ -42,13 +43,24 @@ class Source(NamedTuple):
     settings: dict[str, object]
     """The settings that the maps depend on besides the model."""
 
+    def matrix(self, letters: np.ndarray) -> np.ndarray:
+        """The map (L, L) float32 of a protein, which may be too long to be read whole."""
+        stretches = self.model.stretches_of(len(letters))
+        if len(stretches) == 1:
+            return self.read(letters).float().cpu().numpy()
+        return mean_of_maps(lambda part: self.read(letters[part]).float().cpu().numpy(), stretches)
 
-def map_source(directory: Path, method: str, fit: str, machine: Placement) -> Source:
+
+def map_source(
+    directory: Path, method: str, fit: str, machine: Placement, window: int = 0, overlap: int | None = None
+) -> Source:
     """Load the model in `directory` and choose how its contact maps are made.
 
     ``head`` is for models fine-tuned for contacts, where ``auto`` chooses it. ``regression`` and ``best-heads`` read
-    attention maps; if `fit` names proteins, the readout is fitted to them first. Raises `InputError` for an unknown
-    method, or one that the model does not have.
+    attention maps; if `fit` names proteins, the readout is fitted to them first. A protein that is too long for the model
+    is read in stretches of `window` residues, if that is not 0: its map is the mean of theirs, and nan for pairs that no
+    stretch contains. Raises `InputError` for an unknown method, or one that the model does not have, and as
+    `Stretches.choose`.
     """
     if method not in METHODS:
         raise InputError(f"--method {method} is not one of {', '.join(METHODS)}")
@@ -58,8 +70,10 @@ def map_source(directory: Path, method: str, fit: str, machine: Placement) -> So
         if fit:
             raise InputError("--fit is for maps of attention; --method head has its own weights")
         tuned = predict.load(directory, "contact", machine)
+        tuned.stretches = Stretches.choose(window, overlap, tuned.positions)
         return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
     model = Model(checkpoint.load_weights(directory), machine)
+    model.stretches = Stretches.choose(window, overlap, model.positions)
     fitted = attention_contacts.fit_readout(model, directory, fit) if fit else None
     readout = fitted or attention_contacts.load(model, directory)
     read = readout.probabilities if method == "regression" else readout.mean_of_best
@@ -81,7 +95,7 @@ def write_maps(maps: Source, proteins: Path, output: Path, pictures: Path | None
     check_paths([proteins], output, pictures)
 
     def table(window: Window) -> pa.Table:
-        flat = [maps.read(protein.letters).float().cpu().numpy().ravel() for protein in window]
+        flat = [maps.matrix(protein.letters).ravel() for protein in window]
         return proteins_table(window, {"map": pa.array(flat, pa.large_list(pa.float32()))})
 
     job = Job(proteins, maps.model, table, maps.settings, "contacts", _pairs, letters, npz_name)

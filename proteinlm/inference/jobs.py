@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import final
@@ -52,7 +52,8 @@ class Job:
         plain = path.is_file() and path.suffix not in (".gz", ".xz")
         letters, budget = Letters(self.letters), BATCHES * self.model.machine.batch_tokens
         with Bar(self.title, path.stat().st_size if plain else None) as bar:
-            for window in windows(read(path, self.model.longest, self.stored_name, letters), budget, self.cost):
+            proteins = read(path, self.model.longest, self.stored_name, letters, self.model.advice)
+            for window in windows(proteins, budget, self.cost):
                 yield window
                 bar.advance(sum(protein.size for protein in window))
         if summary := letters.summary():
@@ -117,6 +118,8 @@ def proteins_table(window: list[Protein], columns: Mapping[str, pa.Array | list]
 def resume(output: Path, model: LoadedModel, settings: Mapping[str, object]) -> Iterator[FinishedWindows]:
     """Find the finished windows of `output`; they are deleted when the block ends well, and stay if it fails."""
     settings = {**settings, "weights": model.fingerprint, "precision": model.machine.precision}
+    if model.stretches:
+        settings["stretches"] = asdict(model.stretches)
     with find_finished(output, settings) as finished:
         yield finished
 

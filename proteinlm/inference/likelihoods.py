@@ -25,6 +25,7 @@ from proteinlm.inference import tables
 from proteinlm.inference.jobs import BATCHES, FinishedWindows, Job, proteins_table, resume
 from proteinlm.inference.model import Model
 from proteinlm.inference.proteins import Protein, Window, read
+from proteinlm.inference.stretches import mean_at_positions
 from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations
 from proteinlm.storage.atomic import written_whole
 
@@ -34,8 +35,16 @@ SCORE = "score"
 def masked_log_probabilities(model: Model, letters: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The log-probabilities (K, V) float32 of each token at each of `positions` (K,), from 0, when it alone is hidden.
 
-    `letters` (L,) uint8 are those of the protein; it takes one pass over them for each position.
+    `letters` (L,) uint8 are those of the protein; it takes one pass over them for each position. Of a protein that is
+    read in stretches, they are means over the stretches that contain the position, a pass for each.
     """
+    stretches = model.stretches_of(len(letters))
+    if len(stretches) == 1:
+        return _in_turn(model, letters, positions)
+    return mean_at_positions(lambda part, inside: _in_turn(model, letters[part], inside), positions, stretches)
+
+
+def _in_turn(model: Model, letters: np.ndarray, positions: np.ndarray) -> np.ndarray:
     tokens = torch.from_numpy(np.concatenate([[vocabulary.CLS], vocabulary.encode_bytes(letters)]).astype(np.int64))
     at_once = max(1, model.machine.batch_tokens // len(tokens))
     parts = []
@@ -113,7 +122,10 @@ def score_variants(
         first=first,
         skip_unknown=skip_unknown,
         letters=letters,
+        advice=model.advice,
     )
+    if model.next_residue and len(wanted.wildtype) > model.positions:
+        raise InputError(f"{wildtype}: {len(wanted.wildtype)} residues, and {model.origin} scores no parts of proteins")
     scored = _by_whole_proteins if model.next_residue else _by_hidden_positions
     with resume(output, model, {"of": "variants"}) as finished:
         write_scores(wanted, scored(model, wanted, finished), output, column_out)
@@ -147,10 +159,14 @@ def read_variants(
     first: int,
     skip_unknown: bool,
     letters: str,
+    advice: str = "",
 ) -> Variants:
-    """Read a wild type of at most `longest` residues, and the table of its variants, as `score_variants` says."""
+    """Read a wild type of at most `longest` residues, and the table of its variants, as `score_variants` says.
+
+    `advice` ends the error of a longer one.
+    """
     reading = Letters(letters)
-    protein, *others = read(wildtype, longest, letters=reading)
+    protein, *others = read(wildtype, longest, letters=reading, advice=advice)
     if summary := reading.summary():
         print(f"{wildtype}: {summary}", file=sys.stderr)
     if others:

@@ -3,6 +3,7 @@
 T tokens of packed proteins, B proteins, L residues of one, H hidden size, V vocabulary.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,6 +21,7 @@ from proteinlm.config.baselines import family_of
 from proteinlm.data.batches.packing import Packed, cut, pack_letters
 from proteinlm.device import choose_precision, default_device
 from proteinlm.errors import InputError
+from proteinlm.inference.stretches import Stretches, mean_of_stretches
 from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.baselines.unirep import UniRep
@@ -83,15 +85,25 @@ class Placement(NamedTuple):
 
 
 def load(
-    path: str | Path = pretrained.DIRECTORY, *, device: str = "auto", precision: str = "auto", batch_tokens: int = 0
+    path: str | Path = pretrained.DIRECTORY,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    batch_tokens: int = 0,
+    window: int = 0,
+    overlap: int | None = None,
 ) -> "Model":
     """The model whose weights are in the directory `path`: pretrained, fine-tuned or imported.
 
-    Without `path`, the model that comes with the suite (docs/model_card.md). `InputError` if the directory holds no
-    weights; see `Placement.choose` for the rest.
+    Without `path`, the model that comes with the suite (docs/model_card.md). With a `window`, a protein that is longer
+    than the model has positions for is read in stretches of so many residues, of which `overlap` are shared by
+    neighbours, half of them if it is None; without, it is an error. `InputError` if the directory holds no weights; see
+    `Placement.choose` and `Stretches.choose` for the rest.
     """
     machine = Placement.choose(device, precision, batch_tokens)
-    return Model(checkpoint.load_weights(Path(path)), machine)
+    model = Model(checkpoint.load_weights(Path(path)), machine)
+    model.stretches = Stretches.choose(window, overlap, model.positions)
+    return model
 
 
 class LoadedModel:
@@ -102,6 +114,8 @@ class LoadedModel:
         self.machine: Placement = machine
         self.fingerprint: str = weights.fingerprint
         self.origin: str = weights.origin
+        self.stretches: Stretches | None = None
+        """How proteins are read that are too long for the positions; None refuses them."""
 
     @property
     def name(self) -> str:
@@ -110,9 +124,25 @@ class LoadedModel:
         return "proteinlm" if directory == pretrained.DIRECTORY.resolve() else directory.name
 
     @property
-    def longest(self) -> int:
-        """The number of residues of the longest protein that the model has positions for."""
+    def positions(self) -> int:
+        """The number of residues that the model has positions for."""
         return self.config.max_positions - 1
+
+    @property
+    def longest(self) -> int:
+        """The number of residues of the longest protein that is read, in stretches or whole."""
+        return sys.maxsize if self.stretches else self.positions
+
+    @property
+    def advice(self) -> str:
+        """The end of the error of a protein that is too long: what reads it, if anything does."""
+        return ""
+
+    def stretches_of(self, residues: int) -> list[slice]:
+        """The stretches in which a protein is read: one, the whole, if the model has positions for it."""
+        if self.stretches and residues > self.positions:
+            return self.stretches.of(residues)
+        return [slice(0, residues)]
 
 
 @final
@@ -138,6 +168,10 @@ class Model(LoadedModel):
             self.contact_regression = weights.tensors[CONTACTS[0]], weights.tensors[CONTACTS[1]]
         for module in modules.values():
             module.eval().requires_grad_(False).to(machine.device)
+
+    @property
+    def advice(self) -> str:
+        return f"; --window {self.positions} reads it in windows" if self.next_residue is None else ""
 
     @property
     def encoder(self) -> Backbone | PublishedBackbone:
@@ -200,7 +234,9 @@ class Model(LoadedModel):
     def embed(self, sequences: Sequence[str], pooling: Pooling = "mean") -> np.ndarray | list[np.ndarray]:
         """Embeddings of proteins given by their letters: (N, H) float32, or for ``residue`` N arrays (L, H) float32.
 
-        `InputError` names the place of a protein that is empty, too long, or has a letter outside the vocabulary.
+        A protein that is read in stretches has, for each residue, the mean of its states in the stretches that contain
+        it; ``mean`` is over those residues, and ``cls`` over the stretches' states at [CLS]. `InputError` names the place
+        of a protein that is empty, too long, or has a letter outside the vocabulary.
         """
         if isinstance(sequences, str):  # itself a sequence of strings, of one residue each
             raise InputError("sequences is one string: give a list of proteins, as in ['MKTAYIAKQR']")
@@ -213,6 +249,22 @@ class Model(LoadedModel):
 
     def pool(self, proteins: Sequence[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
         """Embeddings, (H,) or (L, H), of proteins (L,) of valid ASCII letters, in their order."""
+        stretches = [self.stretches_of(len(letters)) for letters in proteins]
+        whole = [place for place, parts in enumerate(stretches) if len(parts) == 1]
+        result = dict(zip(whole, self._pool_whole([proteins[place] for place in whole], pooling), strict=True))
+        for place, parts in enumerate(stretches):
+            if len(parts) > 1:
+                result[place] = self._pool_stretches(proteins[place], parts, pooling)
+        return [result[place] for place in range(len(proteins))]
+
+    def _pool_stretches(self, letters: np.ndarray, stretches: list[slice], pooling: Pooling) -> np.ndarray:
+        pieces = [letters[stretch] for stretch in stretches]
+        if pooling == "cls":
+            return np.mean(self._pool_whole(pieces, "cls"), axis=0)
+        states = mean_of_stretches(self._pool_whole(pieces, "residue"), stretches)
+        return states if pooling == "residue" else states.mean(axis=0)
+
+    def _pool_whole(self, proteins: Sequence[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
         result: dict[int, np.ndarray] = {}
         for places, packed in self.machine.batches(proteins):
             parts = per_protein(self.hidden_states(packed), packed.starts)  # [CLS] first in each
@@ -226,15 +278,15 @@ class Model(LoadedModel):
     def _letters(self, place: int, sequence: str) -> np.ndarray:
         try:
             vocabulary.encode(sequence)
-            check_length(len(sequence), self.longest)
+            check_length(len(sequence), self.longest, self.advice.replace("--window ", "window="))
         except InputError as error:
             raise InputError(f"protein {place}: {error}") from None
         return np.frombuffer(sequence.encode(), dtype=np.uint8)
 
 
-def check_length(residues: int, longest: int) -> None:
-    """`InputError` for a protein that is empty or longer than a model has positions for."""
+def check_length(residues: int, longest: int, advice: str = "") -> None:
+    """`InputError` for a protein that is empty or longer than a model has positions for, with `advice` on the latter."""
     if not residues:
         raise InputError("an empty sequence")
     if residues > longest:
-        raise InputError(f"{residues} residues, more than the {longest} that the model has positions for")
+        raise InputError(f"{residues} residues, more than the {longest} that the model has positions for{advice}")

@@ -42,6 +42,10 @@ class FineTuned(LoadedModel):
         checkpoint.restore(self.module.parts(), weights)
         self.module.eval().requires_grad_(False).to(machine.device)
 
+    @property
+    def advice(self) -> str:  # only `proteinlm contacts` reads in stretches
+        return f"; --window {self.positions} reads it in windows" if self.task.name == "contact" else ""
+
     @torch.inference_mode()
     def output(self, packed: Packed) -> Any:
         """The output of the task's head for packed proteins."""

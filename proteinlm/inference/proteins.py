@@ -34,20 +34,24 @@ def file_of(source: Path) -> Path:
 
 
 def read(
-    path: Path, longest: int, stored_name: Callable[[str], str] | None = None, letters: Letters | None = None
+    path: Path,
+    longest: int,
+    stored_name: Callable[[str], str] | None = None,
+    letters: Letters | None = None,
+    advice: str = "",
 ) -> Iterator[Protein]:
     """Read the proteins of a FASTA file (plain, .gz, .xz), or of standard input (plain, gzip) if it is ``-``.
 
     Raises `InputError` with file, number and name of the record for what `read_fasta` refuses, a name that came before,
-    and a protein of more than `longest` residues; the records before it are given first. If the output finds proteins
-    by another name, `stored_name`, these must differ too. `letters` decides about characters that are no residues, and
-    counts what it drops and replaces.
+    and a protein of more than `longest` residues, which ends in `advice`; the records before it are given first. If the
+    output finds proteins by another name, `stored_name`, these must differ too. `letters` decides about characters that
+    are no residues, and counts what it drops and replaces.
     """
     names = _Names(path, stored_name)
     for protein in _records(path, letters):
         names.add(protein.name)
         try:
-            check_length(len(protein.letters), longest)
+            check_length(len(protein.letters), longest, advice)
         except InputError as error:
             raise InputError(f"{names.last}: {error}") from None
         yield protein
