@@ -32,7 +32,15 @@ GUIDES = [
     ROOT / "README.md",
     *(
         ROOT / "docs/guide" / f"{name}.md"
-        for name in ("pretraining", "fine_tuning", "your_own_data", "inference", "alignments", "many_gpus", "reproduce_table7")
+        for name in (
+            "pretraining",
+            "fine_tuning",
+            "your_own_data",
+            "inference",
+            "alignments",
+            "many_gpus",
+            "reproduce_table7",
+        )
     ),
 ]
 """In the order in which their blocks run: later ones use the models of earlier ones."""

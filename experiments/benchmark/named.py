@@ -1,4 +1,4 @@
-"""The named benchmarks: which files hold ``flip/gb1`` or ``pbc/disorder``, and the proteins of each of their splits."""
+"""The named benchmarks, as ``flip/gb1``, ``pbc/disorder`` and ``tape/stability``: the proteins of each of their splits."""
 
 import tempfile
 import zipfile
@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from experiments.benchmark.tape import read_tape
 from proteinlm.config import CsvDataConfig, CustomTaskConfig
 from proteinlm.data.csv_labels import LabelledRows, read_rows
 from proteinlm.data.formats.biotrainer import MASK, SEQUENCES
 from proteinlm.errors import InputError
 
-FLIP, PBC = "flip/", "pbc/"
+FLIP, PBC, TAPE = "flip/", "pbc/", "tape/"
 WILDTYPES = {
     "flip/gb1": "MQYKLILNGKTLKGETTTEAVDAATAEKVFKQYANDNGVDGEWTYDDATKTFTVTELEVLFQGPLDPNSMATYEVLCEVARKLGTDDREVVLFLLNVFIPQPTL"
     "AQLIGALRALKEEGRLTFPLLAECLFRAGRRDLLRDLLHLDPRFLERHLAGTMSYFSPYQLTVLHVDGELCARDIRSLIFLSKDTIGSRSTPQTFLHWVYCMENLDLLGPTDVDAL"
@@ -38,8 +39,11 @@ def open_benchmark(root: Path, name: str, split: str = "") -> Benchmark:
     """Read a benchmark below the directory `root`, all of its splits or one.
 
     FLIP's are in ``flip/NAME_splits.zip``, as published, or unpacked in ``flip/NAME_splits/splits``. PBC's are in
-    ``pbc/NAME.fasta``, perhaps with .gz. Raises `InputError` for what is not there or cannot be read.
+    ``pbc/NAME.fasta``, perhaps with .gz; for TAPE's see `read_tape`. Raises `InputError` for what is not there or cannot
+    be read.
     """
+    if name.startswith(TAPE):
+        return Benchmark(name, read_tape(root, name.removeprefix(TAPE), split), "")
     with _files(root, name) as files:
         if split and split not in files:
             raise InputError(f"split={split} is not one of {', '.join(sorted(files))} ({name})")
@@ -63,7 +67,9 @@ def _files(root: Path, name: str) -> Iterator[dict[str, Path]]:
         yield {"published": file}
         return
     if not name.startswith(FLIP):
-        raise InputError(f"{name} is not flip/NAME or pbc/NAME, as in flip/gb1 and pbc/disorder")
+        raise InputError(
+            f"{name} is not flip/NAME, pbc/NAME or tape/NAME, as in flip/gb1, pbc/disorder, tape/stability"
+        )
     stem = f"{name.removeprefix(FLIP)}_splits"
     folder, archive = root / "flip" / stem / "splits", root / "flip" / f"{stem}.zip"
     if folder.is_dir():

@@ -7,12 +7,12 @@ whose sequences lack the first methionine, which is put back; beta-lactamase's a
 
 import argparse
 import gzip
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.benchmark.tape import read_records
 from proteinlm import load, vocabulary
 from proteinlm.data.formats.table import read_table
 from proteinlm.data.progress import Bar
@@ -43,9 +43,7 @@ def gfp(root: Path, published: dict[str, float]) -> Assay:
     """The variants of TAPE's three splits below `root`, without the wild type."""
     records = []
     for split in ("train", "valid", "test"):
-        file = root / f"tape/fluorescence/fluorescence_{split}.json.gz"
-        with gzip.open(_existing(file), "rt") as text:
-            records += json.load(text)
+        records += read_records(root, "fluorescence", split)
     kept = [record for record in records if record["num_mutations"]]
     sequences = ["M" + record["primary"].removeprefix("M") for record in kept]
     values = [record["log_fluorescence"][0] for record in kept]

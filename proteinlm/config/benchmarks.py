@@ -28,9 +28,11 @@ class BenchmarkConfig:
     """One benchmark of FLIP or PBC under a linear probe, or ProteinGym without training, completely."""
 
     benchmark: str = MISSING
-    """``flip/NAME``, ``pbc/NAME`` or ``proteingym/substitutions``; its ``benchmark=`` need not be written."""
+    """``flip/NAME``, ``pbc/NAME``, ``tape/NAME`` or ``proteingym/substitutions``; its ``benchmark=`` need not be written."""
     root: str = "benchmarks"
-    """The directory that has ``flip/NAME_splits.zip``, ``pbc/NAME.fasta`` and ``proteingym/DMS_substitutions.csv``."""
+    """The directory that has ``flip/NAME_splits.zip``, ``pbc/NAME.fasta``, ``tape/NAME/NAME_train.json`` and
+    ``proteingym/DMS_substitutions.csv``.
+    """
     name: str = ""
     """The model's in the table; by default that of the pretraining run whose ``pretrain/model`` it is, of any other
     directory its own. Results go to ``output/group/name/``."""

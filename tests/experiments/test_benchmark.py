@@ -280,7 +280,10 @@ def test_residues_are_scored_where_they_have_a_label(weights: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tape/fold"], "tape/fold is not flip/NAME or pbc/NAME"),
+        (["scop/fold"], "scop/fold is not flip/NAME, pbc/NAME or tape/NAME"),
+        (["tape/fold"], "tape/fold is not one of tape/secondary_structure"),
+        (["tape/stability", "split=cb513"], r"split=cb513 is not one of test \(tape/stability\)"),
+        (["tape/stability"], r"stability_train\.json: no such file, nor with \.gz"),
         (["flip/none"], "none_splits.zip: not there"),
         (["pbc/none"], "none.fasta: not there"),
         (["pbc/../flip/x"], "not there"),

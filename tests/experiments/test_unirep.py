@@ -52,5 +52,5 @@ def test_the_printed_correlations(data: Path, capsys: pytest.CaptureFixture[str]
 def test_missing_data_is_named(data: Path):
     archive(data / "weights.npz")
     (data / "tape/fluorescence/fluorescence_valid.json.gz").unlink()
-    with pytest.raises(InputError, match=r"fluorescence_valid\.json\.gz: no such file"):
+    with pytest.raises(InputError, match=r"fluorescence_valid\.json: no such file"):
         unirep.main([str(data / "weights.npz"), str(data)])
