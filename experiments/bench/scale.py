@@ -1,6 +1,6 @@
 """Time and memory as a corpus, a cluster and a sweep grow: each at a hundredth, a tenth and the whole of a size.
 
-Every measurement is a process of its own, so that its memory can be read off. Times are of the processor.
+Every measurement is a process of its own, so that its memory can be read off. Times are of the processor or by the clock.
 """
 
 import json
@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,25 @@ WORKERS = 8
 LONGEST, BUDGET = 2175, 65_536
 BLOCK = 200_000
 """Proteins that are made up at once."""
-_CORPUS = f"""
-import json, resource, sys, time
+_PEAK = """
 from pathlib import Path
+def peak():  # MB; what getrusage says may be the parent's, from before exec
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+"""
+_BUILDING = f"""{_PEAK}
+import json, sys, time
+from proteinlm.data.store import building
+place = Path(sys.argv[1])
+began = time.process_time()
+building.build(place / "root", place / "store")
+print(json.dumps({{
+    "building, s": time.process_time() - began,
+    "building, memory, MB": peak(),
+    "the store, GB": sum(file.stat().st_size for file in (place / "store").rglob("*")) / 1e9,
+}}))
+"""
+_CORPUS = f"""{_PEAK}
+import json, sys, time
 began = time.process_time()
 from proteinlm.data import store
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, training_loader
@@ -37,24 +52,27 @@ schedule = Schedule(sequences.lengths(), longest={LONGEST}, budget={BUDGET}, per
 schedule.epoch(0)
 planned = time.process_time()
 proteins = MaskedProteins(sequences, longest={LONGEST}, mask_percent=15, seed=0)
+clock = time.perf_counter()
 batches = iter(training_loader(proteins, ShareOfSteps(schedule, 0, 3, 0, 1), workers={WORKERS}, pin_memory=False))
-first = next(batches)
+sampled = next(batches).residues
+waited = time.perf_counter() - clock
 def private(process):
     lines = Path(f"/proc/{{process}}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Clean", "Private_Dirty"))) / 1024
 children = Path("/proc/self/task").glob("*/children")
 workers = [private(child) for file in children for child in file.read_text().split()]
-sampled = sum(batch.residues for batch in batches)
+sampled += sum(batch.residues for batch in batches)
 print(json.dumps({{
     "opening, ms": 1000 * (opened - imported),
     "planning an epoch, s": planned - opened,
-    "memory of the process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "first batch, s by the clock": waited,
+    "memory of the process, MB": peak(),
     "memory of a worker of its own, MB": max(workers, default=0.0),
     "residues that {WORKERS} workers gave, M": sampled / 1e6,
 }}))
 """
 _RANKS = f"""
-import json, resource, sys, time
+import json, sys, time
 import numpy as np
 from proteinlm.data.batches.language_model import ShareOfSteps
 from proteinlm.data.batches.schedule import Schedule
@@ -74,18 +92,14 @@ print(json.dumps({{"what one process plans of a step, ms": 1000 * (time.process_
 
 def corpus(most: int) -> list[Figure]:
     """A store of `most` proteins with lengths like Pfam's: built, opened, planned and sampled by eight workers."""
-    from proteinlm.data.store import building
-
     figures = []
     for count in _sizes(most):
         with tempfile.TemporaryDirectory() as place:
-            root, target = Path(place) / "root", Path(place) / "store"
-            (root / "pretrain").mkdir(parents=True)
-            write_fasta(root / "pretrain/pretrain_train.fasta", count)
-            began = time.process_time()
-            building.build(root, target)
-            figures.append(Figure(f"{count:,} proteins: building, s", time.process_time() - began, ""))
-            figures += _measured(_CORPUS, str(target), f"{count:,} proteins")
+            fasta = Path(place) / "root/pretrain/pretrain_train.fasta"
+            fasta.parent.mkdir(parents=True)
+            write_fasta(fasta, count)
+            for code, argument in ((_BUILDING, place), (_CORPUS, f"{place}/store")):
+                figures += _measured(code, argument, f"{count:,} proteins")
     return figures
 
 
