@@ -180,6 +180,10 @@ def _row(line: int, header: list[str], cells: list[str], config: CsvDataConfig, 
     sequence = letters.clean(sequence)
     if not label:
         raise InputError(f"no {config.label}")
+    if len(label) < len(sequence) == len(cells[header.index(config.label)]) and not any(map(str.isdigit, label)):
+        raise InputError(
+            f"{config.label} {label!r} has blanks at its ends, which may be DSSP's loops: write C for them"
+        )
     split = values.get(config.split)
     if config.split == FLIP[1] and FLIP[2] in values:
         split = _flips_split(values)

@@ -40,6 +40,12 @@ def of(*texts: str) -> np.ndarray:
         ("x.fasta", FASTA, ["MKTCXD", "M-ACAD", "-R---D"]),
         ("x.sto", STOCKHOLM, ["MKTCXD", "M-ACAD", "-R---D"]),
         ("of-unknown-name", STOCKHOLM, ["MKTCXD", "M-ACAD", "-R---D"]),
+        ("from_mmseqs.a3m", ">query\nMK-CXD\n>b\nM-aa-CAD\n>\n-R.y-.--D\n\0", ["MKCXD", "M-CAD", "-R--D"]),
+        (
+            "x.a3m",
+            ">query_consensus\nMKACAD\n>query\nMK-CXD\n>b\nM--CAD\n>record_2\n-R---D\n",
+            ["MKCXD", "M-CAD", "-R--D"],
+        ),
     ],
 )
 def test_the_columns_are_the_residues_of_the_query(tmp_path: Path, name: str, text: str, expected: list[str]):
@@ -81,6 +87,14 @@ def test_three_formats_of_one_alignment_give_equal_arrays(tmp_path_factory: pyte
         np.testing.assert_array_equal(other.letters, read[0].letters)
 
 
+def test_residues_of_the_query_in_lower_case_are_columns_of_its_own(tmp_path: Path):
+    """As hmmalign writes what lies outside of its profile, or between two of its columns."""
+    (tmp_path / "x.a2m").write_text(">q\nmk..ACaa.D-*\n>b\n.ywvA-..yEF.\n>c\n...m-C...D-.\n")
+    alignment = read_alignment(tmp_path / "x.a2m")
+    assert rows(alignment) == ["MKACAAD", "--A---E", "---C--D"]
+    assert check_query(alignment, np.frombuffer(b"WMKACAADW", np.uint8)) == 1
+
+
 def test_rows_that_only_share_inserts_with_the_query_are_left_out(tmp_path: Path):
     (tmp_path / "x.fasta").write_text(">q\nAC--\n>b\n--WY\n>c\nA-WY\n")
     alignment = read_alignment(tmp_path / "x.fasta")
@@ -99,6 +113,7 @@ def test_rows_that_only_share_inserts_with_the_query_are_left_out(tmp_path: Path
         ("x.a3m", ">q\nACD\n>b\n---\n", "x.a3m: record 1 (b) has no residue"),
         ("x.a3m", ">q\nACD\n>b\nA1D\n", "x.a3m: record 1 (b): '1' is neither a residue nor a gap"),
         ("x.a3m", "ACD\n>b\nACD\n", "x.a3m: line 1: a row without header"),
+        ("x.a3m", ">q\nACD\n\0>r\nAC\n\0", "x.a3m: several alignments, each with a zero byte at its end"),
         ("x.sto", "# STOCKHOLM 1.0\nq A C\n//\n", "x.sto: line 2: not a name and a row"),
         ("x.sto", "# STOCKHOLM 1.0\nq AC\n//\n# STOCKHOLM 1.0\n", "x.sto: line 4: a second alignment"),
     ],

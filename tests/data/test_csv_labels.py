@@ -176,6 +176,10 @@ HEADER = "sequence,label,split"
             r"mine.csv, line 4: label 'high' is no finite number, as others are \(task.kind=class takes labels as names\)$",
         ),
         (
+            ("sequence,label", "ACDEF,HHHHH", "ACDEG,  EE "),
+            r"mine.csv, line 3: label 'EE' has blanks at its ends, which may be DSSP's loops: write C for them",
+        ),
+        (
             (HEADER, "ACD,HHH,train", "ADE,EEE,train", "ACDEF,HHEE,valid"),
             r"mine.csv, line 4: label has 4 letters for 5 residues, where others have one for each",
         ),

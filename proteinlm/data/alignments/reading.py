@@ -1,9 +1,12 @@
 """Reads alignments: a3m, aligned FASTA and Stockholm, plain, .gz or .xz.
 
 The three formats of one alignment give equal arrays, because the columns are always those where the query has a residue.
-The query is the first row. What its relatives have between two of its residues is left out.
+The query is the first row; a consensus before it is passed over. What its relatives have between two of its residues is
+left out.
 
-- **a3m** and a2m, known by the name: lower-case letters, ``.`` and ``*`` are left out.
+- **a3m** and a2m, known by the name: lower-case letters, ``.`` and ``*`` are left out. Where the query itself has
+  lower-case letters, as `hmmalign` writes what its profile does not cover, these are columns in which no relative has a
+  residue, since nothing is aligned with them. An entry of MMseqs2's result2msa, which ends in a zero byte, is an a3m.
 - **Stockholm**, known by the name or the first line: ``.``, ``-``, ``_``, ``~`` and ``*`` are gaps, and lower-case letters
   are residues. Annotation is passed over. Blocks of the same rows may follow one another.
 - **aligned FASTA**, every other file: as Stockholm.
@@ -31,6 +34,7 @@ _SMALL = _CAPITALS.lower()
 _GAPS = b".-_~*"
 _RESIDUES_OR_GAPS = bytes.maketrans(_SMALL + _GAPS, _CAPITALS + b"-" * len(_GAPS))
 _PREDICTED = ("ss_", "Consensus")  # rows of HH-suite's files that are no proteins
+_CONSENSUS = "_consensus"  # how the name of the row that hhconsensus and hhblits put first ends
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ def read_alignment(path: Path) -> Alignment:
     else:
         names, rows = _fasta(path, content)
     inserts = is_alignment(path)
+    if len(names) > 1 and names[0].endswith(_CONSENSUS):
+        names, rows = names[1:], rows[1:]
+    query = rows[0].translate(None, b".*")
     rows = [_columns(path, number, names[number], row, inserts) for number, row in enumerate(rows)]
     lengths = [len(row) for row in rows]
     for number, length in enumerate(lengths):
@@ -96,6 +103,8 @@ def read_alignment(path: Path) -> Alignment:
         if rows[number].count(GAP) == length:
             raise InputError(f"{path}: record {number} ({names[number]}) has no residue")
     letters = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), lengths[0])
+    if inserts and any(byte in _SMALL for byte in query):
+        letters = _with_inserts(query, letters)
     letters = letters[:, letters[0] != GAP]
     kept = np.flatnonzero((letters != GAP).any(axis=1))
     return Alignment([names[row] for row in kept], np.ascontiguousarray(letters[kept]), str(path))
@@ -138,8 +147,23 @@ def _bounded(path: Path) -> Iterator[bytes]:
         yield block
 
 
+def _with_inserts(query: bytes, letters: np.ndarray) -> np.ndarray:
+    """The columns `letters` (N, L), and among them one for each lower-case letter of the row `query`, with gaps below it."""
+    row = np.frombuffer(query, np.uint8)
+    is_column = np.array([byte not in _SMALL for byte in query])
+    whole = np.full((len(letters), len(row)), GAP, np.uint8)
+    whole[:, is_column] = letters
+    whole[0] = np.frombuffer(query.upper(), np.uint8)
+    return whole
+
+
 def _fasta(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     """Names and rows of records that begin with ``>``; comments before the first and predicted rows are passed over."""
+    content = content.rstrip(b"\0")  # at the end of an entry of MMseqs2's data bases
+    if b"\0" in content:
+        raise InputError(
+            f"{path}: several alignments, each with a zero byte at its end: give each a file (mmseqs unpackdb)"
+        )
     before, *records = (b"\n" + content.removeprefix(b"\xef\xbb\xbf")).split(b"\n>")
     for number, line in enumerate(before.splitlines()[1:], 1):
         if line.strip() and not line.startswith(b"#"):
