@@ -23,7 +23,8 @@ def run(config: RowConfig) -> None:
         tracking.import_early(config.tracking)
         from proteinlm.training import finetuning, pretraining
 
-    pretraining.run(config.pretraining)
+    if not config.start:
+        pretraining.run(config.pretraining)
     failures = []
     for stage in stages(config):
         try:
@@ -42,7 +43,8 @@ def is_finished(config: RowConfig) -> bool:
     if not isinstance(config.data, SyntheticDataConfig):
         return False
     home = Path(config.output) / config.group / config.name / "pretrain"
-    wanted = {home: config.pretraining.digest()} | {stage.directory: stage.digest() for stage in stages(config)}
+    wanted = {} if config.start else {home: config.pretraining.digest()}
+    wanted |= {stage.directory: stage.digest() for stage in stages(config)}
     if not all((directory / results.RESULT).exists() for directory in wanted):
         return False
     if any(stage.keep_weights and not stage.kept_weights.exists() for stage in stages(config)):

@@ -21,10 +21,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from experiments import given_weights
+from experiments.given_weights import GivenRow
 from experiments.table7 import __main__ as table7
 from experiments.table7 import universes as over_universes
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
-from experiments.table7.rows import ALL, PRETRAIN, SCRATCH, STAGES, names_of_controls, shape_of
+from experiments.table7.rows import ALL, GIVEN, PRETRAIN, SCRATCH, STAGES, names_of_controls, shape_of
 from proteinlm.config import BaselineConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import cores, entry, processes, signals, words
@@ -60,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
     """Run all rows in one universe, and print their table."""
     directory = Path(options.output) / group
+    first, given = read_rows(options.rows, Path(options.output))
     row_words = [
         f"profile={options.profile}",
         f"output={words.quote(options.output)}",
@@ -70,27 +73,33 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
         *([f"hydra.launcher.n_jobs={options.jobs}"] if options.launcher == "local" else []),
         *overrides,
     ]
-    config = entry.compose(
-        "row", row_words
-    )  # what is wrong in one row is wrong in all, and better said before they start
-    stages = plan_stages(config.control, ROWS[options.rows])
+    # what is wrong in one row is wrong in all, and better said before they start
+    config = entry.compose("row", row_words)
+    choices = [row_overrides(first)] if first else []
+    stages = plan_stages(config.control, ROWS[first]) if first else []
+    for row in given:
+        given_weights.prepare(row)
+        choices.append(row.overrides)
+        stages += [Stage(row.name, name) for name in STAGES if name != PRETRAIN]
+        entry.compose("row", [*row.overrides, *row_words])
     with own_directory(directory, "a sweep"):
         if options.launcher == "slurm" and (waiting := slurm_jobs(group)):
             raise InputError(
                 f"{group}: {waiting} jobs of it are in Slurm's queue; wait for them, or end them with scancel --name={group}"
             )
-        command = [
-            *(sys.executable, "-m", "experiments.row", "-m"),
-            *row_overrides(options.rows),
-            *row_words,
-        ]
         environment = {**os.environ, processes.PARENT: str(os.getpid())}
         if options.launcher == "local":
             environment["OMP_NUM_THREADS"] = str(max(1, cores.physical_cores() // options.jobs))
-        with (directory / "sweep.log").open("ab") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        with suppress(signals.Stopped), signals.deferred():
-            Watch(directory, stages, options.jobs).until_end_of(process)
+        failed = 0
+        for choice in choices:
+            if signals.stop_requested():
+                break
+            command = [sys.executable, "-m", "experiments.row", "-m", *choice, *row_words]
+            with (directory / "sweep.log").open("ab") as log:
+                process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+            with suppress(signals.Stopped), signals.deferred():
+                Watch(directory, stages, options.jobs).until_end_of(process)
+            failed = failed or process.returncode
         if number := signals.stop_requested():
             jobs = f"; Slurm's jobs go on: scancel --name={group} ends them" if options.launcher == "slurm" else ""
             print(f"stopped; the same command goes on from here{jobs}", file=sys.stderr)
@@ -101,11 +110,11 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
             last = _last_line(directory / row / "log.txt", directory / "sweep.log")
             end = "stopped" if last.startswith("stopped") else "failed"
             print(f"{end}: {row}: no result of {names}: {last}", file=sys.stderr)
-        if process.returncode and not missing:  # what is there belongs to another config than what was asked for
+        if failed and not missing:  # what is there belongs to another config than what was asked for
             print(f"failed: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
             return 1
-        status = table7.main([str(directory), *(["--partial"] if missing else [])]) or int(bool(missing))
-        return status or (score_alignments(directory, options.profile) if options.rows == "all" else 0)
+        status = table7.main([str(directory), *(["--partial"] if missing or not first else [])]) or int(bool(missing))
+        return status or (score_alignments(directory, options.profile) if first == "all" else 0)
 
 
 def score_alignments(directory: Path, profile: str) -> int:
@@ -137,6 +146,17 @@ ROWS = {"ten": [*TABLE7], "all": [*TABLE7, *BASELINES]}
 """The choices of ``--rows``: the paper's, or TAPE's backbones as well."""
 
 
+def read_rows(choice: str, output: Path) -> tuple[str, list[GivenRow]]:
+    """The word of `ROWS` in a choice as ``all,hf:DIR``, empty if there is none, and the rows from weights of others."""
+    parts = choice.split(",")
+    rows = [given_weights.read_word(part, output) for part in parts if part not in ROWS]
+    first = [part for part in parts if part in ROWS]
+    names = [row.name for row in rows]
+    if len(first) > 1 or len(set(names)) < len(names):
+        raise InputError(f"--rows {choice} names rows twice")
+    return "".join(first), rows
+
+
 def row_overrides(rows: str) -> list[str]:
     """The choice as `experiments.row` takes it."""
     if rows == "ten":
@@ -159,7 +179,7 @@ def largest_first(rows: list[str]) -> list[str]:
 
 def work(row: str) -> float:
     """How long a step of a row takes, roughly: matrix products, and what grows with the width only."""
-    shape = shape_of(row.removeprefix(SCRATCH))
+    shape = shape_of("unirep" if GIVEN in row else row.removeprefix(SCRATCH))
     if isinstance(shape, BaselineConfig):
         return shape.products / 12 + 1024 * shape.hidden_size * shape.num_layers
     return shape.num_layers * (shape.hidden_size**2 + 1024 * shape.hidden_size)
@@ -275,7 +295,11 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         prog="python -m experiments.sweep", description="Run all rows, then print the table."
     )
     parser.add_argument("--profile", default="laptop", help="smoke, laptop, single_gpu or paper")
-    parser.add_argument("--rows", default="ten", help="ten, or all: TAPE's backbones below them")
+    parser.add_argument(
+        "--rows",
+        default="ten",
+        help="ten, or all: TAPE's backbones below them; after a comma weights of others: unirep-published, hf:DIR",
+    )
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory of real data")
     parser.add_argument("--universe", type=int, default=0, help="seed of the synthetic universe and of training")
     parser.add_argument("--universes", type=int, default=1, help="so many from that one on, and a table over them")
@@ -288,8 +312,7 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="row that is also fine-tuned from random weights, or all of the ten; '' for none; else as the config has it",
     )
     options, overrides = parser.parse_known_args(arguments)
-    if options.rows not in ROWS:
-        raise InputError(f"--rows {options.rows} is not one of {', '.join(ROWS)}")
+    read_rows(options.rows, Path(options.output))
     if options.universe < 0 or options.universes < 1:
         raise InputError(
             f"--universe {options.universe} must not be negative, --universes {options.universes} at least 1"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import floor, isnan, log10
 
-from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.published import COLUMNS, published_row
 from experiments.table7.rows import Row
 from proteinlm.records.results import RESULT, Result, Score
 
@@ -69,10 +69,12 @@ def cell(row: Row, key: str) -> Estimate | None:
 
 
 def published(row: str, key: str) -> Number | None:
-    """The paper's number in a column of the table."""
-    if row not in TABLE7:
+    """The paper's number in a column of the table, or TAPE's of its backbones and of weights of others."""
+    table, values = published_row(row)
+    value = values[PLACES[key]] if values else None
+    if value is None:
         return None
-    return number(TABLE7[row][PLACES[key]], PUBLISHED, f"TABLE7[{row!r}][{PLACES[key]}]")
+    return number(value, PUBLISHED, f"{table}[{row!r}][{PLACES[key]}]", 3 if table == "TABLE7" else 2)
 
 
 def summed(row: Row, field: str, scale: float, digits: int, unit: str = "") -> Number:

@@ -56,6 +56,16 @@ FORERUNNERS: dict[str, tuple[float | None, ...]] = {
 }
 """The same of backbones that are no rows of the table unless they are run one by one."""
 
+GIVEN = {"unirep-published": FORERUNNERS["unirep"], "unirep-published-frozen": FORERUNNERS["unirep"]}
+"""The same of weights of others: TAPE trained UniRep from these."""
+
+
+def published_row(name: str) -> tuple[str, tuple[float | None, ...]]:
+    """The published numbers of a row, in the order of `COLUMNS`, and which of these tables has them; empty if none has."""
+    tables = {"TABLE7": TABLE7, "BASELINES": BASELINES, "FORERUNNERS": FORERUNNERS, "GIVEN": GIVEN}
+    return next(((table, rows[name]) for table, rows in tables.items() if name in rows), ("", ()))
+
+
 PERPLEXITY = {"hidden-3072-layer-24-head-16": 3.736}
 """Table 1: validation perplexity. The 1.2 B model's 3.802 is left out: two rows have that size."""
 

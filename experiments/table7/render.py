@@ -10,7 +10,7 @@ from rich.text import Text
 
 from experiments.table7 import without_relatives
 from experiments.table7.claims import Finding
-from experiments.table7.published import BASELINES, COLUMNS, FORERUNNERS, PERPLEXITY, TABLE7
+from experiments.table7.published import COLUMNS, PERPLEXITY, TABLE7, published_row
 from experiments.table7.rows import PRETRAIN, SCRATCH, Cell, Row, shape_of
 from proteinlm.records.results import Score
 
@@ -31,7 +31,7 @@ def caption(rows: list[Row]) -> str:
     scored = f" of {min(numbers):,} to {max(numbers):,} proteins" if numbers else ""
     universes = f" and over {len(first.universes)} universes" if first.universes else ""
     hours = "GPU-hours" if tuned.accelerator != "cpu" else "core-hours"
-    others = "; TAPE's of its backbones" if any(row.baseline for row in rows) else ""
+    others = "; TAPE's of its backbones" if any(row.baseline or row.given for row in rows) else ""
     return (
         f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}{universes}, {seeds}; * the best of the "
         "ten rows in its column, or not distinguishable from it; in brackets the paper's number, for contacts by another "
@@ -134,7 +134,7 @@ def _flat(row: Row) -> dict[str, object]:
     pretraining = row.results.get(PRETRAIN)
     record: dict[str, object] = {
         "row": row.name,
-        "full_parameters": row.full.parameters,
+        "full_parameters": row.full_parameters,
         "parameters": row.parameters if row.results else None,
         "tokens": pretraining.tokens if pretraining else None,
         "flops": row.flops,
@@ -154,8 +154,8 @@ def _flat(row: Row) -> dict[str, object]:
 
 def _published_value(row: Row, key: str) -> float | None:
     places = {column.key: place for place, column in enumerate(COLUMNS)}
-    values = {**TABLE7, **BASELINES, **FORERUNNERS}
-    return values[row.name][places[key]] if row.name in values else None
+    _, values = published_row(row.name)
+    return values[places[key]] if values else None
 
 
 def _short(cell: Cell) -> str:
@@ -177,18 +177,18 @@ def _bounds(score: Score | None, digits: int) -> str:
 
 def _paper(row: Row, key: str) -> str:
     value = _published_value(row, key)
-    digits = 2 if row.baseline else 3
+    digits = 3 if row.name in TABLE7 else 2
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _cost_cells(row: Row) -> tuple[str, ...]:
     if not row.results:
-        return ("missing", f"{row.full.parameters:,}", *[""] * (len(COSTS) - 2))
+        return ("missing", f"{row.full_parameters:,}", *[""] * (len(COSTS) - 2))
     pretraining = row.results.get(PRETRAIN)
     perplexities = [row.perplexity(split) for split in SPLITS.values()]
     return (
         f"{row.parameters:,}",
-        f"{row.full.parameters:,}",
+        f"{row.full_parameters:,}",
         *(f"{score.value:.2f} ({_bounds(score, 1)})" if score else "–" for score in perplexities),
         f"{pretraining.tokens / 1e6:,.2f} M" if pretraining else "–",
         f"{row.flops:.1e}",

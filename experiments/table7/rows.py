@@ -21,6 +21,8 @@ from proteinlm.storage.untrusted import read_json
 
 PRETRAIN, SCRATCH, UNIVERSES = "pretrain", "scratch-", "universes.json"
 ALL = "all"
+GIVEN = "-published"
+"""What the name of a row has that is fine-tuned from weights of others: ``esm2-published``, ``esm2-published-frozen``."""
 _BY_KEY = {column.key: column for column in COLUMNS}
 SHOWN = 100
 """Rows that a table or a page shows at most; the files hold all."""
@@ -60,6 +62,11 @@ class Row:
         return self.name.startswith(SCRATCH)
 
     @property
+    def given(self) -> bool:
+        """Whether it starts from weights of others, and so has no pretraining."""
+        return GIVEN in self.name
+
+    @property
     def full(self) -> ModelConfig:
         """The shape that the row is named after; of a row with a name of its own, what was trained."""
         name = self.name.removeprefix(SCRATCH)
@@ -75,8 +82,18 @@ class Row:
 
     @property
     def parameters(self) -> int:
-        """Of the model with its language-model head, as counted when it was pretrained."""
+        """Of the model with its language-model head, as counted when it was pretrained.
+
+        Of weights of others: with the smallest head of a task.
+        """
+        if self.given:
+            return min(result.parameters for result in self.results.values())
         return self.pretraining.parameters if self.pretraining else self.built.parameters
+
+    @property
+    def full_parameters(self) -> int:
+        """Of the shape that the row is named after."""
+        return self.parameters if self.given else self.full.parameters
 
     @property
     def scale(self) -> dict[str, int]:
@@ -91,7 +108,7 @@ class Row:
 
     @property
     def missing(self) -> list[str]:
-        wanted = STAGES[1:] if self.control else STAGES
+        wanted = STAGES[1:] if self.control or self.given else STAGES
         return [stage for stage in wanted if stage not in self.results]
 
     @property

