@@ -166,7 +166,7 @@ def pppl(
     window: Residues = 0,
     overlap: Overlap = None,
 ) -> None:
-    """Pseudo-perplexity of each protein: every residue hidden once, a pass for each."""
+    """Pseudo-perplexity of each protein: every residue hidden once, a pass for each. Of UniRep: perplexity, in one pass."""
     from proteinlm.inference import likelihoods, tables
     from proteinlm.inference.model import load
 

@@ -73,7 +73,15 @@ def pseudo_perplexity(model: Model, letters: np.ndarray) -> float:
 
 
 def write_pseudo_perplexities(model: Model, source: Path, output: Path | None, letters: str = STRICT) -> None:
-    """Write one line for each protein in `source`."""
+    """Write one line for each protein in `source`.
+
+    A model that predicts the next residue (UniRep) hides none: its column ``perplexity`` is the exponential of the mean
+    loss of the residues, each from those before it.
+    """
+    if model.next_residue:
+        job = Job(source, model, partial(_perplexities, model), {"of": "perplexity"}, "scoring", letters=letters)
+        tables.write_results(job, output)
+        return
 
     def table(window: Window) -> pa.Table:
         values = [pseudo_perplexity(model, protein.letters) for protein in window]
@@ -82,6 +90,12 @@ def write_pseudo_perplexities(model: Model, source: Path, output: Path | None, l
     _ = model.head  # its absence should not wait for the first protein
     job = Job(source, model, table, {"of": "pseudo-perplexity"}, "scoring", _passes, letters)
     tables.write_results(job, output)
+
+
+def _perplexities(model: Model, window: Window) -> pa.Table:
+    logs = model.log_likelihoods([protein.letters for protein in window])
+    values = np.exp(-logs / [len(protein.letters) for protein in window])
+    return proteins_table(window, {"perplexity": pa.array(values, pa.float64())})
 
 
 def _passes(protein: Protein) -> int:

@@ -92,7 +92,10 @@ def test_a_variant_is_scored_by_whole_proteins(tmp_path: Path):
     assert outcome[0] == 0
     scores = [float(row["score"]) for row in csv.DictReader(out.open())]
     assert scores == pytest.approx([log_likelihood(arrays, mutant) - log_likelihood(arrays, wild), 0.0], abs=1e-4)
-    assert_refused(run("pppl", tmp_path / "wild.fasta", "--model", tmp_path / "ours"), "no language-model head in it")
+    code, output, _ = run("pppl", tmp_path / "wild.fasta", "--model", tmp_path / "ours")
+    header, line = output.splitlines()
+    assert (code, header) == (0, "id,length,perplexity")
+    assert float(line.split(",")[-1]) == pytest.approx(np.exp(-log_likelihood(arrays, wild) / len(wild)), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -204,6 +204,11 @@ def test_what_cannot_be_read_is_refused_in_one_line(tmp_path: Path):
     refused("names no files of this directory")
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "missing.safetensors"}}))
     refused("no missing.safetensors in it, which its index names")
+    shard = directory / "model-00001-of-00002.safetensors"
+    shard.write_bytes(originals[weights][:-8])
+    index = {"weight_map": dict.fromkeys(tensors, shard.name)}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(f"{shard.name}: damaged")
 
 
 def test_a_directory_without_a_head_is_not_scored(tmp_path: Path):

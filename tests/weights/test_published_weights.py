@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from proteinlm import checkpoint, load
 from proteinlm.config import PublishedConfig
 from proteinlm.data.batches.packing import pack_letters
+from proteinlm.inference.likelihoods import pseudo_perplexity
 from proteinlm.interop import unirep
 from tests.data.samples import protein
 from tests.interop.test_unirep import log_likelihood, states
@@ -99,3 +101,30 @@ def test_antiberty_against_transformers(tmp_path: Path):
     print(f"\nAntiBERTy, {len(PROTEINS)} proteins: states differ by up to {by_state:.2g} from transformers' BERT,")
     print(f"log-probabilities by up to {by_logarithm:.2g}")
     assert max(by_state, by_logarithm) < 1e-4
+
+
+@needs_weights
+def test_antiberty_against_its_own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Version 1.0.0, which reads the weights in another format and from a directory of the user's."""
+    antiberty = pytest.importorskip("antiberty", reason="needs antiberty 1.0.0, installed without its dependencies")
+    home = unpacked("antiberty", tmp_path / "wheel") / "antiberty/trained_models"
+    directory = home / "AntiBERTy_md_smooth"
+    shutil.copy(home / "vocab.txt", directory)
+    tensors = torch.load(directory / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    save_file(
+        {name: tensor.clone() for name, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"}
+    )
+    monkeypatch.setenv("ANTIBERTY_WEIGHTS_DIR", str(directory))
+    theirs, model = antiberty.AntiBERTyRunner(device="cpu"), load(directory, device="cpu")
+    difference = 0.0
+    for begin in range(0, len(PROTEINS), 20):
+        batch = PROTEINS[begin : begin + 20]
+        for mine, wanted in zip(model.embed(batch, "residue"), theirs.embed(batch), strict=True):
+            difference = max(difference, float(np.abs(mine - wanted[1:-1].numpy()).max()))
+    few = PROTEINS[:10]
+    found = [-np.log(pseudo_perplexity(model, np.frombuffer(sequence.encode(), np.uint8))) for sequence in few]
+    by_logarithm = float(np.abs(theirs.pseudo_log_likelihood(few).numpy() - found).max())
+    print(f"\nAntiBERTy, {len(PROTEINS)} proteins: states differ by up to {difference:.2g} from antiberty's,")
+    print(f"mean pseudo-log-likelihoods of {len(few)} by up to {by_logarithm:.2g}")
+    assert difference < 1e-4
+    assert by_logarithm < 1e-4
