@@ -248,18 +248,15 @@ def test_all_rows_complete_on_top_of_the_ten_of_which_none_is_started(undisturbe
     assert rows[:10] == table(undisturbed)["rows"][:10]
 
 
-def test_weights_of_others_are_rows_that_nothing_is_pretrained_for(undisturbed: Path, tmp_path: Path):
-    shutil.copytree(undisturbed / GROUP, tmp_path / GROUP, ignore=shutil.ignore_patterns("table7.*"))
+def test_weights_of_others_are_rows_that_nothing_is_pretrained_for(tmp_path: Path):
     weights = saved(tmp_path / "unirep")  # not UniRep's, but TAPE's numbers go by the name
-    process = sweep(tmp_path, "--rows", f"ten,hf:{weights},frozen:hf:{weights}")
+    process = sweep(tmp_path, "--rows", f"hf:{weights},frozen:hf:{weights}")
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
-    assert "76 of 88 stages are already there" in errors
+    assert "[12/12]" in errors
     rows = table(tmp_path)["rows"]
-    assert [row["row"] for row in rows] == [*TABLE7, "unirep-published", "unirep-published-frozen", CONTROL]
-    assert rows[:10] == table(undisturbed)["rows"][:10]
-    assert table(tmp_path)["reading"] == table(undisturbed)["reading"], "they take no part in the claims"
-    trained, frozen = rows[10:12]
+    assert [row["row"] for row in rows] == [*TABLE7, "unirep-published", "unirep-published-frozen"]
+    trained, frozen = rows[10:]
     for row in (trained, frozen):
         assert all(row[f"{column.key}_low"] <= row[column.key] <= row[f"{column.key}_high"] for column in COLUMNS)
         assert row["tokens"] is None
@@ -271,6 +268,25 @@ def test_weights_of_others_are_rows_that_nothing_is_pretrained_for(undisturbed: 
     assert "[0.73]" in (tmp_path / GROUP / "table7.md").read_text()
     assert report.main([str(tmp_path / GROUP)]) == 0
     assert "unirep-published-frozen" in (tmp_path / GROUP / "report.html").read_text()
+
+
+def test_weights_of_others_stand_below_the_ten_and_take_no_part_in_the_claims(tmp_path: Path):
+    made_up(tmp_path / GROUP)
+    assert table7.main([str(tmp_path / GROUP)]) == 0
+    ten = table(tmp_path)
+    for file in (tmp_path / GROUP / next(iter(TABLE7))).rglob(results.RESULT):
+        if file.parent.name != PRETRAIN:
+            home = tmp_path / GROUP / "esm2-published" / file.parent.name
+            shutil.copytree(file.parent, home)
+            results.Result(**{**vars(results.load(file)), "row": "esm2-published", "parameters": 7}).save(home)
+    assert table7.main([str(tmp_path / GROUP)]) == 0, "no pretraining is missing"
+    rows = table(tmp_path)["rows"]
+    assert [row["row"] for row in rows] == [*TABLE7, "esm2-published", CONTROL]
+    assert rows[:10] == ten["rows"][:10]
+    assert table(tmp_path)["reading"] == ten["reading"]
+    assert rows[10]["q3_published"] is None
+    assert rows[10]["full_parameters"] == 7
+    assert not any(rows[10][f"{column.key}_tie"] for column in COLUMNS)
 
 
 @pytest.mark.parametrize(
