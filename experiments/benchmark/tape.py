@@ -25,7 +25,7 @@ TESTS = {
     "fluorescence": ("test",),
     "stability": ("test",),
 }
-"""The test splits of each task. ``cb513_proper`` leaves out the residues of CB513's chains that are not in its domains."""
+"""The test splits of each task. ``cb513_proper`` scores the residues of CB513's domains alone, where records mark these."""
 PUBLISHED = {
     ("secondary_structure", "cb513"): 0.73,
     ("remote_homology", "test_fold_holdout"): 0.23,
@@ -33,6 +33,7 @@ PUBLISHED = {
     ("stability", "test"): 0.73,
 }
 """TAPE's numbers of UniRep, trained with the task's own head: accuracy, and Spearman of the last two."""
+PROPER, MARK = "cb513_proper", "cb513_mask"
 FIELDS = {"fluorescence": "log_fluorescence", "stability": "stability_score", "remote_homology": "fold_label"}
 
 
@@ -46,6 +47,10 @@ def read_tape(root: Path, task: str, split: str = "") -> dict[str, LabelledRows]
     if split and split not in TESTS[task]:
         raise InputError(f"split={split} is not one of {', '.join(TESTS[task])} (tape/{task})")
     tests = (split,) if split else TESTS[task]
+    if PROPER in tests and not any(MARK in record for record in read_records(root, task, "cb513")):
+        if split:
+            raise InputError(f"{root / 'tape' / task}: no record of cb513 has a {MARK}, which {PROPER} needs")
+        tests = tuple(name for name in tests if name != PROPER)
     shared = {name: _rows(root, task, name) for name in ("train", "valid")}
     splits = {name: {**shared, "test": _rows(root, task, name)} for name in tests}
     return {name: _labelled(root / "tape" / task, task, name, parts) for name, parts in splits.items()}
@@ -94,8 +99,8 @@ def _label(record: dict[str, Any], task: str, split: str) -> str:
     if task != "secondary_structure":
         return str(_first(record[FIELDS[task]]))
     kept = record["valid_mask"]
-    if split.endswith("_proper"):
-        kept = [both and own for both, own in zip(kept, record["cb513_mask"], strict=True)]
+    if split == PROPER:  # a chain without marks has no residue in a domain
+        kept = [both and own for both, own in zip(kept, record.get(MARK, [0.0] * len(kept)), strict=True)]
     return "".join(SS3[state] if there else UNKNOWN for state, there in zip(record["ss3"], kept, strict=True))
 
 

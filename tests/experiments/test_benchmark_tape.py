@@ -32,9 +32,17 @@ def labels(root: Path, name: str, split: str) -> list[str]:
 def test_structures_are_those_of_resolved_residues(tmp_path: Path):
     chain = {"primary": "MKTA", "ss3": [0, 1, 2, 0], "valid_mask": [1.0, 1.0, 1.0, 0.0]}
     both = chain | {"cb513_mask": [0.0, 1.0, 1.0, 1.0]}
-    write(tmp_path, "secondary_structure", train=[chain], valid=[chain], cb513=[both], ts115=[chain], casp12=[chain])
-    assert labels(tmp_path, "tape/secondary_structure", "cb513") == ["HEC?"]
-    assert labels(tmp_path, "tape/secondary_structure", "cb513_proper") == ["?EC?"]
+    write(
+        tmp_path,
+        "secondary_structure",
+        train=[chain],
+        valid=[chain],
+        cb513=[both, chain],
+        ts115=[chain],
+        casp12=[chain],
+    )
+    assert labels(tmp_path, "tape/secondary_structure", "cb513") == ["HEC?", "HEC?"]
+    assert labels(tmp_path, "tape/secondary_structure", "cb513_proper") == ["?EC?", "????"]
     rows = open_benchmark(tmp_path, "tape/secondary_structure", "cb513").splits["cb513"]
     assert rows.task.classes == ["H", "E", "C"]
     assert rows.remarks == ("TAPE's UniRep, trained with the task's head: 0.73",)
@@ -44,6 +52,10 @@ def test_structures_are_those_of_resolved_residues(tmp_path: Path):
         "ts115",
         "casp12",
     }
+    write(tmp_path, "secondary_structure", cb513=[chain])
+    assert set(open_benchmark(tmp_path, "tape/secondary_structure").splits) == {"cb513", "ts115", "casp12"}
+    with pytest.raises(InputError, match="no record of cb513 has a cb513_mask"):
+        open_benchmark(tmp_path, "tape/secondary_structure", "cb513_proper")
 
 
 def test_folds_that_nothing_is_trained_on_are_left_out_and_named(tmp_path: Path):
