@@ -11,6 +11,7 @@ from experiments.figures import all as figures
 from experiments.figures import style
 from experiments.figures.all import Drawing
 from experiments.report import numbers, provenance, summary, tables
+from experiments.report.benchmarks import Benchmarks
 from experiments.table7 import claims, render
 from experiments.table7.published import COLUMNS
 from experiments.table7.rows import Row, choose_shown
@@ -40,11 +41,9 @@ class Shown:
     narrow: Markup
 
 
-def of(rows: list[Row], problems: list[str], name: str) -> str:
+def of(rows: list[Row], problems: list[str], name: str, shown_benchmarks: Benchmarks) -> str:
     """The page about these rows, which have at least one result; of very many, about those that a reader is shown."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = _environment()
     environment.globals["short"] = style.short
     everything, rows = rows, choose_shown(rows)
     findings = claims.of_rows(rows)
@@ -52,8 +51,8 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         shown = {drawing.name: each for drawing in figures.of(rows) if (each := _shown(drawing))}
     return environment.get_template("page.html.j2").render(
         name=name,
-        style=Markup((HERE / "page.css").read_text()),
-        script=Markup((HERE / "page.js").read_text()),
+        **_looks(),
+        benchmarks=shown_benchmarks,
         problems=problems,
         summary=summary.of(rows, findings),
         columns=COLUMNS,
@@ -71,6 +70,21 @@ def of(rows: list[Row], problems: list[str], name: str) -> str:
         versions=provenance.versions(rows),
         published=numbers.PUBLISHED,
     )
+
+
+def of_benchmarks(shown: Benchmarks, name: str) -> str:
+    """The page about benchmarks alone."""
+    return _environment().get_template("benchmarks_page.html.j2").render(name=name, benchmarks=shown, **_looks())
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def _looks() -> dict[str, Markup]:
+    return {"style": Markup((HERE / "page.css").read_text()), "script": Markup((HERE / "page.js").read_text())}
 
 
 def pieces(evidence: str) -> list[str]:

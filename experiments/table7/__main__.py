@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from experiments.benchmark import table as benchmarks
 from experiments.table7 import audit, claims, render, without_relatives
 from experiments.table7.claims import Finding
 from experiments.table7.rows import choose_shown, collect, problems, universes_of
@@ -55,6 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     write_text(options.directory / "table7.json", json.dumps(render.as_json(rows, findings), indent=2) + "\n")
     write_text(options.directory / "table7.csv", render.as_csv(rows))
     write_text(options.directory / "table7.md", render.as_markdown(rows, findings))
+    for line in benchmarks.write(options.directory):
+        print(line)
     print(f"written: {options.directory}/table7.md, .csv, .json")
     return 0
 

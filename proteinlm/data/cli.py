@@ -83,27 +83,41 @@ def leakage(
         "relatives.arrow"
     ),
     by: Annotated[str, typer.Option("--with", help="auto, mmseqs (MMseqs2), or built-in.")] = "auto",
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--labels", help="A file of labels, as of FLIP, PBC or your own, whose test set is searched for too."
+        ),
+    ] = None,
 ) -> None:
     """Report the share of each test set with a close relative in the corpus, and in its task's training split."""
-    from proteinlm.data import store
+    from proteinlm.data import csv_labels, store
     from proteinlm.data.similarity import leakage
     from proteinlm.data.store.manifest import is_store
 
     if by not in ("auto", "mmseqs", "built-in"):
         raise typer.BadParameter(f"{by} is not one of auto, mmseqs, built-in", param_hint="--with")
     with _errors(), _stoppable():
-        check_output(out, *_files(root))
+        check_output(out, *_files(root), *(labels or []))
+        labelled, fingerprints = {}, {}
+        for file in labels or []:
+            if (name := file.name.split(".")[0]) in labelled:
+                raise InputError(f"--labels {file}: another file is called {name}, too")
+            labelled[name], fingerprints[name] = csv_labels.test_and_training(file)
         opened = store.open(root) if is_store(root) else store.ensure(root, default_cache())
+        if taken := sorted(labelled.keys() & set(opened.tasks)):
+            raise InputError(f"--labels: {taken[0]} is a task of {root}, too: give the file another name")
         search, found = leakage.search(by), []
         least = [f"{each:.0%}" for each in leakage.THRESHOLDS]
         typer.echo(f"identity at least {', '.join(least)}; searched with {search.__name__.replace('_', '-')}")
-        for each in leakage.closest(opened, search):
+        for each in leakage.closest(opened, search, labelled):
             found.append(each)
             for where, shares in leakage.shares(each).items():
                 searched = not any(share != share for share in shares.values())
                 percent = "  ".join(f"{share:6.1%}" for share in shares.values()) if searched else "not there"
                 typer.echo(f"{each.task} {each.split} ({len(each.corpus):,} proteins), in {where:6} {percent}")
-        leakage.save(out, found, {each.task: opened.fingerprint(each.task) for each in found})
+        of_store = {each.task: opened.fingerprint(each.task) for each in found if each.task not in labelled}
+        leakage.save(out, found, of_store | fingerprints)
         typer.echo(f"written: {out}")
 
 

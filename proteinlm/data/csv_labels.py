@@ -11,13 +11,15 @@ import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from proteinlm.config import CsvDataConfig, CustomTaskConfig, DataConfig
 from proteinlm.data import label_kinds
 from proteinlm.data.formats.biotrainer import Row, is_fasta, read_labelled
 from proteinlm.data.formats.compression import read_text
 from proteinlm.data.formats.letters import Letters
 from proteinlm.data.label_kinds import NAMED, NUMBER, RESIDUE_NUMBERS, residue_numbers
-from proteinlm.data.similarity import clusters
+from proteinlm.data.similarity import clusters, leakage
 from proteinlm.data.sources import Labelled
 from proteinlm.errors import InputError
 
@@ -58,6 +60,21 @@ def open_labels(config: DataConfig, task: CustomTaskConfig) -> tuple[Labelled, C
         fingerprint=content.hexdigest()[:12],
         remarks=remarks,
     ), resolved
+
+
+def test_and_training(file: Path) -> tuple[leakage.Labelled, str]:
+    """The proteins of a file to test on and to train on, and the fingerprint of the whole.
+
+    Raises `InputError` where none is for the test.
+    """
+    labelled, _ = open_labels(CsvDataConfig(csv=str(file)), CustomTaskConfig())
+    if leakage.TEST not in labelled.sizes:
+        raise InputError(f"{file}: no protein is for the test")
+    test, train = (
+        [np.frombuffer(record["primary"].encode(), np.uint8) for record in labelled.records(split)]
+        for split in (leakage.TEST, "train")
+    )
+    return leakage.Labelled(test, train), labelled.fingerprint
 
 
 def read_rows(config: CsvDataConfig, task: CustomTaskConfig) -> LabelledRows:

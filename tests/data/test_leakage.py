@@ -218,6 +218,46 @@ def test_the_report_knows_who_has_a_relative(root: Path, tmp_path: Path, monkeyp
     assert table["train"].to_pylist() == [0.0, 1.0, 0.0]
 
 
+def test_a_benchmarks_test_set_is_searched_for_in_the_corpus_and_in_its_own_training(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PROTEINLM_CACHE", str(tmp_path / "cache"))
+    of_corpus, own, strange = (tape_record("pfam", index)["primary"] * 3 for index in (2, 50, 60))
+    rows = [(own, 1, "train,"), (strange[::-1], 2, "train,True"), (own[:-1] + "W", 3, "test,"), (of_corpus, 4, "test,")]
+    others = [
+        (strange, 5, "test,"),
+        (strange[::-1] + "A", 6, "test,"),
+        (of_corpus[::-1], 8, "train,"),
+        (own[::-1], 7, "train,True"),
+    ]
+    file = tmp_path / "gb1.csv"
+    file.write_text("sequence,target,set,validation\n" + "".join(f"{s},{t},{r}\n" for s, t, r in rows + others))
+    out = tmp_path / "relatives.arrow"
+    words = ["data", "leakage", str(root), "--out", str(out), "--with", "built-in", "--labels", str(file)]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert "gb1 test (4 proteins), in corpus  25.0%" in said.output
+    assert "gb1 test (4 proteins), in train   25.0%" in said.output
+    relatives = leakage.load(out)
+    assert (relatives.closest["gb1", "test"] > 0.9).tolist() == [True, True, False, False]
+    assert relatives.closest["stability", "test"].tolist() == [1.0, 1.0, 0.0]
+    assert relatives.data.keys() == {"stability", "gb1"}
+    twice = CliRunner().invoke(app, [*words, "--labels", str(shutil.copy(file, tmp_path / "gb1.v2.csv"))])
+    assert twice.exit_code == 2
+    assert "another file is called gb1, too" in twice.output
+    taken = CliRunner().invoke(app, [*words[:-1], str(shutil.copy(file, tmp_path / "stability.csv"))])
+    assert taken.exit_code == 2
+    assert "stability is a task of" in taken.output
+    file.write_text(
+        "sequence,label,split\n"
+        + "".join(f"{s},{t},train\n" for s, t, _ in rows)
+        + f"{strange},3,valid\n{own},4,valid\n"
+    )
+    without = CliRunner().invoke(app, words)
+    assert without.exit_code == 2
+    assert "no protein is for the test" in without.output
+
+
 def test_shares_are_of_nine_seven_five_and_three_tenths():
     identities = np.array([1.0, 0.9, 0.7, 0.69, 0.5, 0.3, 0.29, 0.0])
     found = leakage.shares(leakage.Closest("stability", "test", identities, np.full(8, np.nan)))

@@ -25,6 +25,7 @@ from proteinlm.storage.atomic import written_whole
 FILE = "relatives.arrow"
 THRESHOLDS = (0.9, 0.7, 0.5, 0.3)
 CORPUS, TRAINING = "corpus", "train"
+TEST = "test"
 LEARNT_FROM = ("train", "valid")
 """Of the pretraining corpus nothing but its training split is learnt from, and of a task its own."""
 _BLOCK = 1 << 16  # proteins of the corpus read at once
@@ -81,20 +82,32 @@ def search(name: str) -> Search:
     return mmseqs if name == "mmseqs" or (name == "auto" and shutil.which("mmseqs")) else built_in
 
 
-def closest(store: Store, by: Search) -> Iterator[Closest]:
-    """Every test split, one after the other."""
+class Labelled(NamedTuple):
+    """A file of labelled proteins of its own, as benchmarks are."""
+
+    test: list[np.ndarray]
+    train: list[np.ndarray]
+
+
+def closest(store: Store, by: Search, labelled: Mapping[str, Labelled] | None = None) -> Iterator[Closest]:
+    """Every test split, one after the other: those of the store, then those of `labelled`, by name."""
+    labelled = labelled or {}
     tests = {
         (task, split): _letters(store, task, split)
         for task in store.tasks
         for split in (store.splits(task) if task != PRETRAIN else ())
         if split not in LEARNT_FROM
     }
+    tests |= {(name, TEST): own.test for name, own in labelled.items()}
     if not tests:
         raise InputError(f"{store.directory}: no test split in it")
     there = PRETRAIN in store.tasks and "train" in store.splits(PRETRAIN)
     corpus = _in_corpus(store, tests, by) if there else {}
     for (task, split), letters in tests.items():
-        training = _letters(store, task, "train") if "train" in store.splits(task) else []
+        if task in labelled:
+            training = labelled[task].train
+        else:
+            training = _letters(store, task, "train") if "train" in store.splits(task) else []
         nowhere = np.full(len(letters), np.nan)
         in_training = by(letters, training) if training else nowhere
         yield Closest(task, split, corpus.get((task, split), nowhere), in_training)
