@@ -3,6 +3,7 @@ an undisturbed run, and are told by name when they die. `make test-cluster` star
 """
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments.benchmark.records import load_all
 from proteinlm import planner
 from proteinlm.config import register_schema
 from proteinlm.launch.slurm import states
@@ -20,6 +22,7 @@ from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.storage.atomic import own_directory
 from proteinlm.training import pretraining
+from tests.experiments.test_benchmark import gym
 from tests.parallel.test_strategies import losses
 from tests.runs import ROOT, SMALL, composed, equal, weights
 
@@ -132,6 +135,36 @@ def test_all_rows_of_the_table(tmp_path: Path):
     )
     assert ended.returncode == 0, ended.stderr
     assert len(list(tmp_path.rglob("pretrain/result.json"))) == 10
+
+
+@on_slurm
+def test_the_assays_of_a_benchmark_are_shared_by_jobs(tmp_path: Path):
+    gym(tmp_path, *(f"assay{number}" for number in range(5)))
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.benchmark",
+        "-m",
+        "proteingym/substitutions",
+        "part=1/2,2/2",
+        *CLUSTER,
+    ]
+    words = [
+        f"root={tmp_path}",
+        f"output={tmp_path}",
+        f"hydra.sweep.dir={tmp_path}/.sweeps",
+        "method=wildtype_marginals",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for _ in range(2):  # the second time nothing is left to do, and the averages are there for certain
+        ended = subprocess.run([*command, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+    until(lambda: not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout)
+    logs = [file.read_text() for file in sorted((tmp_path / ".slurm").rglob("*.out"))]
+    scored = [re.findall(r"^\[\d/\d\] (\w+):", log, re.MULTILINE) for log in logs]
+    assert sorted(map(sorted, filter(None, scored))) == [["assay0", "assay2", "assay4"], ["assay1", "assay3"]]
+    (record,) = load_all(tmp_path / "benchmarks")
+    assert record.counts["test"] == 5
 
 
 @on_slurm
