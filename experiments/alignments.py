@@ -1,8 +1,8 @@
 """Contacts that are read off alignments, on the chains that have one: ``python -m experiments.alignments --data synthetic``.
 
 Every method is scored on the same chains, beside the separation along the sequence alone; `--model` adds what a language
-model's attention says of the query. These chains are a set of their own: their scores do not belong into a column with
-those of a whole test set.
+model's attention says of the query, and `--msa-transformer` what an imported MSA Transformer says of the alignment.
+These chains are a set of their own: their scores do not belong into a column with those of a whole test set.
 
 - ``--data synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
 - ``--data DIR``: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
@@ -32,6 +32,7 @@ from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts
 from proteinlm.inference.attention_contacts import SolvedChain
 from proteinlm.inference.model import load
+from proteinlm.inference.msa import MSAReader
 from proteinlm.launch import entry
 from proteinlm.models import potts
 from proteinlm.records import contact_map, predictions
@@ -71,6 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if options.model:
         methods["attention of the query"] = attention_of(options.model)
+    if options.msa_transformer:
+        reader = MSAReader(options.msa_transformer, torch.device("cpu"))
+        methods["MSA Transformer"] = lambda aligned: reader.contacts(aligned.alignment)
     if options.sweep:
         return _beside_rows(options.sweep, options.depth, options.chains, methods)
     config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
@@ -95,6 +99,7 @@ def _beside_rows(directory: Path, depth: int, most: int | None, methods: dict[st
         and (known := json.loads(file.read_text()))["data"] == asdict(config)
         and known["depth"] == depth
         and known["chains"] == most
+        and set(methods) <= set(known["scores"])
     ):
         scores = {name: [Score.read(each) for each in found] for name, found in known["scores"].items()}
     else:
@@ -260,6 +265,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory with alignments/ in it")
     parser.add_argument("--depth", type=int, default=250, help="rows of a made-up alignment")
     parser.add_argument("--model", type=Path, help="weights whose attention is read as well")
+    parser.add_argument("--msa-transformer", type=Path, help="an MSA Transformer imported by `proteinlm import msa`")
     parser.add_argument("--chains", type=int, help="chains at most, of a sweep; by default all")
     parser.add_argument("--sweep", type=Path, help="directory of a sweep, whose data and rows are taken")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")

@@ -16,6 +16,9 @@ from proteinlm.config import FilesDataConfig, SyntheticDataConfig
 from proteinlm.data.alignments.reading import Alignment
 from proteinlm.errors import InputError
 from proteinlm.inference.attention_contacts import SolvedChain
+from proteinlm.inference.msa import MSAReader
+from proteinlm.interop.esm_msa import save_model
+from proteinlm.models.msa_transformer import MSATransformer, Shape
 from proteinlm.records import contact_map, predictions
 from proteinlm.records.contact_map import ContactMap
 from proteinlm.tasks.metrics import ContactPrecision
@@ -63,6 +66,27 @@ def test_alignments_stand_beside_the_rows(
     assert capsys.readouterr().out == table
     assert score_alignments(sweep, "smoke") == 0  # in a process of its own, which reads what is saved
     assert capsys.readouterr().out == table
+
+
+def test_an_msa_transformer_is_a_row_that_an_earlier_table_does_not_hide(
+    sweep: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    weights = tmp_path_factory.mktemp("msa")
+    torch.manual_seed(0)
+    shape = Shape(8, 1, 2, 16, max_positions=300, max_rows=8)
+    save_model(weights, shape, MSATransformer(shape).state_dict())
+    monkeypatch.setattr(alignments, "pseudo_likelihood", lambda aligned: aligned.chain.contacts.astype(np.float32))
+    monkeypatch.setattr(alignments, "mean_field", lambda aligned: aligned.chain.contacts.astype(np.float32))
+    words = ["--sweep", str(sweep), "--chains", "2", "--depth", "4"]
+    assert alignments.main(words) == 0
+    assert alignments.main([*words, "--msa-transformer", str(weights)]) == 0
+    found = json.loads((sweep / "alignments/scores.json").read_text())["scores"]["MSA Transformer"]
+    reader = MSAReader(weights, torch.device("cpu"))
+    of_chain = islice(alignments.chains(CONFIG, 4, ("test",)), 2)
+    samples = alignments.score(of_chain, {"here": lambda aligned: reader.contacts(aligned.alignment)})["here"]
+    assert [each["value"] for each in found] == pytest.approx([samples[name].estimate() for name in alignments.COLUMNS])
+    assert {each["n"] for each in found} == {2}
+    assert max(each["value"] for each in found) > 0
 
 
 def test_an_alignment_is_scored_on_the_stretch_that_it_covers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
