@@ -55,7 +55,8 @@ class Potts:
 
     def energies(self, states: Tensor) -> Tensor:
         """Minus the log-probability (N,) of sequences (N, L) int64, up to a constant that all share."""
-        return torch.cat([self._energies(part) for part in states.split(64)])
+        at_once = max(1, 2**19 // states.shape[1] ** 2)  # rows whose pairs, and five indices of each, are small
+        return torch.cat([self._energies(part) for part in states.split(at_once)])
 
     def _energies(self, states: Tensor) -> Tensor:
         column = torch.arange(len(self.fields), device=states.device)
