@@ -8,8 +8,9 @@ A verdict comes from one number per row, its standing: each column in standard d
 columns of a task and then over the tasks. So contacts do not vote three times, nor secondary structure twice. A claim is
 supported if the standing's interval lies above zero and that of no task lies below. The other way round it is contradicted,
 else the table cannot decide. Student's interval is too narrow where a few rows are skewed: that of the standing is widened
-until it holds zero in `SURE` of the tables with the same rows in another order, or with the signs of the rows' differences
-from their controls changed. `experiments.table7.error_rate` measures how often tables without an effect are decided.
+until it holds zero in `SURE` of the tables in which what a fit without the effect leaves of each row is dealt to another
+(Freedman and Lane 1983), or the signs of the rows' differences from their controls are changed.
+`experiments.table7.error_rate` measures how often tables without an effect are decided.
 
 R rows, C columns, T tasks, P coefficients of a fit.
 """
@@ -23,6 +24,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from scipy import stats
+from scipy.linalg import null_space
 
 from experiments.table7.published import COLUMNS, TABLE7
 from experiments.table7.rows import SCRATCH, Row, is_shape, shape_of
@@ -270,7 +272,10 @@ class Fit:
         """Of the coefficients."""
         weighed = np.array(weights, dtype=float)
         errors = sqrt(weighed @ self.inverse @ weighed)
-        shuffled = self.values[:, -1][_orders(len(self.values))]
+        without = self.design @ null_space(weighed[None])  # all that the coefficients say without the contrast
+        standing = self.values[:, -1]
+        rest = standing - without @ np.linalg.lstsq(without, standing, rcond=None)[0]
+        shuffled = rest[_orders(len(rest))]
         solution = shuffled @ self.design @ self.inverse
         noise = np.sqrt(np.square(shuffled - solution @ self.design.T).sum(axis=1) / self.freedom)
         ratios = np.abs(solution @ weighed) / np.maximum(errors * noise, 1e-12)

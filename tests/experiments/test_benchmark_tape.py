@@ -94,6 +94,7 @@ def test_a_frozen_model_is_scored_beside_what_needs_no_network(tmp_path: Path, c
         (b"[", "stability_train.json.gz: damaged"),
         (gzip.compress(b'[{"id": "a"}]'), "stability, train: a record has no"),
     ],
+    ids=["no gzip", "no labels"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str):
     write(tmp_path, "stability", train=[], valid=[], test=[])
