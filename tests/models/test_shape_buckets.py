@@ -74,7 +74,7 @@ def test_new_proteins_seldom_make_a_new_kernel():
         check=True,
     ).stdout
     first, *_, last = said.split("batch\n")[1:]
-    assert first.count("create:cache_miss") > 50
+    assert first.count("create:cache_miss") > 10  # of the layers, even where attention is compiled by ourselves
     assert last.count("create:cache_miss") < 0.2 * last.count("create:")
 
 
