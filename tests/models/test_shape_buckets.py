@@ -14,6 +14,7 @@ from proteinlm.config import ModelConfig
 from proteinlm.models import shape_buckets
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.heads import LanguageModelHead
+from proteinlm.models.kernels.compiler import SWITCH
 from proteinlm.models.shape_buckets import MULTIPLE, bucket_size
 
 LENGTHS = [5, 40, 41, 90]
@@ -67,14 +68,14 @@ def test_new_proteins_seldom_make_a_new_kernel():
         pytest.skip("this CPU does not multiply bfloat16")
     said = subprocess.run(
         [sys.executable, "-c", f"from {__name__} import train; train()"],
-        env=os.environ | {"ONEDNN_VERBOSE": "profile_create"},
+        env=os.environ | {"ONEDNN_VERBOSE": "profile_create", SWITCH: "0"},  # our own functions have no shapes
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     first, *_, last = said.split("batch\n")[1:]
-    assert first.count("create:cache_miss") > 10  # of the layers, even where attention is compiled by ourselves
+    assert first.count("create:cache_miss") > 50
     assert last.count("create:cache_miss") < 0.2 * last.count("create:")
 
 
