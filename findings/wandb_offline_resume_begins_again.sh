@@ -25,9 +25,9 @@ for _ in range(2):
         run.log({"loss": 1.0})
     steps.append(run.step)
     run.finish()
-folders = sorted(path.name.rpartition("-")[2] for path in Path("wandb").glob("offline-run-*"))
-print("steps at the start and end of each attempt", steps, "directories of the id", folders)
+folders = [path.name for path in Path("wandb").glob("offline-run-*-one*")]  # the second of one second ends in -1
+print("steps at the start and end of each attempt", steps, "directories of the id", len(folders))
 assert steps == [0, 2, 0, 2]
-assert folders and set(folders) == {"one"}
+assert len(folders) == 2
 PYTHON
 echo "as stated: $(basename "$0")"
