@@ -26,7 +26,7 @@ def draw(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         panel.set_yticks(places, [fill(claim, 38) for claim in shares])
         panel.set_xlim(0, max(6, *below))
         panel.set_xlabel("% of tables without the effect")
-        panel.set_title(name)
+        panel.set_title(name.removeprefix("table7-"))
     panels[0].invert_yaxis()
     made.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return made

@@ -168,11 +168,13 @@ def collect(directory: Path) -> list[Row]:
     found: dict[str, dict[str, Result]] = {name: {} for name in TABLE7}
     for result in results.load_all(directory):
         found.setdefault(result.row, {})[result.stage] = result
-    order = [*BASELINES, *FORERUNNERS]
-    others = sorted(
-        found.keys() - TABLE7.keys(),
-        key=lambda name: (name.startswith(SCRATCH), order.index(name) if name in order else len(order), name),
-    )
+    order = [*TABLE7, *BASELINES, *FORERUNNERS]
+
+    def rank(name: str) -> tuple[bool, int, str]:
+        row = name.removeprefix(SCRATCH)
+        return name.startswith(SCRATCH), order.index(row) if row in order else len(order), name
+
+    others = sorted(found.keys() - TABLE7.keys(), key=rank)
     pretrained = {name: of.get(PRETRAIN) for name, of in found.items()}
     places = universes_of(directory)
     rows = [

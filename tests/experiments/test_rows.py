@@ -16,7 +16,7 @@ from experiments.table7.rows import PRETRAIN, Cell, Row, choose_shown, collect, 
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Scores, paired_bootstrap
 from proteinlm.records.results import Score
-from tests.experiments.sweeps import made_up
+from tests.experiments.sweeps import CONTROL, made_up
 
 
 def row(directory: Path, name: str, records: range, share: float) -> Row:
@@ -79,6 +79,17 @@ def test_of_very_many_rows_the_papers_and_the_best_of_the_others_are_shown(tmp_p
     assert choose_shown(rows, most=1000) == rows
     (said,) = render.left_out(shown, rows)
     assert said.startswith(f"30 of {len(rows)} rows are shown")
+
+
+def test_controls_come_last_in_the_order_of_their_rows(tmp_path: Path):
+    made_up(tmp_path)
+    largest, smallest = "scratch-hidden-3072-layer-24-head-16", "scratch-hidden-512-layer-32-head-8"
+    for name in (largest, smallest):
+        for result in results.load_all(tmp_path / CONTROL):
+            home = tmp_path / name / result.stage
+            home.mkdir(parents=True)
+            replace(result, row=name).save(home)
+    assert [row.name for row in collect(tmp_path)] == [*TABLE7, smallest, CONTROL, largest]
 
 
 def test_parameters_are_those_that_were_counted_and_another_budget_is_told(tmp_path: Path):
