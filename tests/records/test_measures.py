@@ -43,6 +43,9 @@ def test_areas_are_what_they_are_defined_as():
         assert measures.average_precision(prediction, target) == pytest.approx(
             plain_average_precision(prediction, target)
         )
+    likelihoods = PREDICTION - 500.0  # a sigmoid of these is zero
+    assert measures.auc(likelihoods, TARGET) == pytest.approx(plain_auc(PREDICTION, TARGET))
+    assert measures.average_precision(likelihoods, TARGET) == pytest.approx(plain_average_precision(PREDICTION, TARGET))
 
 
 def test_scikit_learn_says_the_same():
