@@ -1,4 +1,4 @@
-"""A frozen model meets what needs no network on FLIP's and PBC's files, and ranks ProteinGym's variants; a run goes on."""
+"""A frozen model meets what needs no network on FLIP's and PBC's files; what is there is not computed again."""
 
 import itertools
 import subprocess
@@ -8,41 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import baselines, contest, embeddings, probes, records, zero_shot
+from experiments.benchmark import baselines, contest, embeddings, probes, records
 from experiments.benchmark.named import open_benchmark
-from proteinlm import checkpoint
-from proteinlm.config import ModelConfig
 from proteinlm.data.formats.biotrainer import Row
 from proteinlm.errors import InputError
-from proteinlm.inference.likelihoods import score_variants
 from proteinlm.inference.model import Model, Pooling, load
-from proteinlm.launch import entry
-from proteinlm.models import registry
-from proteinlm.models.seeding import reseed
 from tests.data.samples import protein
+from tests.experiments.benchmarks import TARGET, ask
 from tests.runs import ROOT
-
-SHAPE = ModelConfig(hidden_size=16, num_layers=1, num_heads=2, dropout=0.0, max_positions=64)
-TARGET = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
-REFERENCE = (
-    "DMS_id,DMS_filename,UniProt_ID,taxon,target_seq,coarse_selection_type,MSA_Neff_L_category,DMS_total_number_mutants"
-)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("model")
-    reseed(3, torch.device("cpu"))
-    modules = {"backbone": registry.build(SHAPE), "head": registry.language_model_head(SHAPE)}
-    checkpoint.save_weights(directory, modules, SHAPE)
-    return directory
-
-
-def ask(*words: str) -> None:
-    benchmark.run(entry.compose("benchmark", [benchmark.named(word) for word in words]))
 
 
 def test_levenshtein_is_the_shortest_way_between_two_words():
@@ -306,120 +280,3 @@ def test_a_damaged_archive_is_named(tmp_path: Path):
     (tmp_path / "flip" / "bad_splits.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match=r"bad_splits\.zip: damaged"):
         open_benchmark(tmp_path, "flip/bad")
-
-
-def gym(root: Path, *assays: str) -> Path:
-    """A reference table and the tables of assays: all single variants of three positions, and one double."""
-    folder = root / "proteingym" / "DMS_ProteinGym_substitutions"
-    folder.mkdir(parents=True)
-    rows = [f"{name},{name}.csv,P{name},Human,{TARGET},Activity,Low,4" for name in (*assays, "absent")]
-    (root / "proteingym" / "DMS_substitutions.csv").write_text("\n".join([REFERENCE, *rows]) + "\n")
-    names = [
-        f"{TARGET[place]}{place + 1}{letter}" for place in (0, 7, 20) for letter in "ACDEW" if letter != TARGET[place]
-    ]
-    names.append(f"{TARGET[0]}1A:{TARGET[20]}21W")
-    for name in assays:
-        lines = [f"{mutant},{number * 7 % 11},{number % 2}" for number, mutant in enumerate(names)]
-        (folder / f"{name}.csv").write_text("\n".join(["mutant,DMS_score,DMS_score_bin", *lines]) + "\n")
-    return folder
-
-
-def test_masked_marginals_are_those_of_the_score_command(weights: Path, tmp_path: Path):
-    folder = gym(tmp_path, "a")
-    (tmp_path / "wildtype.fasta").write_text(f">w\n{TARGET}\n")
-    model = load(weights)
-    score_variants(model, tmp_path / "wildtype.fasta", folder / "a.csv", tmp_path / "known.csv")
-    known = [line.split(",")[-1] for line in (tmp_path / "known.csv").read_text().splitlines()[1:]]
-    list(zero_shot.run(model, tmp_path, "masked_marginals", 1022, (1, 1), tmp_path / "out"))
-    ours = [line.split(",")[-1] for line in (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]]
-    assert np.array(ours, float) == pytest.approx(np.array(known, float), rel=1e-5)
-
-
-def test_what_is_visible_gives_other_scores_and_a_likelihood_is_the_variants_own(weights: Path, tmp_path: Path):
-    gym(tmp_path, "a")
-    model = load(weights)
-    scores = {}
-    for method in zero_shot.METHODS:
-        list(zero_shot.run(model, tmp_path, method, 1022, (1, 1), tmp_path / method))
-        lines = (tmp_path / method / "a.csv").read_text().splitlines()[1:]
-        scores[method] = {line.split(",")[0]: float(line.split(",")[-1]) for line in lines}
-    double = f"{TARGET[0]}1A:{TARGET[20]}21W"
-    for method in ("masked_marginals", "wildtype_marginals"):  # both are sums over the mutations
-        parts = [scores[method][name] for name in double.split(":")]
-        assert scores[method][double] == pytest.approx(sum(parts), rel=1e-5)
-    assert scores["masked_marginals"] != scores["wildtype_marginals"]
-    mutant = np.frombuffer(("A" + TARGET[1:]).encode(), np.uint8)
-    from proteinlm.inference.likelihoods import pseudo_perplexity
-
-    expected = -len(TARGET) * np.log(pseudo_perplexity(model, mutant))
-    assert scores["pseudo_likelihood"][f"{TARGET[0]}1A"] == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_window_lies_around_the_mutation_inside_the_protein(weights: Path, tmp_path: Path):
-    assert zero_shot.span(3, 10, 20) == (0, 10)
-    assert [zero_shot.span(position, 100, 20) for position in (0, 9, 50, 95)] == [(0, 20), (0, 20), (40, 60), (80, 100)]
-    gym(tmp_path, "a")
-    model = load(weights)
-    list(zero_shot.run(model, tmp_path, "masked_marginals", 9, (1, 1), tmp_path / "out"))
-    ours = {
-        line.split(",")[0]: float(line.split(",")[-1])
-        for line in (tmp_path / "out" / "a.csv").read_text().splitlines()[1:]
-    }
-    part = TARGET[16:25]  # nine residues around the 21st
-    logs = zero_shot.masked_log_probabilities(model, np.frombuffer(part.encode(), np.uint8), np.array([4]))[0]
-    from proteinlm.vocabulary import IDS
-
-    assert ours[f"{TARGET[20]}21W"] == pytest.approx(float(logs[IDS["W"]] - logs[IDS[TARGET[20]]]), rel=1e-5)
-
-
-def test_parts_share_the_assays_and_a_run_goes_on(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    gym(tmp_path, "a", "b", "c")
-    model = load(weights)
-    first = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (1, 2), tmp_path / "out"))
-    assert [line.split(":")[0] for line in first[:2]] == ["[1/2] a", "[2/2] c"]
-    assert first[2] == "1 assays of other parts are not scored yet, as b"
-    second = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (2, 2), tmp_path / "out"))
-    assert second[-1] == "1 of 4 assays are not there: this is no score of ProteinGym"
-    monkeypatch.setattr(zero_shot, "score_assay", lambda *_: pytest.fail("scored again"))
-    again = list(zero_shot.run(model, tmp_path, "wildtype_marginals", 1022, (1, 1), tmp_path / "out"))
-    assert again == second[1:]
-    by_name = {line.split("|")[1].strip(): line for line in again if line.startswith("| ")}
-    values = [float(by_name[name].split("|")[3]) for name in "abc"]
-    assert values[0] == pytest.approx(values[1])
-    assert float(by_name["**average over selection types**"].split("|")[3]) == pytest.approx(np.mean(values), abs=1e-3)
-
-
-def test_the_averages_are_a_record_once_all_parts_are_there(
-    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    gym(tmp_path, "a", "b")
-    words = [f"root={tmp_path}", f"model.path={weights}", f"output={tmp_path / 'out'}", "method=wildtype_marginals"]
-    ask("proteingym/substitutions", *words, "part=1/2")
-    assert not records.load_all(tmp_path / "out")
-    ask("proteingym/substitutions", *words, "part=2/2")
-    (record,) = records.load_all(tmp_path / "out")
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| **average"))
-    assert record.title == "proteingym/substitutions wildtype_marginals"
-    assert float(line.split("|")[3]) == pytest.approx(record.of(weights.name).value, abs=6e-4)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("a.csv", "mutant,DMS_score\nA1C,1\n", r"a.csv: line 2, mutant: A1C, but the wild type has M there"),
-        ("a.csv", "mutant,DMS_score\nM99C,1\n", r"a.csv: line 2, mutant: M99C is outside residues 1 to 33"),
-        (
-            "a.csv",
-            f"mutant,mutated_sequence,DMS_score\nM1C,{TARGET},1\n",
-            r"a.csv: line 2, mutant: mutated_sequence has M",
-        ),
-        ("a.csv", "mutant,DMS_score\nM1C,high\n", r"a.csv: line 2: DMS_score is 'high', no finite number"),
-        ("z.csv", "mutant,DMS_score\nM1C,1\n", r"z.csv: no row of DMS_substitutions.csv has this DMS_filename"),
-    ],
-)
-def test_an_assay_that_cannot_be_scored_is_named(weights: Path, tmp_path: Path, file: str, text: str, message: str):
-    folder = gym(tmp_path, "a", "b")
-    (folder / file).write_text(text)
-    with pytest.raises(InputError, match=message):
-        list(zero_shot.run(load(weights), tmp_path, "wildtype_marginals", 1022, (1, 1), tmp_path / "out"))
-    assert not list((tmp_path / "out").glob("*.csv"))

@@ -75,17 +75,18 @@ def test_windows_begin_in_equal_steps_and_the_last_ends_with_the_protein():
 
 def test_embeddings_are_means_over_the_windows_of_a_residue(model: Path, fasta: Path, tmp_path: Path):
     wanted, alone = states(model), load(model, device="cpu")
-    for pooling, long in (
-        ("residue", wanted),
-        ("mean", wanted.mean(axis=0)),
-        ("cls", alone.embed([LONG[begin : begin + 100] for begin in BEGINS], "cls").mean(axis=0)),
+    of_windows = alone.embed([LONG[begin : begin + 100] for begin in BEGINS], "cls").mean(axis=0)
+    for pooling, long, (short,) in (
+        ("residue", wanted, alone.embed([SHORT], "residue")),
+        ("mean", wanted.mean(axis=0), alone.embed([SHORT], "mean")),
+        ("cls", of_windows, alone.embed([SHORT], "cls")),
     ):
         output = tmp_path / f"{pooling}.npz"
         assert run("embed", fasta, "--model", model, "--out", output, "--pooling", pooling, *WINDOWS)[0] == 0
         found = dict(np.load(output))
         found = found if pooling == "residue" else dict(zip(found["ids"], found["embeddings"], strict=True))
         np.testing.assert_allclose(found["long"], long, atol=1e-5)
-        np.testing.assert_allclose(found["short"], alone.embed([SHORT], pooling)[0], atol=1e-5)  # type: ignore[call-overload]
+        np.testing.assert_allclose(found["short"], short, atol=1e-5)
     loaded = load(model, device="cpu", window=100, overlap=40)
     np.testing.assert_allclose(loaded.embed([LONG], "residue")[0], wanted, atol=1e-5)
 
