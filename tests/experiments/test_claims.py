@@ -1,6 +1,7 @@
 """The statistics behind a verdict are those of independent computations; tables without an effect are seldom decided."""
 
 from dataclasses import dataclass, field
+from itertools import product
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -143,8 +144,10 @@ def test_a_control_is_as_noisy_as_the_rows():
         assert found[column.key].high - found[column.key].value == pytest.approx(half)
 
 
-def test_ten_controls_are_a_paired_test():
+@pytest.mark.parametrize("skew", [0.0, 0.3])
+def test_ten_controls_are_a_paired_test(skew: float):
     scores, controls = 0.5 + 0.02 * noise(6), 0.45 + 0.02 * noise(14)
+    scores[0] += skew
     rows = [dict(zip(points(controls).columns, each, strict=True)) for each in controls]
     found = claims.pretraining_of_all(points(scores), rows)
     for number, column in enumerate(COLUMNS):
@@ -152,9 +155,14 @@ def test_ten_controls_are_a_paired_test():
         assert found.columns[column.key][:3] == pytest.approx([(known.low + known.high) / 2, known.low, known.high])
     differences = (scores - controls) / scores.std(axis=0, ddof=1)
     tasks = [differences[:, columns].mean(axis=1) for columns in ([0, 1, 2], [3], [4], [5, 6], [7])]
-    known = stats.ttest_1samp(np.mean(tasks, axis=0), 0).confidence_interval(claims.SURE)
+    gains = np.mean(tasks, axis=0)
+    known = stats.ttest_1samp(gains, 0).confidence_interval(claims.SURE)
     assert found.standing.value == pytest.approx((known.low + known.high) / 2)
     assert found.standing.low <= known.low + 1e-9
+    turned = np.array(list(product((1, -1), repeat=10))) * gains
+    ratios = np.abs(turned.mean(axis=1)) / stats.sem(turned, axis=1)
+    half = max(stats.t.isf((1 - claims.SURE) / 2, 9), np.quantile(ratios, claims.SURE)) * stats.sem(gains)
+    assert found.standing.high - found.standing.value == pytest.approx(half)
 
 
 @pytest.mark.parametrize("table", ["paper", "skewed"])
