@@ -37,11 +37,12 @@ format: setup     ## format the code
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 
-check: setup      ## lint, format, types (complete for the public names), import contracts
+check: setup      ## lint, format, types (complete for the public names), import contracts, and that every test file can be imported
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+	@said=$$($(BIN)/python -m pytest --collect-only --quiet) || { echo "$$said" | grep -A40 '= ERRORS =' ; exit 1; }
 	@for home in $$($(BIN)/python -c 'import proteinlm; print(*sorted({*proteinlm._HOMES.values()}))'); do \
 	  said=$$(PATH="$(abspath $(BIN)):$$PATH" pyright --verifytypes $$home --ignoreexternal) || { echo "$$said" | grep error; exit 1; }; \
 	  echo "$$home: the types of all public names are known"; done

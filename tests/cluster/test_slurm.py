@@ -22,7 +22,7 @@ from proteinlm.records import results
 from proteinlm.records.results import Result
 from proteinlm.storage.atomic import own_directory
 from proteinlm.training import pretraining
-from tests.experiments.test_benchmark import gym
+from tests.experiments.benchmarks import gym
 from tests.parallel.test_strategies import losses
 from tests.runs import ROOT, SMALL, composed, equal, weights
 

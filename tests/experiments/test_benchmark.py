@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from proteinlm.data.formats.biotrainer import Row
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model, Pooling, load
 from tests.data.samples import protein
-from tests.experiments.benchmarks import TARGET, ask
+from tests.experiments.benchmarks import TARGET, add_split, ask, flip
 from tests.runs import ROOT
 
 
@@ -128,33 +127,6 @@ def test_random_weights_have_the_shape_and_another_fingerprint(weights: Path):
     assert np.array_equal(vectors[0], vectors[1])
     assert not np.allclose(vectors[0], vectors[2])
     assert len({model.fingerprint for model in drawn} | {load(weights).fingerprint}) == 3
-
-
-def flip(root: Path) -> None:
-    """Variants of one protein, whose target is how many of two positions are W; in an archive as published."""
-    rng = np.random.default_rng(2)
-    rows = []
-    for number in range(90):
-        letters = list(TARGET)
-        for position in rng.choice(len(TARGET), 3, replace=False):
-            letters[position] = rng.choice(list("ACDW"))
-        target = sum(letters[position] == "W" for position in (4, 9)) + 0.01 * letters.count("C")
-        said = "test," if number % 3 == 0 else "train,True" if number % 5 == 0 else "train,"
-        rows.append(f"{''.join(letters)},{target},{said}")
-    (root / "flip").mkdir()
-    with zipfile.ZipFile(root / "flip" / "small_splits.zip", "w") as archive:
-        archive.writestr("splits/.DS_Store", "x")
-        archive.writestr("splits/drawn.csv", "sequence,target,set,validation\n" + "\n".join(rows) + "\n")
-
-
-def add_split(root: Path, name: str, *, every: int) -> None:
-    """Another split in the archive of `flip`: one row of `every`, those to test on and to train on exchanged."""
-    exchanged = {"test": "train", "train": "test"}
-    with zipfile.ZipFile(root / "flip" / "small_splits.zip", "a") as archive:
-        head, *rows = archive.read("splits/drawn.csv").decode().splitlines()
-        parts = [row.rsplit(",", 2) for row in rows[::every]]
-        kept = [f"{rest},{said if valid else exchanged[said]},{valid}" for rest, said, valid in parts]
-        archive.writestr(f"splits/{name}.csv", "\n".join([head, *kept]) + "\n")
 
 
 def test_a_benchmark_gives_a_table_and_is_not_computed_again(

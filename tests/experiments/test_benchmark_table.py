@@ -17,8 +17,8 @@ from proteinlm.errors import InputError
 from proteinlm.models import registry
 from proteinlm.models.seeding import reseed
 from proteinlm.records.run_directory import BENCHMARK
+from tests.experiments.benchmarks import SHAPE, add_split, ask, flip
 from tests.experiments.sweeps import made_up
-from tests.experiments.test_benchmark import SHAPE, add_split, ask, flip
 from tests.experiments.test_report import Numbers, at
 from tests.training import wandb_files
 

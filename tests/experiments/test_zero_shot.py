@@ -9,27 +9,7 @@ from experiments.benchmark import records, zero_shot
 from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import score_variants
 from proteinlm.inference.model import load
-from tests.experiments.benchmarks import TARGET, ask
-
-REFERENCE = (
-    "DMS_id,DMS_filename,UniProt_ID,taxon,target_seq,coarse_selection_type,MSA_Neff_L_category,DMS_total_number_mutants"
-)
-
-
-def gym(root: Path, *assays: str) -> Path:
-    """A reference table and the tables of assays: all single variants of three positions, and one double."""
-    folder = root / "proteingym" / "DMS_ProteinGym_substitutions"
-    folder.mkdir(parents=True)
-    rows = [f"{name},{name}.csv,P{name},Human,{TARGET},Activity,Low,4" for name in (*assays, "absent")]
-    (root / "proteingym" / "DMS_substitutions.csv").write_text("\n".join([REFERENCE, *rows]) + "\n")
-    names = [
-        f"{TARGET[place]}{place + 1}{letter}" for place in (0, 7, 20) for letter in "ACDEW" if letter != TARGET[place]
-    ]
-    names.append(f"{TARGET[0]}1A:{TARGET[20]}21W")
-    for name in assays:
-        lines = [f"{mutant},{number * 7 % 11},{number % 2}" for number, mutant in enumerate(names)]
-        (folder / f"{name}.csv").write_text("\n".join(["mutant,DMS_score,DMS_score_bin", *lines]) + "\n")
-    return folder
+from tests.experiments.benchmarks import TARGET, ask, gym
 
 
 def test_masked_marginals_are_those_of_the_score_command(weights: Path, tmp_path: Path):
