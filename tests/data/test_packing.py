@@ -15,6 +15,7 @@ from proteinlm.data.batches import randomness
 from proteinlm.data.batches import schedule as schedule_module
 from proteinlm.data.batches.language_model import MaskedProteins, ShareOfSteps, validation_loader
 from proteinlm.data.batches.packing import cut, pack, pack_letters
+from proteinlm.data.batches.randomness import draws
 from proteinlm.data.batches.schedule import Schedule, random_order
 from proteinlm.data.store.sequences import Sequences
 from proteinlm.errors import InputError
@@ -204,6 +205,12 @@ def test_a_budget_that_cannot_hold_the_longest_protein_is_refused(sequences: Seq
 def test_an_order_holds_each_number_once(count: int):
     order = random_order(count, np.uint64(7))
     assert sorted(order.tolist()) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [1, 40_000, 300_000, 2_200_000])
+def test_an_order_is_that_of_the_random_bits(count: int):
+    bits = draws(np.uint64(7), np.arange(count)) >> np.uint64(max(1, (count - 1).bit_length()))
+    assert np.array_equal(random_order(count, np.uint64(7)), np.argsort(bits, kind="stable"))
 
 
 def test_a_micro_batch_is_filled_to_its_last_token():
