@@ -214,6 +214,7 @@ def environment() -> dict[str, str]:
         ("pretrain model.num_heads=5", "model.num_heads=5 does not divide model.hidden_size=64"),
         ("pretrain model=enormous", "model=enormous is not one of bert_base_tape, hf, lstm, one_hot, pretrained"),
         ("pretrain optim.beta1=nan", "optim.beta1=nan is not in [0, 1)"),
+        ("row profile=null", "profile=null is not one of laptop, paper, single_gpu, smoke, nor [] for none of them"),
         ("row profile=paper data=csv data.csv=x.csv", "no conf/budget/paper_csv.yaml says how this profile fine-tunes"),
     ],
 )

@@ -62,8 +62,7 @@ def draw(rows: list[Row], by: str, narrow: bool = False) -> Figure | None:
     panels[0].set_ylim(low, high)
     panels[0].set_xlim(left=0)
     style.set_gaps(made, (0.2, 0.36))
-    made.supxlabel(unit, fontsize=8.5)
-    made.supylabel("loss, nats per masked residue", fontsize=8.5)
+    style.name_axes(made, unit, "loss, nats per masked residue")
     return made
 
 

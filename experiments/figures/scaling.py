@@ -71,8 +71,7 @@ def _panels(
         panel.set_title(column.title)
         _logarithmic(panel)
     style.set_gaps(made, (0.5 if narrow else 0.55, 0.36), legend=True)
-    made.supxlabel(what, fontsize=8.5)
-    made.supylabel("score", fontsize=8.5)
+    style.name_axes(made, what, "score")
     told = [Line2D([], [], label="ours, with 95 % interval", **OURS), Line2D([], [], label="paper", **PAPER)]
     made.legend(handles=told, loc="upper right", ncols=2, fontsize=8, borderaxespad=0.2)
     return made

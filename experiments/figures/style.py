@@ -104,6 +104,12 @@ def set_gaps(made: Figure, gaps: tuple[float, float], legend: bool = False) -> N
     made.subplots_adjust(left=left, right=right, bottom=bottom, top=top, wspace=across, hspace=up)
 
 
+def name_axes(made: Figure, across: str, up: str) -> None:
+    """Write beside a grid what all of its panels show; the numbers at their axes keep clear of it."""
+    made.supxlabel(across, fontsize=8.5)
+    made.supylabel(up, fontsize=8.5, x=0.03 / made.get_size_inches()[0], ha="left")
+
+
 def save(made: Figure, file: Path) -> list[Path]:
     """Write ``file.png`` and ``file.svg``, whole or not at all."""
     images = [file.with_name(f"{file.name}.{kind}") for kind in ("png", "svg")]

@@ -63,7 +63,7 @@ def _line(row: Row) -> Line:
         parameters=size(pretraining.parameters, record(row, PRETRAIN), "parameters") if pretraining else None,
         tokens=size(pretraining.tokens, record(row, PRETRAIN), "tokens") if pretraining else None,
         perplexity=estimate(row, pretraining, score, 2, 1) if pretraining and score else None,
-        hours=summed(row, "device_seconds", 3600, 2) if row.results else None,
+        hours=summed(row, "device_seconds", 3600, 3) if row.results else None,
     )
 
 

@@ -336,7 +336,7 @@ def _is_shallow(row: Row) -> bool:
 
 
 def _no_shallow_row() -> Finding:
-    told = "none of the ten rows has so few; experiment/other=hidden-8192-layer-3 adds one"
+    told = "none of the ten rows has so few: experiment/other=hidden-8192-layer-3 adds one"
     return Finding(FEW, UNDECIDED, "no row to judge by", STATISTICS[FEW], told)
 
 

@@ -102,7 +102,10 @@ def as_markdown(rows: list[Row], findings: list[Finding]) -> str:
     titles = ("Model", *(column.title for column in COLUMNS))
     lines = ["| " + " | ".join(titles) + " |", "|:--|" + "--:|" * len(COLUMNS)]
     for row in rows:
-        cells = [f"{_short(cell).strip()} ({_interval(cell)}) [{_paper(row, key)}]" for key, cell in row.cells.items()]
+        cells = [
+            f"{_short(cell).strip()} ({_interval(cell)})" + ("" if row.control else f" [{_paper(row, key)}]")
+            for key, cell in row.cells.items()
+        ]
         lines.append("| " + " | ".join((row.name, *cells)) + " |")
     lines += ["", "| " + " | ".join(("Model", *COSTS)) + " |", "|:--|" + "--:|" * len(COSTS)]
     lines += ["| " + " | ".join((row.name, *_cost_cells(row))) + " |" for row in rows]

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,6 +63,7 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
             register_schema()
             signals.install()
             try:
+                _refuse_null_options(sys.argv[1:])
                 sys.argv[1:] = words.prepare(name, sys.argv[1:])
                 sweeping, on_slurm = _is_multirun(sys.argv[1:]), _is_on_slurm(sys.argv[1:])
                 if sweeping and on_slurm and not shutil.which("sbatch"):
@@ -85,6 +86,18 @@ def hydra_main(name: str) -> Callable[[Callable[[Any], None]], Callable[[], None
         return command
 
     return decorate
+
+
+def _refuse_null_options(words: list[str]) -> None:
+    """Refuse ``profile=null``, which Hydra meets with a traceback: a group has options, and null is none of them."""
+    for word in words:
+        group, _, value = word.partition("=")
+        if value == "null" and (options := [file.stem for file in (CONF / group).glob("*.yaml")]):
+            raise InputError(f"{_not_one_of(word, options)}, nor [] for none of them")
+
+
+def _not_one_of(word: str, options: Iterable[str]) -> str:
+    return f"{word} is not one of {', '.join(sorted(option for option in options if not option.endswith('schema')))}"
 
 
 def _is_multirun(words: list[str]) -> bool:
@@ -224,6 +237,7 @@ def compose(name: str, overrides: list[str]) -> Any:
     from proteinlm.launch import words
 
     register_schema()
+    _refuse_null_options(overrides)
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return OmegaConf.to_object(compose(name, words.prepare(name, overrides)))
@@ -255,7 +269,7 @@ def _in_one_line(error: Exception) -> str:
         if group == "budget":
             choices = ", ".join(sorted(error.options))
             return f"no conf/budget/{name}.yaml says how this profile fine-tunes on this data; there are {choices}"
-        return f"{group}={name} is not one of {', '.join(sorted(o for o in error.options if not o.endswith('schema')))}"
+        return _not_one_of(f"{group}={name}", error.options)
     if ambiguous := re.match(r"Ambiguous value for argument '(.*)'\n", str(error)):
         return f"{ambiguous[1]} is several values: add -m to sweep over them"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
