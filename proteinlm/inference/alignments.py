@@ -47,16 +47,22 @@ def write_contacts(model: AlignmentModel, paths: Sequence[Path], output: Path, p
     Finished maps are kept if the command is interrupted, and not computed again.
     """
     check_paths(paths, output, pictures)
-    names = [path.name.split(".")[0] for path in paths]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise InputError(f"{paths[number]}: another alignment has the name {name} too: rename the file")
+    names = names_of(paths)
     with find_finished(output, {"of": "contacts", **model.settings}, "alignment") as finished:
         for path, name in zip(paths, names, strict=True):
             alignment = read_alignment(path)
             content = f"{name} {alignment.columns}\n".encode() + alignment.letters.tobytes()
             finished.add(content, 1, partial(_table, model, name, alignment))
         write_matrices(pictures, output, finished)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """The names of files without their endings; `InputError` if two are the same."""
+    names = [path.name.split(".")[0] for path in paths]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(f"{paths[number]}: another alignment has the name {name} too: rename the file")
+    return names
 
 
 def _table(model: AlignmentModel, name: str, alignment: Alignment) -> pa.Table:

@@ -229,6 +229,64 @@ def contacts(
     contact_maps.write_maps(maps, source, out, pictures, letters)
 
 
+def couplings(
+    alignment: Annotated[
+        list[Path], typer.Argument(metavar="ALIGNMENT...", help="Alignments: .a3m, aligned .fasta, .sto.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Directory. Killed and started again, the command goes on.")],
+    device: Device = "auto",
+) -> None:
+    """Potts models of alignments, each saved as NAME.model: what EVcouplings reads, and plmc writes."""
+    from proteinlm.inference import energies
+    from proteinlm.inference.model import Placement
+
+    for file in energies.write_couplings(alignment, out, Placement.choose(device, "fp32", 0).device):
+        typer.echo(file)
+
+
+def energies(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN.fasta", help="Proteins in the columns of the alignment; .a3m and .sto too.")
+    ],
+    out: Lines = None,
+    alignment: Annotated[
+        Path | None, typer.Option("--alignment", help="Fit a Potts model to this alignment.", show_default=False)
+    ] = None,
+    saved: Annotated[
+        Path | None,
+        typer.Option("--couplings", help="A Potts model that `couplings` or plmc has saved.", show_default=False),
+    ] = None,
+    site_independent: Annotated[
+        bool, typer.Option("--site-independent", help="With --alignment: leave out the couplings, as a control.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Energies of whole proteins, as designed ones, by a Potts model: the lower, the more like the alignment's."""
+    from proteinlm.data.alignments.reading import read_alignment, read_in_columns
+    from proteinlm.inference import energies, potts, tables
+    from proteinlm.inference.model import Placement
+
+    given = alignment or saved
+    if given is None or (alignment and saved):
+        raise InputError("energies: name either an alignment, --alignment X.a3m, or a saved model, --couplings X.model")
+    if saved and site_independent:
+        raise InputError("--site-independent is fitted to an alignment: name one by --alignment")
+    if out:
+        tables.check_output(out, source, states=False)
+        check_output(out, given)
+    machine = Placement.choose(device, "fp32", 0).device
+    if alignment:
+        aligned = read_alignment(alignment)
+        proteins = read_in_columns(
+            source, aligned.columns, str(alignment)
+        )  # a mistake there should not wait for the fit
+        model, query = potts.fit(aligned, machine, couplings=not site_independent, says_depth=True), aligned.query
+    else:
+        model, query = energies.load_couplings(given, machine)
+        proteins = read_in_columns(source, len(query), str(given))
+    energies.write_energies(model, query, *proteins, out)
+
+
 def score_contacts(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Directory with ProteinNet in it, or synthetic.")],
     model: ModelDirectory,
@@ -297,5 +355,5 @@ def _check_letters(letters: str) -> None:
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (embed, score, pppl, contacts, score_contacts, predict):
+    for command in (embed, score, pppl, contacts, couplings, energies, score_contacts, predict):
         app.command()(command)

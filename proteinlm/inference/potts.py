@@ -18,11 +18,18 @@ SHALLOW = 0.5
 """Effective rows for each column, below which a user is told that the alignment is shallow."""
 
 
-def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True, says_depth: bool = False) -> Potts:
+def fit(
+    alignment: Alignment,
+    device: torch.device,
+    *,
+    couplings: bool = True,
+    weights: np.ndarray | None = None,
+    says_depth: bool = False,
+) -> Potts:
     """Fit a Potts model to an alignment, on a device; without `couplings`, the site-independent model.
 
-    `says_depth` prints the effective depth on standard error. Raises `InputError` for an alignment of the query alone,
-    and one whose couplings do not fit into memory.
+    `weights` are those of its rows, if they are known. `says_depth` prints the effective depth on standard error. Raises
+    `InputError` for an alignment of the query alone, and one whose couplings do not fit into memory.
     """
     if alignment.depth < 2:
         raise InputError(f"{alignment.origin}: the query alone: no relatives to compare it with")
@@ -34,7 +41,7 @@ def fit(alignment: Alignment, device: torch.device, *, couplings: bool = True, s
             f"{alignment.origin}: couplings of {alignment.columns:,} columns take {needed / 1e9:.1f} GB, "
             f"and there are {there / 1e9:.1f} GB: cut the protein into domains"
         )
-    weights = sequence_weights(alignment.letters)
+    weights = sequence_weights(alignment.letters) if weights is None else weights
     if says_depth:
         _say_depth(alignment, float(weights.sum()))
     states = torch.from_numpy(states_of(alignment.letters)).to(device)

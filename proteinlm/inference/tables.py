@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from proteinlm.errors import InputError
-from proteinlm.inference.jobs import FinishedWindows, Job
+from proteinlm.inference.jobs import Job
 from proteinlm.inference.proteins import file_of
 from proteinlm.storage import atomic
 
@@ -25,21 +25,29 @@ Lines = Callable[[Iterable[pa.Table]], Iterator[str]]
 def write_results(job: Job, output: Path | None) -> None:
     """Write the results of `job` to `output`, or as CSV to standard output."""
     if output is None:
-        for line in csv_lines(job.tables()):
-            sys.stdout.write(line)
-            sys.stdout.flush()
+        write_lines(job.tables(), None)
         return
     job.to_file(output, writer(output))
 
 
-def writer(output: Path) -> Callable[[Path, FinishedWindows], None]:
+def write_lines(tables: Iterable[pa.Table], output: Path | None) -> None:
+    """Write the rows of tables to `output`, or as CSV to standard output as they come."""
+    if output is None:
+        for line in csv_lines(tables):
+            sys.stdout.write(line)
+            sys.stdout.flush()
+        return
+    writer(output)(output, tables)
+
+
+def writer(output: Path) -> Callable[[Path, Iterable[pa.Table]], None]:
     """The function that writes a file with this suffix; raises `InputError` if there is none."""
     writers: dict[str, Lines] = {".csv": csv_lines, ".jsonl": json_lines, ".fasta": fasta_lines}
     if output.suffix not in writers:
         raise InputError(f"{output}: its name ends in none of {', '.join(writers)}")
     lines = writers[output.suffix]
 
-    def write(path: Path, finished: FinishedWindows) -> None:
+    def write(path: Path, finished: Iterable[pa.Table]) -> None:
         with atomic.written_whole(path) as file:
             file.writelines(line.encode() for line in lines(finished))
 

@@ -7,43 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from proteinlm.data.alignments.reading import read_alignment
-from proteinlm.data.alignments.weights import sequence_weights
 from proteinlm.inference import potts as commands
 from proteinlm.models import potts
 from proteinlm.models.potts import states_of
-from tests.data.samples import protein
+from tests.inference.alignment_samples import CPU, QUERY, fitted, write_a3m
 from tests.inference.commands import assert_refused, run
-
-CPU = ("--device", "cpu")
-QUERY = protein(12, 1)
-
-
-def relatives(query: str, seed: int) -> list[str]:
-    generator = np.random.default_rng(seed)
-    rows = []
-    for _ in range(20):
-        kept = generator.random(len(query)) < 0.7
-        rows.append(
-            "".join(
-                a if same else b for a, b, same in zip(query, protein(len(query), len(rows) + seed), kept, strict=True)
-            )
-        )
-    return [query, *rows]
 
 
 @pytest.fixture
 def a3m(tmp_path: Path) -> Path:
-    path = tmp_path / "first.a3m"
-    path.write_text("".join(f">{number}\n{row}\n" for number, row in enumerate(relatives(QUERY, 5))))
-    return path
-
-
-def fitted(path: Path, couplings: bool = True) -> potts.Potts:
-    alignment = read_alignment(path)
-    states = torch.from_numpy(states_of(alignment.letters))
-    weights = torch.from_numpy(sequence_weights(alignment.letters)).float()
-    return potts.fit(states, weights) if couplings else potts.fit_independent(states, weights)
+    return write_a3m(tmp_path / "first.a3m", QUERY)
 
 
 def test_contacts_of_alignments(tmp_path: Path, a3m: Path):

@@ -78,14 +78,8 @@ def read_alignment(path: Path) -> Alignment:
     Rows that have no residue in the query's columns are left out. Raises `InputError` with file and record for a file
     without rows, rows of different lengths, a character that is neither residue nor gap, a row of gaps alone.
     """
-    try:
-        content = b"".join(_bounded(path))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    if is_stockholm(path) or content.lstrip().startswith(b"# STOCKHOLM"):
-        names, rows = _stockholm(path, content)
-    else:
-        names, rows = _fasta(path, content)
+    content = _content(path)
+    names, rows = _rows(path, content)
     inserts = is_alignment(path)
     if len(names) > 1 and names[0].endswith(_CONSENSUS):
         names, rows = names[1:], rows[1:]
@@ -108,6 +102,23 @@ def read_alignment(path: Path) -> Alignment:
     letters = letters[:, letters[0] != GAP]
     kept = np.flatnonzero((letters != GAP).any(axis=1))
     return Alignment([names[row] for row in kept], np.ascontiguousarray(letters[kept]), str(path))
+
+
+def read_in_columns(path: Path, columns: int, of: str) -> tuple[list[str], np.ndarray]:
+    """Names, and letters (N, L) uint8, of proteins that are written in the L = `columns` columns of the alignment `of`.
+
+    The formats are those of `read_alignment`, but no row is the query. Raises `InputError` for a row of another length.
+    """
+    content = _content(path)
+    names, rows = _rows(path, content)
+    inserts = is_alignment(path)
+    rows = [_columns(path, number, names[number], row, inserts) for number, row in enumerate(rows)]
+    for number, row in enumerate(rows):
+        if len(row) != columns:
+            raise InputError(
+                f"{path}: record {number} ({names[number]}) has {len(row)} columns, {of} {columns}: align it to that first"
+            )
+    return names, np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), columns)
 
 
 def is_stockholm(path: Path) -> bool:
@@ -136,6 +147,20 @@ def check_query(alignment: Alignment, protein: np.ndarray) -> int:
             f"the protein {chr(protein[differs])}"
         )
     raise InputError(f"{alignment.origin}: its first row, the query, is not part of the protein")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return b"".join(_bounded(path))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _rows(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
+    """Names and rows as they are written."""
+    if is_stockholm(path) or content.lstrip().startswith(b"# STOCKHOLM"):
+        return _stockholm(path, content)
+    return _fasta(path, content)
 
 
 def _bounded(path: Path) -> Iterator[bytes]:
