@@ -4,13 +4,15 @@ FLIP's own baselines are among them: the Levenshtein distance to the wild type, 
 ridge regression on one-hot residues with penalty 1, fitted on the proteins for training and for validation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from experiments.benchmark.probes import Predict
 from experiments.controls import LETTERS, WINDOW, places
 from proteinlm.vocabulary import AMINO_ACIDS
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""From features (N, F) to numbers (N,)."""
 
 _ORDER = "ARNDCQEGHILKMFPSTWYV"
 _ROWS = """

@@ -5,7 +5,7 @@ that have a label.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments.benchmark import baselines
 from experiments.benchmark.embeddings import embed
-from experiments.benchmark.probes import Predict, logistic, ridge
+from experiments.benchmark.probes import BLOCK, Blocks, Learnt, blocks_of, logistic, ridge
 from experiments.benchmark.scores import Labels
 from experiments.controls import windows
 from proteinlm.data.csv_labels import LabelledRows
@@ -24,6 +24,9 @@ from proteinlm.data.label_kinds import CLASS, NUMBER, RESIDUE_NUMBERS, RESIDUES,
 from proteinlm.data.similarity import leakage
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Model
+
+Source = Callable[[Sequence[str]], Iterator[tuple[str, np.ndarray]]]
+"""Gives each of the sequences with its features, in the order that is fastest."""
 
 
 class Entries(NamedTuple):
@@ -37,12 +40,30 @@ class Entries(NamedTuple):
     target: np.ndarray
     """(E,): numbers, float64, or those of classes, int64."""
 
-    def flat(self, of_protein: Callable[[str], np.ndarray]) -> np.ndarray:
-        """The features (E, F) of all entries, from those of a protein: (F,), or (L, F) where residues are labelled."""
-        if not self.kept:
-            return np.stack([of_protein(sequence) for sequence in self.sequences])
-        pairs = zip(self.sequences, self.kept, strict=True)
-        return np.concatenate([of_protein(sequence)[kept] for sequence, kept in pairs])
+    def blocks(self, source: Source) -> Blocks:
+        """The features of all entries, from those of proteins: (F,), or (L, F) where residues are labelled."""
+        proteins: dict[str, list[int]] = {}
+        for place, sequence in enumerate(self.sequences):
+            proteins.setdefault(sequence, []).append(place)
+        counts = np.bincount(self.owner, minlength=len(self.sequences))
+        begins = np.cumsum(counts) - counts
+
+        def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            places: list[np.ndarray] = []
+            features: list[np.ndarray] = []
+            size = 0
+            for sequence, of_protein in source([*proteins]):
+                for place in proteins[sequence]:
+                    features.append(of_protein[self.kept[place]] if self.kept else of_protein[None])
+                    places.append(begins[place] + np.arange(counts[place]))
+                    size += int(counts[place])
+                    if size >= BLOCK:
+                        yield np.concatenate(places), np.concatenate(features)
+                        places, features, size = [], [], 0
+            if size:
+                yield np.concatenate(places), np.concatenate(features)
+
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -100,15 +121,14 @@ class Split:
         classes = len(self.rows.task.classes) if self.kind in (CLASS, RESIDUES) else 0
         return Labels(self.kind, classes, len(self.test.sequences), self.test.owner, self.test.target)
 
-    def fit(self, features: Callable[[str], np.ndarray]) -> np.ndarray:
+    def fit(self, source: Source) -> np.ndarray:
         """The predictions (E,) for the test entries by a linear probe on the features of proteins or of residues."""
-        train, valid = self.train.flat(features), self.valid.flat(features)
+        train, valid = (Learnt(part.blocks(source), part.target) for part in (self.train, self.valid))
         if self.kind in (CLASS, RESIDUES):
-            classes = len(self.rows.task.classes)
-            probe = logistic(train, self.train.target, valid, self.valid.target, classes)
+            probe = logistic(train, valid, len(self.rows.task.classes))
         else:
-            probe = ridge(train, self.train.target, valid, self.valid.target)
-        return probe(self.test.flat(features))
+            probe = ridge(train, valid)
+        return probe(self.test.blocks(source))
 
 
 def chosen(rows: list[Row], most: int) -> list[Row]:
@@ -125,7 +145,7 @@ def chosen(rows: list[Row], most: int) -> list[Row]:
 def model_predictions(split: Split, model: Model, cache: Path) -> np.ndarray:
     """The predictions of a linear probe on the frozen embeddings: of residues, or the mean over them."""
     sequences = [*split.train.sequences, *split.valid.sequences, *split.test.sequences]
-    return split.fit(embed(model, sequences, "residue" if split.is_of_residues else "mean", cache).__getitem__)
+    return split.fit(embed(model, sequences, "residue" if split.is_of_residues else "mean", cache))
 
 
 def baseline_predictions(split: Split, wildtype: str) -> dict[str, np.ndarray]:
@@ -135,13 +155,13 @@ def baseline_predictions(split: Split, wildtype: str) -> dict[str, np.ndarray]:
         commonest = np.bincount(train.target).argmax()
         found = {"majority": np.full(len(test.target), commonest)}
         if split.kind == RESIDUES:
-            found["window of 17 residues"] = split.fit(_window)
+            found["window of 17 residues"] = split.fit(_each(_window))
         return found
     found = {"mean": np.full(len(test.target), train.target.mean())}
     if split.kind == RESIDUE_NUMBERS:
         return found | {
-            "composition of 17 residues": split.fit(baselines.composition),
-            "window of 17 residues": split.fit(_window),
+            "composition of 17 residues": split.fit(_each(baselines.composition)),
+            "window of 17 residues": split.fit(_each(_window)),
         }
     if len({len(sequence) for sequence in train.sequences + split.valid.sequences + test.sequences}) == 1:
         found |= _of_variants(split)
@@ -157,12 +177,16 @@ def _of_variants(split: Split) -> dict[str, np.ndarray]:
     features = baselines.one_hot([sequence for part in parts for sequence in part.sequences])
     train, valid, test = np.split(features, np.cumsum([len(part.sequences) for part in parts])[:-1])
     both = np.concatenate([train, valid]), np.concatenate([split.train.target, split.valid.target])
-    fitted: dict[str, Predict] = {
-        "ridge on one-hot": ridge(train, split.train.target, valid, split.valid.target),
-        "ridge on one-hot, as FLIP": baselines.flips_ridge(*both),
-        "site-independent": baselines.site_independent(train),
+    probe = ridge(Learnt(blocks_of(train), split.train.target), Learnt(blocks_of(valid), split.valid.target))
+    return {
+        "ridge on one-hot": probe(blocks_of(test)),
+        "ridge on one-hot, as FLIP": baselines.flips_ridge(*both)(test),
+        "site-independent": baselines.site_independent(train)(test),
     }
-    return {name: probe(test) for name, probe in fitted.items()}
+
+
+def _each(features: Callable[[str], np.ndarray]) -> Source:
+    return lambda sequences: ((sequence, features(sequence)) for sequence in sequences)
 
 
 def _window(sequence: str) -> np.ndarray:

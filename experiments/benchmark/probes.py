@@ -1,88 +1,181 @@
 """Linear probes on features that stay as they are: ridge regression of numbers, logistic regression of classes.
 
-The strength of the penalty is the one that scores best on validation. N entries, F features, C classes.
+The features come in blocks, of which one is in memory at a time. The strength of the penalty is the one that scores best on
+validation. N entries, n of them in a block, F features, C classes, P penalties.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
+from proteinlm.data.progress import Bar
 from proteinlm.records.measures import spearman
 
 RIDGE = tuple(10.0**power for power in range(-2, 6))
 """Penalties of the ridge regression, on standardised features."""
-LOGISTIC = (1e-5, 1e-3)
-"""Penalties of the mean squared weight in the logistic regression."""
-ITERATIONS = 60
-CHUNK = 1 << 16
-"""Entries that are in float32 at once."""
+LOGISTIC = (1e-3, 1e-5)
+"""Penalties of the mean squared weight in the logistic regression; each begins where the one before has ended."""
+ITERATIONS = 100
+BLOCK = 8_192
+"""Entries of a block, about."""
 
-Predict = Callable[[np.ndarray], np.ndarray]
-"""From features (N, F) to numbers, or numbers of classes, (N,)."""
+Blocks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+"""Goes through all entries once: the places (n,) of some among them, and their features (n, F)."""
+Predict = Callable[[Blocks], np.ndarray]
+"""From features to numbers, or numbers of classes, (N,)."""
 
 
-def ridge(train: np.ndarray, target: np.ndarray, valid: np.ndarray, wanted: np.ndarray) -> Predict:
-    """Least squares with a penalty; of those in `RIDGE`, the one that ranks the validation entries best."""
-    mean, deviation = _standard(train)
-    width, centre = train.shape[1], target.mean(dtype=np.float64)
-    squares, products = np.zeros((width, width)), np.zeros(width)
-    for begin in range(0, len(train), CHUNK):
-        part = ((train[begin : begin + CHUNK] - mean) / deviation).astype(np.float64)
+class Learnt(NamedTuple):
+    """Entries whose targets (N,) are known."""
+
+    blocks: Blocks
+    target: np.ndarray
+
+
+class Moments(NamedTuple):
+    """What least squares knows of the features of all entries, float64."""
+
+    mean: np.ndarray
+    """(F,)"""
+    deviation: np.ndarray
+    """(F,): 1 of a feature that never varies."""
+    squares: np.ndarray
+    """The sum over entries of the products of two standardised features, (F, F)."""
+    products: np.ndarray
+    """The sum over entries of a standardised feature times the centred target, (F,)."""
+    centre: float
+    """The mean of the targets."""
+
+
+def blocks_of(features: np.ndarray) -> Blocks:
+    """The blocks of features (N, F) that are in memory."""
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for begin in range(0, len(features), BLOCK):
+            part = features[begin : begin + BLOCK]
+            yield np.arange(begin, begin + len(part)), part
+
+    return blocks
+
+
+def moments(learnt: Learnt) -> Moments:
+    """The moments of the features, in one pass."""
+    centre = learnt.target.mean(dtype=np.float64)
+    _, first = next(learnt.blocks())
+    shift = first.mean(axis=0, dtype=np.float64)  # about the mean: so no digits are lost where its square is taken off
+    count, total, products = 0, np.zeros_like(shift), np.zeros_like(shift)
+    squares = np.zeros((len(shift), len(shift)))
+    for places, features in learnt.blocks():
+        part = features - shift
+        count += len(part)
+        total += part.sum(axis=0)
+        products += part.T @ (learnt.target[places] - centre)
         squares += part.T @ part
-        products += part.T @ (target[begin : begin + CHUNK] - centre)
-
-    def predict(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return ((features - mean) / deviation) @ weights + centre
-
-    fitted = [np.linalg.solve(squares + penalty * np.eye(width), products) for penalty in RIDGE]
-    best = max(fitted, key=lambda weights: _or_lowest(spearman(predict(valid, weights), wanted)))
-    return lambda features: predict(features, best)
+    mean = total / count
+    squares -= count * np.outer(mean, mean)
+    deviation = np.sqrt(np.maximum(np.diag(squares), 0) / count)
+    deviation[deviation <= 1e-6] = 1.0
+    squares /= np.outer(deviation, deviation)
+    return Moments(shift + mean, deviation, squares, products / deviation, float(centre))
 
 
-def logistic(train: np.ndarray, target: np.ndarray, valid: np.ndarray, wanted: np.ndarray, classes: int) -> Predict:
-    """Multinomial logistic regression by LBFGS; of the penalties in `LOGISTIC`, the most accurate on validation."""
-    mean, deviation = _standard(train)
-    fitted = [_descend(train, target, mean, deviation, classes, penalty) for penalty in LOGISTIC]
+def ridge(train: Learnt, valid: Learnt) -> Predict:
+    """Least squares with a penalty; of those in `RIDGE`, the one that ranks the validation entries best."""
+    known = moments(train)
+    unit = np.eye(len(known.mean))
+    weights = np.stack(
+        [np.linalg.solve(known.squares + penalty * unit, known.products) for penalty in RIDGE], axis=1
+    )  # (F, P)
+    weights /= known.deviation[:, None]
 
-    def predict(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        scaled = ((features - mean) / deviation).astype(np.float32)
-        return (scaled @ weights[:-1] + weights[-1]).argmax(axis=1)
+    def predictions(blocks: Blocks, weights: np.ndarray) -> np.ndarray:
+        return _in_order(blocks, lambda features: (features - known.mean) @ weights) + known.centre
 
-    best = max(fitted, key=lambda weights: float((predict(valid, weights) == wanted).mean()))
-    return lambda features: predict(features, best)
+    scores = [_or_lowest(spearman(prediction, valid.target)) for prediction in predictions(valid.blocks, weights).T]
+    best = weights[:, int(np.argmax(scores))]
+    return lambda blocks: predictions(blocks, best)
 
 
-def _descend(
-    train: np.ndarray, target: np.ndarray, mean: np.ndarray, deviation: np.ndarray, classes: int, penalty: float
-) -> np.ndarray:
-    """The weights (F + 1, C), the last row the biases."""
-    weights = torch.zeros(train.shape[1] + 1, classes, requires_grad=True)
-    wanted = torch.from_numpy(target)
-    optimiser = torch.optim.LBFGS([weights], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+def logistic(train: Learnt, valid: Learnt, classes: int) -> Predict:
+    """Multinomial logistic regression; of the penalties in `LOGISTIC`, the most accurate on validation.
 
-    def loss() -> torch.Tensor:
+    L-BFGS on weights in whose units the Hessian at 0 is the identity, so that it takes tens of passes over the features
+    however much these are correlated.
+    """
+    known = moments(train)
+    weights = np.zeros((len(known.mean) + 1, classes))
+    fitted = []
+    with Bar("fitting", ITERATIONS * len(LOGISTIC), of_bytes=False) as bar:
+        for penalty in LOGISTIC:
+            weights = _descend(train, known, weights, penalty, bar)
+            fitted.append(weights)
+
+    def predictions(blocks: Blocks, weights: np.ndarray) -> np.ndarray:
+        scaled = torch.from_numpy(weights[:-1] / known.deviation[:, None]).float()
+        mean, bias = torch.from_numpy(known.mean).float(), torch.from_numpy(weights[-1]).float()
+        return _in_order(blocks, lambda features: (_centred(features, mean) @ scaled + bias).argmax(dim=1).numpy())
+
+    best = max(fitted, key=lambda weights: float((predictions(valid.blocks, weights) == valid.target).mean()))
+    return lambda blocks: predictions(blocks, best)
+
+
+def _descend(train: Learnt, known: Moments, start: np.ndarray, penalty: float, bar: Bar) -> np.ndarray:
+    """The weights (F + 1, C) of standardised features, the last row the biases, from those to start with."""
+    classes, entries = start.shape[1], len(train.target)
+    hessian = known.squares / (entries * classes) + 2 * penalty * np.eye(len(known.mean))  # at 0, of each class
+    root = torch.from_numpy(np.linalg.cholesky(hessian)).T  # (F, F): the weights in the new units are root @ weights
+    mean, wanted = torch.from_numpy(known.mean).float(), torch.from_numpy(train.target)
+    deviation = torch.from_numpy(known.deviation).unsqueeze(1)
+    unit = classes**-0.5  # of the biases
+    begin = torch.from_numpy(start)
+    free = torch.cat([root @ begin[:-1], unit * begin[-1:]]).requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [free], max_iter=ITERATIONS, tolerance_grad=1e-5, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def as_weights() -> Tensor:
+        return torch.cat([torch.linalg.solve_triangular(root, free[:-1], upper=True), free[-1:] / unit])
+
+    def loss() -> Tensor:
         optimiser.zero_grad()
+        weights = as_weights()
         total = penalty * weights[:-1].square().sum()
-        total.backward()
-        for begin in range(0, len(train), CHUNK):
-            scaled = ((train[begin : begin + CHUNK] - mean) / deviation).astype(np.float32)
-            logits = torch.from_numpy(scaled) @ weights[:-1] + weights[-1]
-            part = F.cross_entropy(logits, wanted[begin : begin + CHUNK], reduction="sum") / len(train)
-            part.backward()
-            total = total.detach() + part.detach()
-        return total
+        slope = torch.zeros_like(weights)  # of the mean cross-entropy
+        scaled, bias = (weights[:-1] / deviation).detach().float(), weights[-1].detach().float()
+        with torch.no_grad():
+            cross_entropy = torch.zeros((), dtype=torch.float64)
+            for places, features in train.blocks():
+                part, own = _centred(features, mean), wanted[places]
+                logs = F.log_softmax(part @ scaled + bias, dim=1)
+                cross_entropy -= logs.gather(1, own.unsqueeze(1)).double().sum()
+                residual = logs.exp() - F.one_hot(own, classes)
+                slope[:-1] += part.T @ residual
+                slope[-1] += residual.sum(dim=0)
+            slope[:-1] /= deviation
+            slope /= entries
+        (total + (weights * slope).sum()).backward()
+        bar.advance(1)
+        return total.detach() + cross_entropy / entries
 
     optimiser.step(loss)  # type: ignore[arg-type]
-    return weights.detach().numpy()
+    return as_weights().detach().numpy()
 
 
-def _standard(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each feature, (F,) float32; the deviation of one that never varies is 1."""
-    mean = features.mean(axis=0, dtype=np.float64)
-    spread = features.std(axis=0, dtype=np.float64)
-    return mean.astype(np.float32), np.where(spread > 1e-6, spread, 1).astype(np.float32)
+def _centred(features: np.ndarray, mean: Tensor) -> Tensor:
+    return torch.from_numpy(features).float() - mean
+
+
+def _in_order(blocks: Blocks, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The predictions for all entries, by their places."""
+    parts = [(places, predict(features)) for places, features in blocks()]
+    order, found = (np.concatenate(column) for column in zip(*parts, strict=True))
+    result = np.empty_like(found)
+    result[order] = found
+    return result
 
 
 def _or_lowest(score: float) -> float:

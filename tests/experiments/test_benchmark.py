@@ -1,14 +1,16 @@
 """A frozen model meets what needs no network on FLIP's and PBC's files; what is there is not computed again."""
 
 import itertools
+import multiprocessing
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.benchmark import baselines, contest, embeddings, probes, records
+from experiments.benchmark import baselines, contest, embeddings, records
 from experiments.benchmark.named import open_benchmark
 from proteinlm.data.formats.biotrainer import Row
 from proteinlm.errors import InputError
@@ -52,26 +54,15 @@ def test_a_ridge_solves_the_penalised_equations():
     assert found == pytest.approx((asked - features.mean(axis=0)) @ weights + target.mean())
 
 
-def test_probes_learn_what_is_linear():
-    rng = np.random.default_rng(1)
-    features = rng.normal(size=(300, 6)).astype(np.float16)
-    truth = features.astype(np.float64) @ np.array([3.0, -1, 0, 0, 2, 0])
-    found = probes.ridge(features[:200], truth[:200], features[200:], truth[200:])(features[200:])
-    assert np.corrcoef(found, truth[200:])[0, 1] > 0.999
-    classes = (truth > 0).astype(np.int64)
-    found = probes.logistic(features[:200], classes[:200], features[200:], classes[200:], 2)(features[200:])
-    assert (found == classes[200:]).mean() > 0.95
-
-
 def test_embeddings_are_computed_once(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = load(weights)
     sequences = [protein(20, 1), protein(12, 2), protein(20, 1)]
     monkeypatch.setattr(embeddings, "RESIDUES", 15)  # a file for each
-    found = embeddings.embed(model, sequences, "residue", tmp_path)
+    found = dict(embeddings.embed(model, sequences, "residue", tmp_path)(sequences))
     for sequence, expected in zip(sequences, model.embed(sequences, "residue"), strict=True):
         assert found[sequence] == pytest.approx(expected, rel=2e-3, abs=2e-3)
     monkeypatch.setattr(Model, "pool", lambda *_: pytest.fail("computed again"))
-    again = embeddings.embed(model, sequences, "residue", tmp_path)
+    again = dict(embeddings.embed(model, sequences, "residue", tmp_path)(sequences))
     assert all(np.array_equal(again[sequence], found[sequence]) for sequence in sequences)
 
 
@@ -99,6 +90,35 @@ def test_splits_that_share_proteins_share_their_embeddings(
     )
     assert len(list((tmp_path / "out").rglob("benchmark.json"))) == 3
     assert len(computed) == len(set(computed)) == 90
+
+
+def test_processes_that_embed_at_once_share_what_they_compute(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sequences = [protein(20, number) for number in range(6)]
+    cache, log, pool = tmp_path / "cache", tmp_path / "log", Model.pool
+
+    def slow(model: Model, letters: list[np.ndarray], pooling: Pooling) -> list[np.ndarray]:
+        with log.open("a") as written:
+            written.write("".join(f"{each.tobytes().decode()}\n" for each in letters))
+        time.sleep(0.2)
+        return pool(model, letters, pooling)
+
+    def embed(split: list[str]) -> None:
+        assert dict(embeddings.embed(load(weights), split, "mean", cache)(split)).keys() == set(split)
+
+    monkeypatch.setattr(Model, "pool", slow)
+    fork = multiprocessing.get_context("fork")
+    splits = (sequences[:4], sequences[:4], sequences[2:])
+    processes = [fork.Process(target=embed, args=(split,)) for split in splits]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert sorted(log.read_text().split()) == sorted(sequences)
+    (folder,) = cache.iterdir()
+    assert {file.suffix for file in folder.iterdir()} == {".npz"}
 
 
 def test_splits_choose_the_same_proteins():
