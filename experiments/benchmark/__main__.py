@@ -10,7 +10,6 @@ import resource
 import sys
 import time
 from dataclasses import asdict
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +81,10 @@ def score_assays(config: BenchmarkConfig, root: Path) -> None:
             classes=0,
             main="spearman",
             counts={"test": len(scores), "labels": sum(assay.variants for assay, _ in scores)},
-            scores=[records.Scored(config.name, *each, nan, nan, True) for each in averages.items()],
+            scores=[
+                records.Scored(config.name, measure, average.value, *average.interval, True)
+                for measure, average in averages.items()
+            ],
             options=options,
             table="\n".join(lines),
             **measured(time.process_time() - began),

@@ -34,6 +34,8 @@ class Summary(NamedTuple):
     """By name, `AVERAGE` and the values of `COLUMNS`: (M,) float64, nan where nothing was scored."""
     standard_error: np.ndarray
     """(M,) float64: of the difference from the best model, to which it is 0."""
+    own_error: np.ndarray
+    """(M,) float64: the standard error of the average itself, nan where a selection type has one protein."""
 
 
 def summarize(assays: Sequence[Assay], values: np.ndarray) -> Summary:
@@ -44,7 +46,13 @@ def summarize(assays: Sequence[Assay], values: np.ndarray) -> Summary:
     for names, key in ((DEPTHS, [assay.depth for assay in assays]), (TAXA, [assay.taxon for assay in assays])):
         grouped = _grouped([(assay.protein, own) for assay, own in zip(assays, key, strict=True)], values)
         averages |= {name: _mean(_of(grouped, name)) for name in names}
-    return Summary(averages, _standard_error(by_selection, averages[AVERAGE]))
+    best = None if np.isnan(averages[AVERAGE]).all() else int(np.nanargmax(averages[AVERAGE]))
+    relative = {
+        key: row - row[best] if best is not None else np.full_like(row, np.nan) for key, row in by_selection.items()
+    }
+    error, _ = _standard_error(relative)
+    own_error, fewest = _standard_error(by_selection)
+    return Summary(averages, error, np.where(fewest > 1, own_error, np.nan))
 
 
 Groups = dict[tuple[str, str], np.ndarray]
@@ -81,21 +89,17 @@ def _mean(rows: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-def _standard_error(groups: Groups, average: np.ndarray) -> np.ndarray:
-    """The limit of the published bootstrap for many resamples: proteins are drawn within each selection type.
+def _standard_error(groups: Groups) -> tuple[np.ndarray, np.ndarray]:
+    """The limit of the published bootstrap for many resamples, and the fewest proteins of a selection type, (M,) each.
 
-    A mean of n values that are drawn n times has the variance of the values over n; the average of the types has the sum
-    of theirs over the square of their number.
+    Proteins are drawn within each selection type. A mean of n values that are drawn n times has the variance of the values
+    over n; the average of the types has the sum of theirs over the square of their number.
     """
-    if np.isnan(average).all():
-        return np.full_like(average, np.nan)
-    best = int(np.nanargmax(average))
-    variances = []
+    variances, counts = [], []
     for selection in SELECTIONS:
         rows = _of(groups, selection)
         if len(rows):
-            differences = rows - rows[:, [best]]
-            count = (~np.isnan(differences)).sum(axis=0)
-            centred = differences - _mean(differences)
-            variances.append(_mean(centred**2) / np.maximum(count, 1))
-    return np.sqrt(np.sum(variances, axis=0)) / len(variances)
+            counts.append((~np.isnan(rows)).sum(axis=0))
+            centred = rows - _mean(rows)
+            variances.append(_mean(centred**2) / np.maximum(counts[-1], 1))
+    return np.sqrt(np.sum(variances, axis=0)) / len(variances), np.min(counts, axis=0)

@@ -63,7 +63,11 @@ def _files(root: Path, name: str) -> Iterator[dict[str, Path]]:
             (root / "pbc" / f"{stem}.fasta{end}" for end in ("", ".gz", ".xz") if _is_pbc(root, stem, end)), None
         )
         if file is None:
-            raise InputError(f"{root / 'pbc' / stem}.fasta: not there, nor with .gz: {name} is published so")
+            parts = [] if "/" in stem else sorted(each.name for each in (root / "pbc").glob(f"{stem}_*.fasta*"))
+            how = f"{name} is published so"
+            if parts:
+                how = f"{', '.join(parts)} are parts of it: join all, that to train on too, with TARGET= and SET= in headers"
+            raise InputError(f"{root / 'pbc' / stem}.fasta: not there, nor with .gz: {how}")
         yield {"published": file}
         return
     if not name.startswith(FLIP):

@@ -24,6 +24,7 @@ import torch
 
 from experiments.benchmark import published
 from experiments.benchmark.aggregation import AVERAGE, Summary, summarize
+from experiments.benchmark.scores import Score, cell
 from proteinlm import vocabulary
 from proteinlm.data.batches.packing import pack_letters
 from proteinlm.data.formats.proteingym import Assay, Variants, read_assay, read_reference
@@ -33,12 +34,15 @@ from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import masked_log_probabilities
 from proteinlm.inference.model import Model
 from proteinlm.inference.variants import Mutation, check_sequence, mutations
+from proteinlm.records.bootstrap import Interval
 from proteinlm.records.measures import FLAGS, auc, median_mcc, ndcg, spearman, top_recall
 from proteinlm.storage.atomic import write_text
 
 FOLDERS = ("DMS_ProteinGym_substitutions", "ProteinGym_substitutions", "substitutions")
 """The names of the directory of the assays' tables beside the reference table."""
 SCORE = "score"
+NORMAL = 1.96
+"""Standard errors to each side of a 95 % interval."""
 NUMBERS_OF_MUTATIONS = ("1", "2", "3", "4", "5+")
 MEASURES = {"spearman": spearman, "ndcg": ndcg, "top_recall": top_recall}
 OF_FLAGS = {"auc": auc, "mcc": median_mcc}
@@ -205,13 +209,12 @@ def summary_lines(scored: list[tuple[Assay, AssayScores]], missing: int) -> list
     for assay, own in scored:
         cells = [_cell(own.measures[name]) for name in names]
         lines.append(f"| {assay.name} | {assay.variants:,} | {' | '.join(cells)} |")
-    assays = [assay for assay, _ in scored]
-    values = np.array([[own.measures[name] for name in names] for _, own in scored])
-    summary = summarize(assays, values)
-    lines.append(f"| **average over selection types** | | {' | '.join(map(_cell, summary.averages[AVERAGE]))} |")
-    lines += ["", *_averages(summary), *_by_mutations(scored)]
+    lines.append(
+        f"| **average over selection types** | | {' | '.join(cell(*each) for each in averages(scored).values())} |"
+    )
+    lines += ["", *_averages(_summary(scored)), *_by_mutations(scored)]
     if missing:
-        lines.append(f"{missing} of {missing + len(assays)} assays are not there: this is no score of ProteinGym")
+        lines.append(f"{missing} of {missing + len(scored)} assays are not there: this is no score of ProteinGym")
     return lines
 
 
@@ -265,8 +268,16 @@ def scored(found: Found, output: Path) -> list[tuple[Assay, AssayScores]]:
     return [(assay, measure(file)) for assay, file in files]
 
 
-def averages(scores: list[tuple[Assay, AssayScores]]) -> dict[str, float]:
-    """ProteinGym's average of each measure."""
-    names = [*MEASURES, *OF_FLAGS]
-    values = np.array([[own.measures[name] for name in names] for _, own in scores])
-    return dict(zip(names, summarize([assay for assay, _ in scores], values).averages[AVERAGE], strict=True))
+def averages(scores: list[tuple[Assay, AssayScores]]) -> dict[str, Score]:
+    """ProteinGym's average of each measure, with a 95 % interval over the proteins of each selection type.
+
+    The interval is undefined where a selection type has one protein: no spread is to be had from that.
+    """
+    summary = _summary(scores)
+    found = zip((*MEASURES, *OF_FLAGS), summary.averages[AVERAGE], NORMAL * summary.own_error, strict=True)
+    return {name: Score(float(value), Interval(value - reach, value + reach)) for name, value, reach in found}
+
+
+def _summary(scores: list[tuple[Assay, AssayScores]]) -> Summary:
+    values = np.array([[own.measures[name] for name in (*MEASURES, *OF_FLAGS)] for _, own in scores])
+    return summarize([assay for assay, _ in scores], values)

@@ -58,7 +58,7 @@ def gym(root: Path, *assays: str) -> Path:
         f"{TARGET[place]}{place + 1}{letter}" for place in (0, 7, 20) for letter in "ACDEW" if letter != TARGET[place]
     ]
     names.append(f"{TARGET[0]}1A:{TARGET[20]}21W")
-    for name in assays:
-        lines = [f"{mutant},{number * 7 % 11},{number % 2}" for number, mutant in enumerate(names)]
+    for factor, name in enumerate(assays, start=7):
+        lines = [f"{mutant},{number * factor % 11},{number % 2}" for number, mutant in enumerate(names)]
         (folder / f"{name}.csv").write_text("\n".join(["mutant,DMS_score,DMS_score_bin", *lines]) + "\n")
     return folder

@@ -267,6 +267,15 @@ def test_a_word_that_means_nothing_is_named(tmp_path: Path, words: list[str], me
     assert "\n" not in str(caught.value)
 
 
+def test_parts_of_a_benchmark_are_named_where_the_whole_is_missing(tmp_path: Path):
+    (tmp_path / "pbc").mkdir()
+    for part in ("scl_val.fasta.gz", "scl_sethard.fasta"):
+        (tmp_path / "pbc" / part).write_bytes(b"")
+    expected = r"pbc/scl\.fasta: not there, nor with \.gz: scl_sethard\.fasta, scl_val\.fasta\.gz are parts of it: join"
+    with pytest.raises(InputError, match=expected):
+        open_benchmark(tmp_path, "pbc/scl")
+
+
 def test_a_damaged_archive_is_named(tmp_path: Path):
     (tmp_path / "flip").mkdir()
     (tmp_path / "flip" / "bad_splits.zip").write_bytes(b"PK\x03\x04 and no more")

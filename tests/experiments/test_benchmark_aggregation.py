@@ -54,15 +54,26 @@ def test_the_standard_error_is_the_limit_of_many_resamples():
     groups = frame.groupby(["protein", "selection"]).mean()
     summary = summarize(assays, values)
     best = int(np.argmax(summary.averages[AVERAGE]))
-    differences = groups.sub(groups[best], axis=0)
     rng = np.random.default_rng(8)
-    resampled = []
-    for _, group in differences.groupby("selection"):
-        rows = group.to_numpy()
-        resampled.append(rows[rng.integers(len(rows), size=(20_000, len(rows)))].mean(axis=1))
-    expected = np.mean(resampled, axis=0).std(axis=0, ddof=1)
-    assert summary.standard_error == pytest.approx(expected, rel=0.03)
+    for frame, ours in (
+        (groups.sub(groups[best], axis=0), summary.standard_error),
+        (groups, summary.own_error),
+    ):
+        resampled = []
+        for _, group in frame.groupby("selection"):
+            rows = group.to_numpy()
+            resampled.append(rows[rng.integers(len(rows), size=(20_000, len(rows)))].mean(axis=1))
+        assert ours == pytest.approx(np.mean(resampled, axis=0).std(axis=0, ddof=1), rel=0.03)
     assert summary.standard_error[best] == 0
+
+
+def test_one_protein_of_a_selection_type_says_nothing_of_an_error():
+    assays = [Assay(f"a{n}", "", f"p{n}", "Human", "MK", SELECTIONS[n // 2], "Low", 9) for n in range(5)]
+    values = np.random.default_rng(9).normal(size=(5, 2))
+    assert np.isnan(summarize(assays, values).own_error).all()
+    assert not np.isnan(summarize(assays[:4], values[:4]).own_error).any()
+    values[0, 1] = np.nan
+    assert np.isnan(summarize(assays[:4], values[:4]).own_error).tolist() == [False, True]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ProteinGym's published tables in ../shared/data")
