@@ -88,7 +88,7 @@ findings:         ## what packages of the field really do: each script of findin
 	@changed=; for script in findings/*.sh; do echo "== $$script"; bash $$script || changed="$$changed $$script"; done; \
 	[ -z "$$changed" ] || { echo "not as stated any more:$$changed"; exit 1; }
 
-reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all,unirep-published,hf:DIR LAUNCHER=local|slurm SEEDS=3 UNIVERSE=1 UNIVERSES=3)
+reproduce-table7: setup  ## the ten-row depth/width table (PROFILE=smoke|laptop|single_gpu|paper DATA=synthetic|DIR ROWS=ten|all,unirep-published,hf:DIR,msa-transformer:DIR LAUNCHER=local|slurm SEEDS=3 UNIVERSE=1 UNIVERSES=3)
 	@$(BIN)/python -m experiments.sweep --profile $(PROFILE) --data $(DATA) --rows $(ROWS) --launcher $(LAUNCHER) --universe $(UNIVERSE) --universes $(UNIVERSES) $(if $(SEEDS),seeds=$(SEEDS)) $(OVERRIDES)
 
 # the directory that `reproduce-table7` with the same words leaves

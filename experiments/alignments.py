@@ -1,8 +1,9 @@
 """Contacts that are read off alignments, on the chains that have one: ``python -m experiments.alignments --data synthetic``.
 
 Every method is scored on the same chains, beside the separation along the sequence alone; `--model` adds what a language
-model's attention says of the query, and `--msa-transformer` what an imported MSA Transformer says of the alignment.
-These chains are a set of their own: their scores do not belong into a column with those of a whole test set.
+model's attention says of the query, and `--msa-transformer` what an imported MSA Transformer says of the alignment. A
+sweep on the embedded universe without such weights trains a small one (`experiments.msa_pretraining`). These chains are a
+set of their own: their scores do not belong into a column with those of a whole test set.
 
 - ``--data synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
 - ``--data DIR``: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
@@ -21,7 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import logit
 
+from experiments import msa_pretraining
 from proteinlm.config import DataConfig, FilesDataConfig, SyntheticDataConfig
 from proteinlm.data import sources, synthetic
 from proteinlm.data.alignments.reading import Alignment, read_alignment
@@ -39,7 +42,7 @@ from proteinlm.records import contact_map, predictions
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.contact_map import SHORT
 from proteinlm.records.results import Score
-from proteinlm.records.run_directory import ALIGNMENTS, CONFIG, CONTACT_MAP, PREDICTIONS
+from proteinlm.records.run_directory import ALIGNMENTS, CONFIG, CONTACT_MAP, MSA_TRANSFORMER, PREDICTIONS
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_yaml
 from proteinlm.tasks import contact
@@ -72,49 +75,61 @@ def main(arguments: list[str] | None = None) -> int:
     }
     if options.model:
         methods["attention of the query"] = attention_of(options.model)
-    if options.msa_transformer:
-        reader = MSAReader(options.msa_transformer, torch.device("cpu"))
-        methods["MSA Transformer"] = lambda aligned: reader.contacts(aligned.alignment)
     if options.sweep:
-        return _beside_rows(options.sweep, options.depth, options.chains, methods)
+        return _beside_rows(options, methods)
+    _add_reader(methods, options.msa_transformer)
     config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
     found = (aligned for _, aligned in chains(config, options.depth, ("train", "valid", "test")))
     samples = score(enumerate(found), methods)
     _print(scores := {name: _scores(of) for name, of in samples.items()})
     if options.output:
-        _save(options.output, config, options.depth, scores)
+        _save(options.output, {"data": asdict(config), "depth": options.depth}, scores)
     return 0
 
 
-def _beside_rows(directory: Path, depth: int, most: int | None, methods: dict[str, Contacts]) -> int:
-    """Score the test chains of a sweep that have an alignment, at most so many, and its rows on the same chains."""
+def _add_reader(methods: dict[str, Contacts], directory: Path | None) -> MSAReader | None:
+    """Add the MSA Transformer in a directory to the methods, if there is one."""
+    if directory is None:
+        return None
+    reader = MSAReader(directory, torch.device("cpu"))
+    methods["MSA Transformer"] = lambda aligned: reader.contacts(aligned.alignment)
+    return reader
+
+
+def _beside_rows(options: argparse.Namespace, methods: dict[str, Contacts]) -> int:
+    """Score the test chains of a sweep that have an alignment, and its rows on the same chains."""
+    directory: Path = options.sweep
     places = sorted(file.parent for file in directory.glob(f"*/contact/{PREDICTIONS}"))
     if not places:
         raise InputError(f"{directory}: no row in it has a result of contact")
     values = read_yaml(places[0] / CONFIG)["data"]
     config = (SyntheticDataConfig if values["name"] == "synthetic" else FilesDataConfig)(**values)
+    weights: Path | None = options.msa_transformer
+    if weights is None and isinstance(config, SyntheticDataConfig):
+        weights = directory / ALIGNMENTS / MSA_TRANSFORMER
+        msa_pretraining.train(config, weights, options.msa_steps)
+    reader = _add_reader(methods, weights)
     file = directory / ALIGNMENTS / FILE
-    if (
-        file.is_file()
-        and (known := json.loads(file.read_text()))["data"] == asdict(config)
-        and known["depth"] == depth
-        and known["chains"] == most
-        and set(methods) <= set(known["scores"])
-    ):
+    asked = {"data": asdict(config), "depth": options.depth, "chains": options.chains}
+    if reader:
+        asked["msa_transformer"] = reader.settings["weights"]
+    known = json.loads(file.read_text()) if file.is_file() else {"scores": {}}
+    wanted = {*methods, *(place.parent.name for place in places)}
+    if asked.items() <= known.items() and wanted <= known["scores"].keys():
         scores = {name: [Score.read(each) for each in found] for name, found in known["scores"].items()}
     else:
         of_chain: dict[int, AlignedChain] = {}
-        for record, aligned in islice(chains(config, depth, ("test",)), most):
+        for record, aligned in islice(chains(config, options.depth, ("test",)), options.chains):
             of_chain.setdefault(record, aligned)
         samples = score(of_chain.items(), methods)
-        _draw(places, of_chain, directory / ALIGNMENTS)
+        _draw(places, of_chain, directory / ALIGNMENTS, reader)
         for place in places:
             of = predictions.load(place)
             samples[place.parent.name] = {
                 c: s.only(np.isin(s.record, [*of_chain])) for c in COLUMNS if (s := of["test", c])
             }
         scores = {name: _scores(of) for name, of in samples.items()}
-        _save(file, config, depth, scores, most)
+        _save(file, asked, scores)
     print(f"\nContacts on the test chains that have an alignment, {scores['potts'][0].n} of them")
     _print(scores)
     return 0
@@ -139,8 +154,10 @@ def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contac
     return {name: {column: metric.per_record()[column] for column in COLUMNS} for name, metric in metrics.items()}
 
 
-def _draw(places: Sequence[Path], of_chain: Mapping[int, AlignedChain], directory: Path) -> None:
-    """Save the map of the chain that the rows have drawn, for the same figure, if it has an alignment."""
+def _draw(
+    places: Sequence[Path], of_chain: Mapping[int, AlignedChain], directory: Path, reader: MSAReader | None
+) -> None:
+    """Save the maps of the chain that the rows have drawn, for the same figure, if it has an alignment."""
     drawn = next((contact_map.load(place) for place in places if (place / CONTACT_MAP).is_file()), None)
     if drawn is None or (aligned := of_chain.get(drawn.record)) is None or len(aligned.chain.letters) != drawn.length:
         return
@@ -151,6 +168,13 @@ def _draw(places: Sequence[Path], of_chain: Mapping[int, AlignedChain], director
     logits = ((scores - middle) / best.std()).astype(np.float32)
     directory.mkdir(exist_ok=True)
     contact_map.save(directory, replace(drawn, seed=0, logits=logits))
+    if reader:
+        (directory / MSA_TRANSFORMER).mkdir(exist_ok=True)
+        probabilities = reader.contacts(aligned.alignment)
+        logits = logit(probabilities.clip(1e-6, 1 - 1e-6)).astype(np.float32)
+        contact_map.save(directory / MSA_TRANSFORMER, replace(drawn, seed=0, logits=logits))
+    else:
+        (directory / MSA_TRANSFORMER / CONTACT_MAP).unlink(missing_ok=True)  # of another table
 
 
 def _scores(samples: Mapping[str, Sample]) -> list[Score]:
@@ -165,14 +189,10 @@ def _print(scores: Mapping[str, list[Score]]) -> None:
         print(f"{name:32}" + "".join(f"{cell:18}" for cell in cells).rstrip())
 
 
-def _save(
-    file: Path, config: DataConfig, depth: int, scores: Mapping[str, list[Score]], most: int | None = None
-) -> None:
+def _save(file: Path, settings: Mapping[str, object], scores: Mapping[str, list[Score]]) -> None:
     values = {name: [asdict(each) for each in found] for name, found in scores.items()}
     file.parent.mkdir(exist_ok=True)
-    write_text(
-        file, json.dumps({"data": asdict(config), "depth": depth, "chains": most, "scores": values}, indent=2) + "\n"
-    )
+    write_text(file, json.dumps({**settings, "scores": values}, indent=2) + "\n")
 
 
 def pseudo_likelihood(aligned: AlignedChain) -> np.ndarray:
@@ -266,6 +286,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=250, help="rows of a made-up alignment")
     parser.add_argument("--model", type=Path, help="weights whose attention is read as well")
     parser.add_argument("--msa-transformer", type=Path, help="an MSA Transformer imported by `proteinlm import msa`")
+    parser.add_argument(
+        "--msa-steps",
+        type=int,
+        default=msa_pretraining.STEPS,
+        help="training steps of a sweep's own, without such weights",
+    )
     parser.add_argument("--chains", type=int, help="chains at most, of a sweep; by default all")
     parser.add_argument("--sweep", type=Path, help="directory of a sweep, whose data and rows are taken")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")

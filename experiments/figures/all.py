@@ -42,7 +42,7 @@ def of(rows: list[Row]) -> list[Drawing]:
                 "apart), above it what is predicted; the darker, the more probable. Marked are the L most confident pairs "
                 "at least 24 residues apart. As the paper's Figures 6 to 8. From contact_map.npz."
                 + (
-                    " The scores of the Potts model are no probabilities: its map is on a scale of its own."
+                    " Maps of an alignment are each on a scale of their own; a Potts model's scores are no probabilities."
                     * bool(found.aligned)
                 )
                 if found

@@ -19,10 +19,10 @@ GREYS = LinearSegmentedColormap.from_list("contacts", [(1, 1, 1, 0), "#9aa3af", 
 
 
 def draw(found: Maps, narrow: bool = False) -> Figure:
-    count = 4 if found.aligned else 3
-    columns = 1 if narrow else 2 if found.aligned else 3
+    count = 3 + len(found.aligned)
+    columns = 1 if narrow else 2 if count == 4 else 3
     width = style.NARROW if narrow else style.WIDE
-    made, panels = style.grid(width, width / columns + (0.55 if narrow else 0.8), count // columns, columns, count)
+    made, panels = style.grid(width, width / columns + (0.55 if narrow else 0.8), -(-count // columns), columns, count)
     by_nearness = not found.other_name.startswith("scratch-")
     strongest = max(_seen(drawn).max() for drawn in ([found.ours] if by_nearness else [found.ours, found.other]))
     which = "T0889 (5JO9)" if found.ours.of_paper else f"longest test chain, record {found.ours.record}"
@@ -30,9 +30,9 @@ def draw(found: Maps, narrow: bool = False) -> Figure:
     shade = _top(found.other) if by_nearness else _seen(found.other) / strongest
     _panel(panels[1], shade, found.other, "Nearest along the sequence" if by_nearness else "From scratch")
     _panel(panels[2], _seen(found.ours) / strongest, found.ours, style.short(found.row))
-    if found.aligned:
-        shade = _seen(found.aligned)
-        _panel(panels[3], shade / shade.max(), found.aligned, "Potts model of an alignment")
+    for panel, (name, drawn) in zip(panels[3:], found.aligned.items(), strict=True):
+        shade = _seen(drawn)
+        _panel(panel, shade / shade.max(), drawn, f"{name} of an alignment")
     hit, miss = (
         Line2D([], [], label="most confident long-range pairs: right", **HIT),
         Line2D([], [], label="wrong", **MISS),

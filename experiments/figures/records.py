@@ -1,7 +1,7 @@
 """What the figures need beside the rows of the table: training curves and contact maps."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from experiments.table7.rows import PRETRAIN, SCRATCH, Row
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
-from proteinlm.records.run_directory import ALIGNMENTS, CONTACT_MAP, METRICS
+from proteinlm.records.run_directory import ALIGNMENTS, CONTACT_MAP, METRICS, MSA_TRANSFORMER
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class Maps:
     row: str
     other: ContactMap
     other_name: str
-    aligned: ContactMap | None = None
-    """What a Potts model of an alignment of the protein says, if it has one (`experiments.alignments`)."""
+    aligned: dict[str, ContactMap] = field(default_factory=dict)
+    """What models of an alignment of the protein say, by their names, if it has one (`experiments.alignments`)."""
 
 
 def maps(rows: list[Row]) -> Maps | None:
@@ -98,9 +98,8 @@ def maps(rows: list[Row]) -> Maps | None:
     return Maps(ours, best.name, control, "nearest along the sequence", aligned)
 
 
-def _aligned(directory: Path, ours: ContactMap) -> ContactMap | None:
-    """The map of the same protein that a sweep's alignments have left in `directory`, if they have."""
-    if not (directory / CONTACT_MAP).is_file():
-        return None
-    found = contact_map.load(directory)
-    return found if (found.record, found.length) == (ours.record, ours.length) else None
+def _aligned(directory: Path, ours: ContactMap) -> dict[str, ContactMap]:
+    """The maps of the same protein that a sweep's alignments have left in `directory`."""
+    places = {"Potts model": directory, "MSA Transformer": directory / MSA_TRANSFORMER}
+    found = {name: contact_map.load(place) for name, place in places.items() if (place / CONTACT_MAP).is_file()}
+    return {name: each for name, each in found.items() if (each.record, each.length) == (ours.record, ours.length)}

@@ -135,7 +135,7 @@ def fit(model: Model, proteins: list[SolvedChain]) -> Readout:
         by_head += pairs.precision(pairs.maps) / len(proteins)
         sampled.append(pairs.sample(draw))
     parts = (np.concatenate(part) for part in zip(*sampled, strict=True))
-    coefficients, intercept = _regression(*parts)
+    coefficients, intercept = fit_regression(*parts)
     order = np.argsort(-by_head, kind="stable")[:MOST_HEADS]
     regression, means = 0.0, np.zeros(len(order))
     for protein in proteins:
@@ -244,7 +244,7 @@ def _pairs(model: Model, protein: SolvedChain) -> _Pairs:
     return _Pairs(torch.cat(values).T.contiguous().numpy(), protein.contacts[counted], int(protein.resolved.sum()))
 
 
-def _regression(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+def fit_regression(features: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Coefficients (F,) and intercept of the penalised logistic regression of `labels` (P,) on `features` (P, F)."""
     mean, deviation = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     deviation[deviation == 0] = 1.0

@@ -48,10 +48,11 @@ def sweep(tmp_path: Path) -> Path:
 def test_alignments_stand_beside_the_rows(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    assert alignments.main(["--sweep", str(sweep), "--chains", "2"]) == 0
+    words = ["--sweep", str(sweep), "--chains", "2", "--msa-steps", "2"]
+    assert alignments.main(words) == 0
     first = capsys.readouterr().out
     saved = json.loads((sweep / "alignments/scores.json").read_text())["scores"]
-    assert list(saved) == ["potts", "mean field", "separation alone", "hidden-8"]
+    assert list(saved) == ["potts", "mean field", "separation alone", "MSA Transformer", "hidden-8"]
     assert {score["n"] for scores in saved.values() for score in scores} == {2}
     best = {name: scores[2]["value"] for name, scores in saved.items()}  # P@L/5
     assert best["potts"] >= 0.8
@@ -60,9 +61,15 @@ def test_alignments_stand_beside_the_rows(
     drawn = contact_map.load(sweep / "alignments")
     assert (drawn.name, drawn.record) == ("made up", 1)
     assert drawn.precision(6, 5) >= 0.8
+    read = contact_map.load(sweep / "alignments/msa-transformer")
+    assert (read.name, read.record) == ("made up", 1)
+    (number, (alignment, _)) = next(islice(alignments.chains(CONFIG, 250, ("test",)), 1, None))
+    expected = MSAReader(sweep / "alignments/msa-transformer", torch.device("cpu")).contacts(alignment)
+    assert number == 1
+    np.testing.assert_allclose(read.probabilities, expected, atol=1e-5)
     table = first[first.index("\nContacts on the test chains that have an alignment, 2 of them") :]
     monkeypatch.setattr(alignments, "chains", lambda *_: pytest.fail("computed again"))
-    alignments.main(["--sweep", str(sweep), "--chains", "2"])
+    alignments.main(words)
     assert capsys.readouterr().out == table
     assert score_alignments(sweep, "smoke") == 0  # in a process of its own, which reads what is saved
     assert capsys.readouterr().out == table
@@ -77,9 +84,11 @@ def test_an_msa_transformer_is_a_row_that_an_earlier_table_does_not_hide(
     save_model(weights, shape, MSATransformer(shape).state_dict())
     monkeypatch.setattr(alignments, "pseudo_likelihood", lambda aligned: aligned.chain.contacts.astype(np.float32))
     monkeypatch.setattr(alignments, "mean_field", lambda aligned: aligned.chain.contacts.astype(np.float32))
-    words = ["--sweep", str(sweep), "--chains", "2", "--depth", "4"]
+    words = ["--sweep", str(sweep), "--chains", "2", "--depth", "4", "--msa-steps", "1"]
     assert alignments.main(words) == 0
+    own = json.loads((sweep / "alignments/scores.json").read_text())
     assert alignments.main([*words, "--msa-transformer", str(weights)]) == 0
+    assert json.loads((sweep / "alignments/scores.json").read_text())["msa_transformer"] != own["msa_transformer"]
     found = json.loads((sweep / "alignments/scores.json").read_text())["scores"]["MSA Transformer"]
     reader = MSAReader(weights, torch.device("cpu"))
     of_chain = islice(alignments.chains(CONFIG, 4, ("test",)), 2)

@@ -116,7 +116,7 @@ def test_without_a_control_they_are_compared_with_nearness(rows: list[Row]):
 def test_the_map_of_an_alignment_stands_beside_them_if_it_is_of_the_same_protein(rows: list[Row]):
     found = records.maps(rows)
     assert found
-    assert found.aligned is None
+    assert not found.aligned
     assert len(contacts.draw(found).axes) == 3
     here = rows[0].directory.parent / "alignments"
     here.mkdir()
@@ -124,14 +124,23 @@ def test_the_map_of_an_alignment_stands_beside_them_if_it_is_of_the_same_protein
         contact_map.save(here, found.other)
         beside = records.maps(rows)
         assert beside
-        assert beside.aligned
+        assert [*beside.aligned] == ["Potts model"]
         panels = contacts.draw(beside).axes
         assert len(panels) == 4
         assert panels[3].get_title().startswith(f"Potts model of an alignment\nP@L {found.other.precision(6):.2f}")
+        (here / "msa-transformer").mkdir()
+        contact_map.save(here / "msa-transformer", found.ours)
+        both = records.maps(rows)
+        assert both
+        for narrow in (True, False):
+            panels = contacts.draw(both, narrow).axes
+            assert [panel.get_visible() for panel in panels] == [True] * 5 + [False] * (len(panels) - 5)
+            precision = found.ours.precision(6)
+            assert panels[4].get_title().startswith(f"MSA Transformer of an alignment\nP@L {precision:.2f}")
         contact_map.save(here, replace(found.other, record=found.other.record + 1))
         other = records.maps(rows)
         assert other
-        assert other.aligned is None
+        assert [*other.aligned] == ["MSA Transformer"]
     finally:
         shutil.rmtree(here)
 

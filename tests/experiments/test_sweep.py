@@ -293,6 +293,8 @@ def test_weights_of_others_stand_below_the_ten_and_take_no_part_in_the_claims(tm
     ("rows", "message"),
     [
         ("nine", "--rows nine is not one of ten, all, unirep-published, hf:DIR"),
+        ("all,msa-transformer:nowhere", "--rows msa-transformer:nowhere: nowhere is not a directory"),
+        ("all,msa-transformer:.,msa-transformer:..", "names rows twice"),
         ("ten,all", "--rows ten,all names rows twice"),
         ("ten,hf:nowhere", "--rows hf:nowhere: nowhere is not a directory"),
         ("unirep-published", "make test-weights"),

@@ -219,7 +219,7 @@ def test_the_regression_minimises_the_penalised_loss():
     x = (x - x.mean(axis=0)) / x.std(axis=0)
     y = generator.random(500) < 1 / (1 + np.exp(-(x @ [1.0, -2.0, 0.0, 0.5] - 1)))
     weights = generator.integers(1, 4, 500)
-    found, intercept = attention_contacts._regression(x * 10 + 3, y, weights.astype(float))
+    found, intercept = attention_contacts.fit_regression(x * 10 + 3, y, weights.astype(float))
 
     repeated, targets = torch.from_numpy(x).repeat_interleave(torch.tensor(weights), 0).double(), np.repeat(y, weights)
     values = torch.zeros(5, dtype=torch.float64, requires_grad=True)
