@@ -199,7 +199,7 @@ def _line(row: Row) -> list[Any]:
         perplexity.value if perplexity else None,
     ]
     for column in COLUMNS:
-        cell, paper = row.cells[column.key], published(row.name, column.key)
+        cell, paper = row.cells[column.key], published(row, column.key)
         low, high = (cell.score.low, cell.score.high) if cell.score else (None, None)
         line += [cell.value if cell.value == cell.value else None, low, high, cell.tie, paper.value if paper else None]
     return line

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import floor, isnan, log10
 
-from experiments.table7.published import COLUMNS, published_row
+from experiments.table7.published import COLUMNS, TABLE7, published_row
 from experiments.table7.rows import Row
 from proteinlm.records.results import RESULT, Result, Score
 
@@ -68,13 +68,13 @@ def cell(row: Row, key: str) -> Estimate | None:
     return estimate(row, row.results[column.stage], score) if score else None
 
 
-def published(row: str, key: str) -> Number | None:
+def published(row: Row, key: str) -> Number | None:
     """The paper's number in a column of the table, or TAPE's of its backbones and of weights of others."""
-    table, values = published_row(row)
+    place, values = published_row(row.name, row.weights)
     value = values[PLACES[key]] if values else None
     if value is None:
         return None
-    return number(value, PUBLISHED, f"{table}[{row!r}][{PLACES[key]}]", 3 if table == "TABLE7" else 2)
+    return number(value, PUBLISHED, f"{place}[{PLACES[key]}]", 3 if row.name in TABLE7 else 2)
 
 
 def summed(row: Row, field: str, scale: float, digits: int, unit: str = "") -> Number:

@@ -54,7 +54,7 @@ def lines(rows: list[Row]) -> list[Line]:
 
 
 def _line(row: Row) -> Line:
-    cells = [(cell(row, one.key), row.cells[one.key].tie, published(row.name, one.key)) for one in COLUMNS]
+    cells = [(cell(row, one.key), row.cells[one.key].tie, published(row, one.key)) for one in COLUMNS]
     pretraining, score = row.results.get(PRETRAIN), row.perplexity("valid")
     return Line(
         name=row.name,

@@ -56,14 +56,25 @@ FORERUNNERS: dict[str, tuple[float | None, ...]] = {
 }
 """The same of backbones that are no rows of the table unless they are run one by one."""
 
-GIVEN = {"unirep-published": FORERUNNERS["unirep"], "unirep-published-frozen": FORERUNNERS["unirep"]}
-"""The same of weights of others: TAPE trained UniRep from these."""
+GIVEN = {"0e6b4bb6b493": FORERUNNERS["unirep"]}
+"""The same of weights of others, by the fingerprint of their import: TAPE trained UniRep from the first."""
 
 
-def published_row(name: str) -> tuple[str, tuple[float | None, ...]]:
-    """The published numbers of a row, in the order of `COLUMNS`, and which of these tables has them; empty if none has."""
-    tables = {"TABLE7": TABLE7, "BASELINES": BASELINES, "FORERUNNERS": FORERUNNERS, "GIVEN": GIVEN}
-    return next(((table, rows[name]) for table, rows in tables.items() if name in rows), ("", ()))
+class Published(NamedTuple):
+    """The published numbers of a row."""
+
+    place: str
+    """Where they are in this file."""
+    values: tuple[float | None, ...]
+    """In the order of `COLUMNS`; empty if nobody published any."""
+
+
+def published_row(name: str, weights: str = "") -> Published:
+    """The published numbers of the row `name`; where it starts from `weights` of others, those of that fingerprint."""
+    tables = {"TABLE7": TABLE7, "BASELINES": BASELINES, "FORERUNNERS": FORERUNNERS}
+    key = weights or name
+    found = ((table, rows[key]) for table, rows in ({"GIVEN": GIVEN} if weights else tables).items() if key in rows)
+    return next((Published(f"{table}[{key!r}]", values) for table, values in found), Published("", ()))
 
 
 PERPLEXITY = {"hidden-3072-layer-24-head-16": 3.736}

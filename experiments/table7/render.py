@@ -157,7 +157,7 @@ def _flat(row: Row) -> dict[str, object]:
 
 def _published_value(row: Row, key: str) -> float | None:
     places = {column.key: place for place, column in enumerate(COLUMNS)}
-    _, values = published_row(row.name)
+    values = published_row(row.name, row.weights).values
     return values[places[key]] if values else None
 
 

@@ -67,6 +67,12 @@ class Row:
         return GIVEN in self.name
 
     @property
+    def weights(self) -> str:
+        """The fingerprint of the weights of others that it starts from; empty if it starts from none, or from several."""
+        found = {result.start for result in self.results.values()} if self.given else set()
+        return found.pop() if len(found) == 1 else ""
+
+    @property
     def full(self) -> ModelConfig:
         """The shape that the row is named after; of a row with a name of its own, what was trained."""
         name = self.name.removeprefix(SCRATCH)

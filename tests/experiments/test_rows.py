@@ -1,5 +1,6 @@
 """Rows are compared on the same test proteins, or not at all."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.report import numbers
 from experiments.table7 import __main__ as table7
 from experiments.table7 import render
-from experiments.table7.published import COLUMNS, TABLE7
+from experiments.table7.published import COLUMNS, FORERUNNERS, GIVEN, TABLE7
 from experiments.table7.rows import PRETRAIN, Cell, Row, choose_shown, collect, problems
 from proteinlm.records import predictions, results
 from proteinlm.records.bootstrap import Scores, paired_bootstrap
@@ -79,6 +81,26 @@ def test_of_very_many_rows_the_papers_and_the_best_of_the_others_are_shown(tmp_p
     assert choose_shown(rows, most=1000) == rows
     (said,) = render.left_out(shown, rows)
     assert said.startswith(f"30 of {len(rows)} rows are shown")
+
+
+def test_published_numbers_belong_to_the_weights_whatever_a_row_is_called(tmp_path: Path):
+    made_up(tmp_path)
+    (unirep,) = GIVEN
+    ours = collect(tmp_path)[0]
+    for name, start in {"unirep-published": "another", "mine-published": unirep}.items():
+        for result in ours.results.values():
+            if result.stage != PRETRAIN:
+                home = tmp_path / name / result.stage
+                shutil.copytree(tmp_path / ours.name / result.stage, home)
+                replace(result, row=name, start=start).save(home)
+    rows = {row.name: row for row in collect(tmp_path)}
+    written = {line["row"]: line for line in csv.DictReader(render.as_csv([*rows.values()]).splitlines())}
+    for column, value in zip(COLUMNS, FORERUNNERS["unirep"], strict=True):
+        mine, other = (numbers.published(rows[f"{name}-published"], column.key) for name in ("mine", "unirep"))
+        assert other is None
+        assert written["unirep-published"][f"{column.key}_published"] == ""
+        assert (mine and mine.value) == value
+        assert written["mine-published"][f"{column.key}_published"] == ("" if value is None else str(value))
 
 
 def test_controls_come_last_in_the_order_of_their_rows(tmp_path: Path):

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+from experiments.table7.published import GIVEN
 from proteinlm import checkpoint, load
 from proteinlm.config import PublishedConfig
 from proteinlm.data.batches.packing import pack_letters
@@ -44,6 +45,7 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_unirep_against_the_equations_of_its_cell(npz: Path, tmp_path: Path):
     unirep.import_file(npz, tmp_path / "ours")
     model, sequences = load(tmp_path / "ours", device="cpu"), PROTEINS[:10]
+    assert model.fingerprint in GIVEN, "TAPE's numbers stand beside these weights"
     arrays = dict(np.load(npz))
     found = model.embed(sequences, "cls")
     difference = max(
