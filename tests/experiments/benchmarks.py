@@ -1,7 +1,10 @@
 """The words of a benchmark, and small files and a model to run it on."""
 
+import gzip
+import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +22,15 @@ REFERENCE = (
 
 def ask(*words: str) -> None:
     benchmark.run(entry.compose("benchmark", [benchmark.named(word) for word in words]))
+
+
+def write_tape(root: Path, task: str, **splits: list[dict[str, Any]]) -> None:
+    """Records of splits of one of TAPE's tasks, as published; they get names."""
+    folder = root / "tape" / task
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, records in splits.items():
+        own = [{"id": f"{split}{number}", **record} for number, record in enumerate(records)]
+        (folder / f"{task}_{split}.json.gz").write_bytes(gzip.compress(json.dumps(own).encode()))
 
 
 def flip(root: Path) -> None:

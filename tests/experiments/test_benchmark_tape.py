@@ -1,7 +1,6 @@
 """TAPE's files are benchmarks of a frozen model: each test split is scored on the labels that TAPE's records have."""
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ from experiments.benchmark.named import open_benchmark
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from tests.data.samples import protein
+from tests.experiments.benchmarks import write_tape
 from tests.inference.models import saved
-
-
-def write(root: Path, task: str, **splits: list[dict[str, Any]]) -> None:
-    folder = root / "tape" / task
-    folder.mkdir(parents=True, exist_ok=True)
-    for split, records in splits.items():
-        own = [{"id": f"{split}{number}", **record} for number, record in enumerate(records)]
-        (folder / f"{task}_{split}.json.gz").write_bytes(gzip.compress(json.dumps(own).encode()))
 
 
 def labels(root: Path, name: str, split: str) -> list[str]:
@@ -32,7 +24,7 @@ def labels(root: Path, name: str, split: str) -> list[str]:
 def test_structures_are_those_of_resolved_residues(tmp_path: Path):
     chain = {"primary": "MKTA", "ss3": [0, 1, 2, 0], "valid_mask": [1.0, 1.0, 1.0, 0.0]}
     both = chain | {"cb513_mask": [0.0, 1.0, 1.0, 1.0]}
-    write(
+    write_tape(
         tmp_path,
         "secondary_structure",
         train=[chain],
@@ -52,7 +44,7 @@ def test_structures_are_those_of_resolved_residues(tmp_path: Path):
         "ts115",
         "casp12",
     }
-    write(tmp_path, "secondary_structure", cb513=[chain])
+    write_tape(tmp_path, "secondary_structure", cb513=[chain])
     assert set(open_benchmark(tmp_path, "tape/secondary_structure").splits) == {"cb513", "ts115", "casp12"}
     with pytest.raises(InputError, match="no record of cb513 has a cb513_mask"):
         open_benchmark(tmp_path, "tape/secondary_structure", "cb513_proper")
@@ -61,7 +53,7 @@ def test_structures_are_those_of_resolved_residues(tmp_path: Path):
 def test_folds_that_nothing_is_trained_on_are_left_out_and_named(tmp_path: Path):
     folds = [{"primary": protein(9, fold), "fold_label": fold} for fold in (3, 20, 20)]
     tests = [*folds, {"primary": protein(9, 9), "fold_label": 7}]
-    write(tmp_path, "remote_homology", train=folds, valid=folds, test_fold_holdout=tests)
+    write_tape(tmp_path, "remote_homology", train=folds, valid=folds, test_fold_holdout=tests)
     rows = open_benchmark(tmp_path, "tape/remote_homology", "test_fold_holdout").splits["test_fold_holdout"]
     assert rows.task.classes == ["3", "20"]
     assert [row.label for row in rows.splits["test"]] == ["3", "20", "20"]
@@ -73,7 +65,9 @@ def test_a_frozen_model_is_scored_beside_what_needs_no_network(tmp_path: Path, c
         sequences = [protein(20, seed) for seed in seeds]
         return [{"primary": each, "stability_score": [each.count("A") - each.count("K") / 3]} for each in sequences]
 
-    write(tmp_path, "stability", train=records(range(60)), valid=records(range(60, 80)), test=records(range(80, 110)))
+    write_tape(
+        tmp_path, "stability", train=records(range(60)), valid=records(range(60, 80)), test=records(range(80, 110))
+    )
     model = saved(tmp_path / "model", head=False)
     words = ["benchmark=tape/stability", f"root={tmp_path}", f"model.path={model}", f"cache={tmp_path / 'cache'}"]
     benchmark.run(entry.compose("benchmark", [*words, f"output={tmp_path / 'out'}", "name=ours", "resamples=30"]))
@@ -97,7 +91,7 @@ def test_a_frozen_model_is_scored_beside_what_needs_no_network(tmp_path: Path, c
     ids=["no gzip", "no labels"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, message: str):
-    write(tmp_path, "stability", train=[], valid=[], test=[])
+    write_tape(tmp_path, "stability", train=[], valid=[], test=[])
     (tmp_path / "tape/stability/stability_train.json.gz").write_bytes(content)
     with pytest.raises(InputError, match=message):
         open_benchmark(tmp_path, "tape/stability")
