@@ -10,7 +10,7 @@ import numpy as np
 
 from proteinlm.data.label_kinds import CLASS, NUMBER, RESIDUE_NUMBERS, RESIDUES
 from proteinlm.records.bootstrap import Interval, Sample, bootstrap, paired_bootstrap
-from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Confusions, Measured
+from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Measured, Tallies
 
 MAIN = {CLASS: "accuracy", NUMBER: "spearman", RESIDUES: "accuracy", RESIDUE_NUMBERS: "spearman"}
 """The measure that says who is best, by kind of label."""
@@ -36,7 +36,7 @@ class Labels(NamedTuple):
         record = np.arange(self.proteins)
         if self.kind in (CLASS, RESIDUES):
             return {
-                name: Confusions.of(record, self.owner, prediction, self.target, self.classes, measure)
+                name: Tallies.of(record, self.owner, prediction, self.target, self.classes, measure)
                 for name, measure in CLASSES.items()
             }
         measures = NUMBERS | (RANKINGS if self.kind == NUMBER else {})

@@ -95,9 +95,9 @@ def median_mcc(prediction: np.ndarray, target: np.ndarray) -> float:
     """ProteinGym's Matthews correlation of targets 0 and 1 with predictions that are at least their median."""
     if not len(target):
         return float("nan")
-    chosen, positive = prediction >= np.median(prediction), target > 0
-    confusion = np.array([[(positive == one) & (chosen == other) for other in (0, 1)] for one in (0, 1)]).sum(axis=-1)
-    return float(matthews(confusion[None])[0])
+    chosen, positive = (prediction >= np.median(prediction)) * 1, (target > 0) * 1
+    tally = [np.bincount(part, minlength=2) for part in (positive[positive == chosen], positive, chosen)]
+    return float(matthews(np.array([tally]))[0])
 
 
 Measure = Callable[[np.ndarray, np.ndarray], float]
@@ -110,41 +110,43 @@ FLAGS: dict[str, Measure] = {"auc": auc, "average_precision": average_precision,
 """Of numbers that rank targets 0 and 1."""
 
 
-def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """The mean recall (R,) of the classes that occur in confusions (R, C, C): target by prediction."""
-    totals = confusion.sum(axis=2)
-    recall = np.divide(_diagonal(confusion), totals, out=np.zeros(totals.shape), where=totals > 0)
-    return _ratio(recall.sum(axis=1), (totals > 0).sum(axis=1))
+def balanced_accuracy(tally: np.ndarray) -> np.ndarray:
+    """The mean recall (R,) of the classes that occur in tallies (R, 3, C)."""
+    right, targets, _ = _parts(tally)
+    recall = np.divide(right, targets, out=np.zeros(targets.shape), where=targets > 0)
+    return _ratio(recall.sum(axis=1), (targets > 0).sum(axis=1))
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
-    """The mean F1 (R,) of the classes that occur as a target or a prediction, in confusions (R, C, C)."""
-    both = confusion.sum(axis=2) + confusion.sum(axis=1)
-    f1 = np.divide(2 * _diagonal(confusion), both, out=np.zeros(both.shape), where=both > 0)
+def macro_f1(tally: np.ndarray) -> np.ndarray:
+    """The mean F1 (R,) of the classes that occur as a target or a prediction, in tallies (R, 3, C)."""
+    right, targets, predictions = _parts(tally)
+    both = targets + predictions
+    f1 = np.divide(2 * right, both, out=np.zeros(both.shape), where=both > 0)
     return _ratio(f1.sum(axis=1), (both > 0).sum(axis=1))
 
 
-def matthews(confusion: np.ndarray) -> np.ndarray:
-    """Matthews' correlation (R,) of confusions (R, C, C), for any number of classes (Gorodkin 2004).
+def matthews(tally: np.ndarray) -> np.ndarray:
+    """Matthews' correlation (R,) of tallies (R, 3, C), for any number of classes (Gorodkin 2004).
 
     It is undefined where all targets are of one class, and 0 where all predictions are.
     """
-    targets, predictions = confusion.sum(axis=2).astype(np.float64), confusion.sum(axis=1).astype(np.float64)
+    right, targets, predictions = _parts(tally)
     total = targets.sum(axis=1)
-    covariance = _diagonal(confusion).sum(axis=1) * total - (targets * predictions).sum(axis=1)
+    covariance = right.sum(axis=1) * total - (targets * predictions).sum(axis=1)
     of_targets, of_predictions = (total**2 - (marginal**2).sum(axis=1) for marginal in (targets, predictions))
     score = np.divide(
         covariance,
         np.sqrt(of_targets * of_predictions),
-        out=np.zeros(len(confusion)),
+        out=np.zeros(len(tally)),
         where=(of_targets > 0) & (of_predictions > 0),
     )
     return np.where(of_targets > 0, score, np.nan)
 
 
-def accuracy(confusion: np.ndarray) -> np.ndarray:
-    """The share (R,) that is right, in confusions (R, C, C)."""
-    return _ratio(_diagonal(confusion).sum(axis=1), confusion.sum(axis=(1, 2)))
+def accuracy(tally: np.ndarray) -> np.ndarray:
+    """The share (R,) that is right, in tallies (R, 3, C)."""
+    right, targets, _ = _parts(tally)
+    return _ratio(right.sum(axis=1), targets.sum(axis=1))
 
 
 CLASSES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -212,19 +214,22 @@ class Measured(Sample):
 
 
 @dataclass(frozen=True, eq=False)
-class Confusions(Sample):
-    """A score of `CLASSES`, from the confusion of each protein: target by prediction."""
+class Tallies(Sample):
+    """A score of `CLASSES`, from what each protein has of each class: entries that are right, are targets, are predicted.
+
+    They take room for each class, where the confusion of a protein would take it for each pair of them.
+    """
 
     record: np.ndarray
-    confusion: np.ndarray
-    """(S, n, C, C); (n, C, C) for one seed."""
+    tally: np.ndarray
+    """(S, n, 3, C); (n, 3, C) for one seed."""
     measure: Callable[[np.ndarray], np.ndarray]
 
     def __post_init__(self) -> None:
-        confusion = self.confusion if self.confusion.ndim == 4 else self.confusion[None]
-        if confusion.shape[1] != len(self.record):
-            raise ValueError(f"confusions of {confusion.shape[1]} proteins for {len(self.record)} records")
-        object.__setattr__(self, "confusion", confusion)
+        tally = self.tally if self.tally.ndim == 4 else self.tally[None]
+        if tally.shape[1] != len(self.record):
+            raise ValueError(f"tallies of {tally.shape[1]} proteins for {len(self.record)} records")
+        object.__setattr__(self, "tally", tally)
 
     @classmethod
     def of(
@@ -235,29 +240,30 @@ class Confusions(Sample):
         target: np.ndarray,
         classes: int,
         measure: Callable[[np.ndarray], np.ndarray],
-    ) -> "Confusions":
-        """Count classes `prediction` (E,) against `target` (E,) of entries whose proteins are `owner` (E,)."""
+    ) -> "Tallies":
+        """Count classes `prediction` (E,) and `target` (E,) of entries whose proteins are `owner` (E,)."""
         _check(record, owner, target)
-        index = (owner * classes + target) * classes + prediction
-        counts = np.bincount(index, minlength=len(record) * classes**2)
-        return cls(record, counts.reshape(len(record), classes, classes), measure)
+        right = prediction == target
+        parts = ((owner[right], target[right]), (owner, target), (owner, prediction))
+        counts = [np.bincount(own * classes + of, minlength=len(record) * classes) for own, of in parts]
+        return cls(record, np.stack([each.reshape(-1, classes) for each in counts], axis=1), measure)
 
     @property
     def counted(self) -> np.ndarray:
-        return self.confusion[0].sum(axis=(1, 2)) > 0
+        return self.tally[0, :, 1].sum(axis=1) > 0
 
     @property
     def seeds(self) -> int:
-        return len(self.confusion)
+        return len(self.tally)
 
-    def only(self, kept: np.ndarray) -> "Confusions":
-        return Confusions(self.record[kept], self.confusion[:, kept], self.measure)
+    def only(self, kept: np.ndarray) -> "Tallies":
+        return Tallies(self.record[kept], self.tally[:, kept], self.measure)
 
     def evaluate(self, counts: np.ndarray) -> np.ndarray:
-        classes = self.confusion.shape[-1]
-        of_proteins = self.confusion[:, self.counted].reshape(self.seeds, -1, classes**2).astype(np.float64)
-        summed = np.stack([counts @ each for each in of_proteins])  # (S, R, C * C); exact: whole numbers
-        return np.stack([self.measure(each.reshape(-1, classes, classes)) for each in summed], axis=1)
+        shape = self.tally.shape[2:]
+        of_proteins = self.tally[:, self.counted].reshape(self.seeds, -1, np.prod(shape)).astype(np.float64)
+        summed = np.stack([counts @ each for each in of_proteins])  # (S, R, 3 C); exact: whole numbers
+        return np.stack([self.measure(each.reshape(-1, *shape)) for each in summed], axis=1)
 
 
 def _check(record: np.ndarray, owner: np.ndarray, target: np.ndarray) -> None:
@@ -267,8 +273,9 @@ def _check(record: np.ndarray, owner: np.ndarray, target: np.ndarray) -> None:
         raise ValueError(f"{len(owner)} owners of {len(target)} entries, among {len(record)} records")
 
 
-def _diagonal(confusion: np.ndarray) -> np.ndarray:
-    return np.einsum("rcc->rc", confusion)
+def _parts(tally: np.ndarray) -> np.ndarray:
+    """What is right, is a target, is predicted of each class, (3, R, C) float64."""
+    return tally.astype(np.float64).swapaxes(0, 1)
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

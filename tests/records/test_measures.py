@@ -6,7 +6,7 @@ from scipy import stats
 
 from proteinlm.records import measures
 from proteinlm.records.bootstrap import Predictions, Scores, bootstrap, paired_bootstrap
-from proteinlm.records.measures import Confusions, Measured
+from proteinlm.records.measures import Measured, Tallies
 
 TARGET = np.array([0, 1, 1, 0, 1, 0, 0, 1, 0, 0], dtype=np.float64)
 PREDICTION = np.array([0.1, 0.4, 0.35, 0.8, 0.8, 0.3, 0.3, 0.9, 0.05, 0.35])
@@ -48,18 +48,21 @@ def test_areas_are_what_they_are_defined_as():
     assert measures.average_precision(likelihoods, TARGET) == pytest.approx(plain_average_precision(PREDICTION, TARGET))
 
 
+def tallied(confusion: np.ndarray) -> np.ndarray:
+    """The tallies (R, 3, C) of confusions (R, C, C), target by prediction."""
+    return np.stack([np.einsum("rcc->rc", confusion), confusion.sum(axis=2), confusion.sum(axis=1)], axis=1)
+
+
 def test_scikit_learn_says_the_same():
     """Where it is installed: the suite does not need it."""
     sklearn = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(2)
     target, prediction = rng.integers(4, size=200), rng.integers(4, size=200)
-    confusion = sklearn.confusion_matrix(target, prediction)[None]
-    assert measures.accuracy(confusion)[0] == pytest.approx(sklearn.accuracy_score(target, prediction))
-    assert measures.balanced_accuracy(confusion)[0] == pytest.approx(
-        sklearn.balanced_accuracy_score(target, prediction)
-    )
-    assert measures.macro_f1(confusion)[0] == pytest.approx(sklearn.f1_score(target, prediction, average="macro"))
-    assert measures.matthews(confusion)[0] == pytest.approx(sklearn.matthews_corrcoef(target, prediction))
+    tally = tallied(sklearn.confusion_matrix(target, prediction)[None])
+    assert measures.accuracy(tally)[0] == pytest.approx(sklearn.accuracy_score(target, prediction))
+    assert measures.balanced_accuracy(tally)[0] == pytest.approx(sklearn.balanced_accuracy_score(target, prediction))
+    assert measures.macro_f1(tally)[0] == pytest.approx(sklearn.f1_score(target, prediction, average="macro"))
+    assert measures.matthews(tally)[0] == pytest.approx(sklearn.matthews_corrcoef(target, prediction))
     flags, score = (rng.random(200) < 0.2) * 1, rng.normal(size=200).round(1)
     assert measures.auc(score, flags) == pytest.approx(sklearn.roc_auc_score(flags, score))
     assert measures.average_precision(score, flags) == pytest.approx(sklearn.average_precision_score(flags, score))
@@ -69,15 +72,13 @@ def test_scikit_learn_says_the_same():
 
 
 def test_scores_of_classes_by_hand():
-    confusion = np.array([[[3, 1, 0], [1, 2, 0], [0, 1, 2]]])
-    assert measures.accuracy(confusion)[0] == pytest.approx(7 / 10)
-    assert measures.balanced_accuracy(confusion)[0] == pytest.approx((3 / 4 + 2 / 3 + 2 / 3) / 3)
-    assert measures.macro_f1(confusion)[0] == pytest.approx((6 / 8 + 4 / 7 + 4 / 5) / 3)
-    both = np.array([[[6, 2], [1, 3]]])
+    tally = tallied(np.array([[[3, 1, 0], [1, 2, 0], [0, 1, 2]]]))
+    assert measures.accuracy(tally)[0] == pytest.approx(7 / 10)
+    assert measures.balanced_accuracy(tally)[0] == pytest.approx((3 / 4 + 2 / 3 + 2 / 3) / 3)
+    assert measures.macro_f1(tally)[0] == pytest.approx((6 / 8 + 4 / 7 + 4 / 5) / 3)
+    both = tallied(np.array([[[6, 2], [1, 3]]]))
     assert measures.matthews(both)[0] == pytest.approx((6 * 3 - 2 * 1) / np.sqrt(8 * 4 * 7 * 5))
-    absent = np.array(
-        [[[2, 0, 0], [1, 1, 0], [0, 0, 0]]]
-    )  # a class that is neither target nor prediction counts nowhere
+    absent = tallied(np.array([[[2, 0, 0], [1, 1, 0], [0, 0, 0]]]))  # the last class counts nowhere
     assert measures.balanced_accuracy(absent)[0] == pytest.approx(0.75)
     assert measures.macro_f1(absent)[0] == pytest.approx((4 / 5 + 2 / 3) / 2)
 
@@ -99,9 +100,9 @@ def test_what_is_undefined_is_nan_and_a_constant_prediction_scores_nothing():
     assert np.isnan(measures.average_precision(varied, np.zeros(20)))
     assert measures.spearman(same, varied) == measures.pearson(same, varied) == 0
     assert np.isnan(measures.ndcg(same, varied))
-    assert np.isnan(measures.matthews(np.array([[[3, 1], [0, 0]]]))[0])
-    assert measures.matthews(np.array([[[3, 0], [2, 0]]]))[0] == 0
-    assert np.isnan(measures.accuracy(np.zeros((1, 2, 2)))[0])
+    assert np.isnan(measures.matthews(tallied(np.array([[[3, 1], [0, 0]]])))[0])
+    assert measures.matthews(tallied(np.array([[[3, 0], [2, 0]]])))[0] == 0
+    assert np.isnan(measures.accuracy(np.zeros((1, 3, 2)))[0])
 
 
 def test_a_sample_of_entries_agrees_with_the_sample_of_proteins():
@@ -126,7 +127,7 @@ def test_a_drawn_protein_brings_all_its_residues():
     assert sample.only(np.array([False, True, True])).evaluate(np.array([[1]])).item() == 8
 
 
-def test_confusions_agree_with_the_share_that_is_right():
+def test_tallies_agree_with_the_share_that_is_right():
     rng = np.random.default_rng(4)
     owner = np.sort(rng.integers(12, size=300))
     target, prediction = rng.integers(3, size=300), rng.integers(3, size=300)
@@ -134,9 +135,19 @@ def test_confusions_agree_with_the_share_that_is_right():
     residues = np.bincount(owner, minlength=12)
     right = np.bincount(owner, weights=target == prediction, minlength=12)
     known = Scores(record, right / np.maximum(residues, 1), residues)
-    ours = Confusions.of(record, owner, prediction, target, 3, measures.accuracy)
+    ours = Tallies.of(record, owner, prediction, target, 3, measures.accuracy)
     assert ours.estimate() == pytest.approx(known.estimate())
     assert bootstrap(ours, resamples=50) == pytest.approx(bootstrap(known, resamples=50))
+
+
+def test_tallies_of_all_folds_of_remote_homology_fit_into_memory():
+    rng = np.random.default_rng(5)
+    record, target, prediction = np.arange(718), rng.integers(1195, size=718), rng.integers(1195, size=718)
+    prediction[:200] = target[:200]
+    ours = Tallies.of(record, record, prediction, target, 1195, measures.accuracy)
+    assert ours.tally.nbytes < 50e6
+    assert ours.estimate() == pytest.approx((prediction == target).mean())
+    assert ours.only(record < 200).estimate() == 1
 
 
 def test_a_prediction_that_is_no_number_has_no_score():
