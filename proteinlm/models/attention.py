@@ -1,6 +1,6 @@
 """Self-attention over packed proteins: one function per kernel.
 
-T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
+T tokens of all proteins laid end to end, B proteins, N heads, D head dimension. K queries.
 """
 
 from collections.abc import Callable
@@ -45,14 +45,15 @@ def boundaries(starts: Tensor, longest: int, dtype: torch.dtype) -> Boundaries:
     return Boundaries(starts, longest, Runs(starts.diff().tolist()))
 
 
-def attend(joint: Tensor, where: Boundaries) -> Tensor:
-    """Scaled dot-product attention (T, N, D) within each protein.
+def attend(joint: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention (T, N, D) within each protein, or if tokens are `wanted` (K,), theirs (K, N, D).
 
     `joint` (T, N, 3, D) holds queries, keys and values, of which the first two are yet to be turned by `where.rotation`.
     """
     if where.runs is not None:
-        return _attend_by_runs(joint, where.rotation, where.runs)
-    return _attend_fused(*rotate_heads(joint, where.rotation), where)
+        return _attend_by_runs(joint, where.rotation, where.runs, wanted)
+    x = _attend_fused(*rotate_heads(joint, where.rotation), where)
+    return x if wanted is None else x.index_select(0, wanted)
 
 
 def rotate_heads(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,13 +94,19 @@ def _fused(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
-def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs) -> Tensor:
+def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs, wanted: Tensor | None) -> Tensor:
     """Each protein in the way that is the fastest for its length; of one way, as many neighbours as possible at once.
+
+    The functions in C compute what is `wanted` alone, if all proteins are theirs.
 
     Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
     compiled = attention_compiled.longest(joint)
     scored = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
+    if wanted is not None:
+        if all(length <= compiled for _, length in runs.each):
+            return attention_compiled.attend(joint, rotation, runs.each, wanted)
+        return _by_runs(joint, rotation, runs, None).index_select(0, wanted)
 
     def way(run: tuple[int, int]) -> Callable[[Tensor, Tensor | None, list[tuple[int, int]]], Tensor]:
         if run[1] <= compiled:

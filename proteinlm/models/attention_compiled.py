@@ -4,7 +4,7 @@ multiply in bfloat16.
 PyTorch's products are made for large matrices. Those of a protein of 60 residues with heads of 8 numbers are so small that
 calling them, and bringing them into shape, takes longer than they do.
 
-T tokens of all proteins laid end to end, B proteins, N heads, D head dimension.
+T tokens of all proteins laid end to end, B proteins, N heads, D head dimension. K queries.
 """
 
 import math
@@ -33,40 +33,49 @@ def longest(joint: Tensor) -> float:
     return math.inf if _in_bf16(joint) else LONGEST
 
 
-def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
+def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]], wanted: Tensor | None = None) -> Tensor:
     """Attention (T, N, D) of `joint` (T, N, 3, D), queries, keys and values, within each protein of `runs`.
 
     `runs` are neighbours of equal length, as (proteins, tokens of each). With `rotation` (T, 1, 1, D / 2, 2) float32,
-    queries and keys are turned first.
+    queries and keys are turned first. If tokens are `wanted` (K,) int64, they alone are queries: (K, N, D).
     """
     lengths = list(chain.from_iterable(repeat(length, count) for count, length in runs))
-    output = _Attention.apply(joint.contiguous(), rotation, lengths)
+    back = None
+    if wanted is not None and bool((wanted.diff() <= 0).any()):
+        wanted, back = wanted.unique(return_inverse=True)
+    output = _Attention.apply(joint.contiguous(), rotation, lengths, wanted)
     assert isinstance(output, Tensor)
-    return output
+    return output if back is None else output.index_select(0, back)
 
 
 class _Attention(torch.autograd.Function):
     """Keeps two numbers of each query, from which the weights are made again."""
 
     @staticmethod
-    def forward(ctx: Any, joint: Tensor, rotation: Tensor | None, lengths: list[int]) -> Tensor:
-        tokens, number, _, dim = joint.shape
-        output = joint.new_empty(tokens, number, dim)
-        kept = torch.empty(2, number, tokens)
-        ends = torch.tensor(list(accumulate(lengths)))  # (B,)
+    def forward(ctx: Any, joint: Tensor, rotation: Tensor | None, lengths: list[int], wanted: Tensor | None) -> Tensor:
+        _, number, _, dim = joint.shape
+        ends = asked = torch.tensor(list(accumulate(lengths)))  # (B,)
+        if wanted is not None:
+            asked = torch.searchsorted(wanted, ends)  # (B,): where the queries of each protein end
+            if len(wanted) and (asked[-1] < len(wanted) or wanted[0] < 0):
+                raise IndexError(f"tokens {wanted[0]} to {wanted[-1]} are wanted of {ends[-1]}")
+        queries = int(asked[-1])
+        output = joint.new_empty(queries, number, dim)
+        kept = torch.empty(2, number, queries)
         turns = None if rotation is None else rotation.contiguous()
-        _call("forward", (joint, turns, output, kept, ends), lengths, joint)
-        ctx.save_for_backward(joint, turns, output, kept, ends)
+        _call("forward", (joint, turns, wanted, output, kept, ends, asked), lengths, asked, joint)
+        ctx.save_for_backward(joint, turns, wanted, output, kept, ends, asked)
         ctx.lengths = lengths
         return output
 
     @staticmethod
     @once_differentiable  # whose types forget the signature; without it a second derivative would be wrong in silence
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        joint, turns, output, kept, ends = ctx.saved_tensors
-        gradient = torch.empty_like(joint)
-        _call("backward", (joint, turns, output, kept, upstream.contiguous(), gradient, ends), ctx.lengths, joint)
-        return gradient, None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        joint, turns, wanted, output, kept, ends, asked = ctx.saved_tensors
+        gradient = torch.empty_like(joint) if wanted is None else torch.zeros_like(joint)
+        tensors = (joint, turns, wanted, output, kept, upstream.contiguous(), gradient, ends, asked)
+        _call("backward", tensors, ctx.lengths, asked, joint)
+        return gradient, None, None, None
 
 
 def _in_bf16(joint: Tensor) -> bool:
@@ -74,10 +83,12 @@ def _in_bf16(joint: Tensor) -> bool:
     return joint.dtype == torch.bfloat16 and has_bf16_products()
 
 
-def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], joint: Tensor) -> None:
+def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], asked: Tensor, joint: Tensor) -> None:
     compiled = load_kernels()
     assert compiled is not None
-    tokens, number, _, dim = joint.shape
+    _, number, _, dim = joint.shape
+    counts = asked.diff(prepend=asked.new_zeros(1)).tolist()  # of queries
+    total = sum(counts)
     in_bf16 = _in_bf16(joint)
     name = f"attention{'_bf16' if in_bf16 else ''}_{direction}"
     function, space = getattr(compiled, name), getattr(compiled, f"{name}_space")
@@ -86,6 +97,6 @@ def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int]
 
     def work(first: int, last: int) -> None:
         room = torch.empty(space(max(lengths), dim))
-        function(*addresses, first, last, tokens, number, dim, *is_bf16, dim**-0.5, room.data_ptr())
+        function(*addresses, first, last, total, number, dim, *is_bf16, dim**-0.5, room.data_ptr())
 
-    share(work, [length * length for length in lengths])
+    share(work, [length * (count + 1) for length, count in zip(lengths, counts, strict=True)])

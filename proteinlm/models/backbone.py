@@ -28,8 +28,7 @@ class Attention(nn.Module):
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
-        x = attend(self.project(x), where).flatten(-2)  # (T, N D)
-        return self.output(x if wanted is None else x.index_select(0, wanted))  # (T or K, H)
+        return self.output(attend(self.project(x), where, wanted).flatten(-2))  # (T or K, H)
 
     def project(self, x: Tensor) -> Tensor:
         """Queries, keys and values of each head, (T, N, 3, D), of x (T, H)."""

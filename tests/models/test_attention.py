@@ -110,6 +110,53 @@ def test_compiled_attention_in_bfloat16_is_nearer_to_the_exact_one_than_products
     assert all(0 < a < b for a, b in zip(ours, theirs, strict=True))
 
 
+WANTED = {
+    "some": [0, 3, 4, 21, 22, 23, 24, 60, 61, 122],
+    "none of some proteins": [1, 100],
+    "those of one protein": list(range(20, 53)),
+    "all": list(range(123)),
+    "none": [],
+    "in any order, some twice": [50, 3, 0, 50, 122, 0, 0],
+}
+
+
+@pytest.mark.parametrize("wanted", WANTED.values(), ids=WANTED)
+@pytest.mark.parametrize(
+    ("dtype", "dim"),
+    [
+        (torch.float32, 16),
+        (torch.float32, 6),
+        (torch.float32, 80),  # by products
+        (torch.bfloat16, 16),
+        pytest.param(torch.bfloat16, 72, marks=WITH_BF16_PRODUCTS),
+    ],
+)
+def test_attention_of_the_wanted_tokens_is_that_of_all_taken_there(wanted: list[int], dtype: torch.dtype, dim: int):
+    torch.manual_seed(0)
+    lengths = [1, 19, 33, 33, 5, 32]
+    starts = torch.tensor([0, *lengths]).cumsum(0).int()
+    turns = rotation(torch.cat([torch.arange(length) for length in lengths]), dim)
+    where = boundaries(starts, max(lengths), dtype)._replace(rotation=turns)
+    given, places = torch.randn(123, 2, 3, dim).to(dtype), torch.tensor(wanted, dtype=torch.long)
+    upstream = torch.randn(len(wanted), 2, dim).to(dtype)
+
+    def run(at: Tensor | None) -> tuple[Tensor, Tensor]:
+        joint = given.clone().requires_grad_()
+        output = attend(joint, where, at) if at is not None else attend(joint, where).index_select(0, places)
+        output.backward(upstream)
+        assert joint.grad is not None
+        return output, joint.grad
+
+    for ours, theirs in zip(run(places), run(None), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize("wanted", [[5, 40], [-1, 3]])
+def test_compiled_attention_refuses_tokens_that_are_not_there(wanted: list[int]):
+    with pytest.raises(IndexError, match="are wanted of 40"):
+        attention_compiled.attend(torch.randn(40, 2, 3, 8), None, [(2, 20)], torch.tensor(wanted))
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("size", [-500.0, 500.0])
 def test_compiled_attention_takes_scores_of_any_size(size: float, dtype: torch.dtype):
@@ -129,9 +176,11 @@ def test_compiled_attention_is_the_same_on_any_number_of_threads(dtype: torch.dt
     def run() -> tuple[Tensor, Tensor]:
         joint = given.clone().requires_grad_()
         output = attention_compiled.attend(joint, None, [(3, 70), (1, 40), (5, 50)])
+        some = attention_compiled.attend(joint, None, [(3, 70), (1, 40), (5, 50)], torch.arange(0, 500, 7))
         output.backward(upstream)
+        some.backward(upstream[:72])
         assert joint.grad is not None
-        return output, joint.grad
+        return torch.cat((output, some)), joint.grad
 
     alone = run()
     torch.set_num_threads(4)

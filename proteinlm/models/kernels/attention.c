@@ -4,8 +4,8 @@
  * across lanes and products as thin as a head fill the registers. The weights are never written to memory by the forward
  * pass: it keeps the largest score and the inverse of the sum of each query, from which the backward pass makes them again.
  *
- * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein; W, the head dimension filled up with zeros to a
- * multiple of 4; P, the length filled up to a multiple of 16.
+ * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein, Q of them queries; W, the head dimension filled
+ * up with zeros to a multiple of 4; P, the number of queries filled up to a multiple of 16.
  */
 #include <stddef.h>
 
@@ -66,29 +66,38 @@ static inline void write(void *to, int64_t index, float x, int64_t is_bf16) {
     ((uint16_t *)to)[index] = (uint16_t)(bits >> 16);
 }
 
-/* Rows (L, W) of `from`, whose tokens are `stride` apart, times `scale`; turned if there are `turns` (L, D / 2, 2). */
-static inline void gather(float *to, const void *from, int64_t first, int64_t stride, int64_t length, const Shape *shape,
+/* The rows of a tensor that a protein has: those of `places` (length), or if it is null those from `begin` on. */
+typedef struct {
+    const int64_t *places;
+    int64_t begin, length;
+} Rows;
+
+/* The rows (`length`, W) of `from`, which are `stride` apart and begin at `first`, times `scale`; turned by `turns` (T, D / 2,
+ * 2), unless it is null.
+ */
+static inline void gather(float *to, const void *from, int64_t first, int64_t stride, Rows rows, const Shape *shape,
                           const float *turns, float scale) {
     int64_t dim = shape->dim, wide = shape->wide, even = dim / 4 * 4, is_bf16 = shape->is_bf16;
-    for (int64_t i = 0; i < length; i++, to += wide, first += stride) {
-        for (int64_t d = 0; d < even; d += 4) store_four(to + d, scale * read_four(from, first + d, is_bf16));
-        for (int64_t d = even; d < wide; d++) to[d] = d < dim ? scale * read(from, first + d, is_bf16) : 0;
-        if (turns) turn(to, turns + i * dim, dim, 1);
+    for (int64_t i = 0; i < rows.length; i++, to += wide) {
+        int64_t row = rows.places ? rows.places[i] : rows.begin + i, at = first + row * stride;
+        for (int64_t d = 0; d < even; d += 4) store_four(to + d, scale * read_four(from, at + d, is_bf16));
+        for (int64_t d = even; d < wide; d++) to[d] = d < dim ? scale * read(from, at + d, is_bf16) : 0;
+        if (turns) turn(to, turns + row * dim, dim, 1);
     }
 }
 
-/* The inverse of `gather` for a gradient: rows (L, W) are turned back and written. */
-static void scatter(void *to, float *rows, int64_t first, int64_t stride, int64_t length, const Shape *shape,
-                    const float *turns) {
+/* The inverse of `gather` for a gradient: `each` (`length`, W) is turned back and written. */
+static void scatter(void *to, float *each, int64_t at, int64_t stride, Rows rows, const Shape *shape, const float *turns) {
     int64_t dim = shape->dim;
-    for (int64_t i = 0; i < length; i++, rows += shape->wide, first += stride) {
-        if (turns) turn(rows, turns + i * dim, dim, -1);
+    for (int64_t i = 0; i < rows.length; i++, each += shape->wide) {
+        int64_t row = rows.places ? rows.places[i] : rows.begin + i, first = at + row * stride;
+        if (turns) turn(each, turns + row * dim, dim, -1);
         if (shape->is_bf16)
-            for (int64_t d = 0; d < dim; d++) write(to, first + d, rows[d], 1);
+            for (int64_t d = 0; d < dim; d++) write(to, first + d, each[d], 1);
         else {
             int64_t d = 0;
-            for (; d + 4 <= dim; d += 4) store_four((float *)to + first + d, load_four(rows + d));
-            for (; d < dim; d++) ((float *)to)[first + d] = rows[d];
+            for (; d + 4 <= dim; d += 4) store_four((float *)to + first + d, load_four(each + d));
+            for (; d < dim; d++) ((float *)to)[first + d] = each[d];
         }
     }
 }
@@ -106,7 +115,7 @@ static inline void transpose_four(float *to, int64_t to_stride, const float *fro
     store_four(to + 3 * to_stride, SHUFFLE(ab, cd, second));
 }
 
-/* (W, P) of rows (L, W), with zeros beyond L, where `rows` has room for P. */
+/* (W, P) of rows (Q, W), with zeros beyond Q, where `rows` has room for P. */
 static inline void transpose(float *to, float *rows, int64_t length, int64_t padded, int64_t wide) {
     memset(rows + length * wide, 0, (padded - length) * wide * sizeof(float));
     for (int64_t i = 0; i < padded; i += 4)
@@ -144,15 +153,15 @@ static inline void weighted_sum(float *columns, const float *weights, int64_t st
     }
 }
 
-/* rows (L, W) = weights (L, P) times others (L, W), by columns of `Type`, 4 rows at once. */
+/* rows (L, W) = weights (L, P) times others (Q, W), by columns of `Type`, 4 rows at once. */
 #define ROWS_OF_PRODUCT(Type)                                                                                           \
     static void rows_of_product_##Type(float *rows, const float *weights, int64_t padded, const float *others,         \
-                                       int64_t length, int64_t wide) {                                                 \
+                                       int64_t length, int64_t queries, int64_t wide) {                                \
         for (int64_t key = 0; key < length; key += KEYS) {                                                              \
             const float *weight = weights + key * padded;                                                               \
             for (int64_t d = 0; d < wide; d += (int64_t)(sizeof(Type) / 4)) {                                           \
                 Type sums[KEYS] = {{0}};                                                                                \
-                for (int64_t i = 0; i < length; i++) {                                                                  \
+                for (int64_t i = 0; i < queries; i++) {                                                                 \
                     Type other;                                                                                         \
                     memcpy(&other, others + i * wide + d, sizeof other);                                                \
                     for (int k = 0; k < KEYS; k++) sums[k] += weight[k * padded + i] * other;                           \
@@ -168,14 +177,14 @@ ROWS_OF_PRODUCT(Vector)
 #endif
 
 static void rows_of_product(float *rows, const float *weights, int64_t padded, const float *others, int64_t length,
-                            int64_t wide) {
+                            int64_t queries, int64_t wide) {
 #if LANES == 16
     if (wide % 16 == 0) {
-        rows_of_product_Vector(rows, weights, padded, others, length, wide);
+        rows_of_product_Vector(rows, weights, padded, others, length, queries, wide);
         return;
     }
 #endif
-    (wide % 8 ? rows_of_product_Four : rows_of_product_Eight)(rows, weights, padded, others, length, wide);
+    (wide % 8 ? rows_of_product_Four : rows_of_product_Eight)(rows, weights, padded, others, length, queries, wide);
 }
 
 /* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens. */
@@ -190,27 +199,31 @@ int64_t attention_backward_space(int64_t length, int64_t dim) {
     return 10 * padded * wide + 2 * padded * padded + padded + QUERIES * wide;
 }
 
-/* Attention of the proteins first to last - 1, which end at token ends[b]: `output` (T, N, D), and `kept` (2, N, T), the
+/* Attention of the proteins first to last - 1, which end at token ends[b]. The queries are all tokens, or if it is not null
+ * those of `wanted` (K), which rise; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K), the
  * largest score of each query and the inverse of its sum.
  */
-void attention_forward(const void *joint, const float *turns, void *output, float *kept, const int64_t *ends,
-                       int64_t first, int64_t last, int64_t tokens, int64_t heads, int64_t dim, int64_t is_bf16,
-                       float scale, float *space) {
+void attention_forward(const void *joint, const float *turns, const int64_t *wanted, void *output, float *kept,
+                       const int64_t *ends, const int64_t *asked, int64_t first, int64_t last, int64_t total,
+                       int64_t heads, int64_t dim, int64_t is_bf16, float scale, float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
     int64_t wide = shape.wide, stride = heads * 3 * dim;
     for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
-        const float *angles = turns ? turns + begin * dim : NULL;
-        float *query = space, *key = query + padded * wide, *value = key + padded * wide;
-        float *columns = value + padded * wide, *weights = columns + padded * wide, *sums = weights + padded * QUERIES;
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
+        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
+        int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
+        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
+        float *query = space, *key = query + size, *value = key + size, *columns = value + size;
+        float *weights = columns + size, *sums = weights + filled(length, QUERIES) * QUERIES;
         for (int64_t head = 0; head < heads; head++) {
-            int64_t at = begin * stride + head * 3 * dim;
-            gather(query, joint, at, stride, length, &shape, angles, scale);
-            gather(key, joint, at + dim, stride, length, &shape, angles, 1);
-            gather(value, joint, at + 2 * dim, stride, length, &shape, NULL, 1);
-            transpose(columns, query, length, padded, wide);
-            float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
-            for (int64_t i = 0; i < length; i += QUERIES) {
+            int64_t at = head * 3 * dim;
+            gather(query, joint, at, stride, of_queries, &shape, turns, scale);
+            gather(key, joint, at + dim, stride, tokens, &shape, turns, 1);
+            gather(value, joint, at + 2 * dim, stride, tokens, &shape, NULL, 1);
+            transpose(columns, query, queries, padded, wide);
+            float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
+            for (int64_t i = 0; i < queries; i += QUERIES) {
                 Vector scores[KEYS][PARTS], most[PARTS], sum[PARTS];
                 for (int part = 0; part < PARTS; part++) most[part] = all(-3e38f), sum[part] = (Vector){0};
                 int64_t j = 0;
@@ -242,15 +255,15 @@ void attention_forward(const void *joint, const float *turns, void *output, floa
                     store(of_block[0] + part * LANES, most[part]);
                     store(of_block[1] + part * LANES, 1.0f / sum[part]);
                 }
-                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
-                for (int64_t q = 0; q < queries; q++) {
+                int64_t count = queries - i < QUERIES ? queries - i : QUERIES;
+                for (int64_t q = 0; q < count; q++) {
                     largest[i + q] = of_block[0][q];
                     inverse[i + q] = of_block[1][q];
                 }
                 for (int64_t d = 0; d < dim; d += 4) {
-                    int64_t to = ((begin + i) * heads + head) * dim + d;
+                    int64_t to = ((asked_before + i) * heads + head) * dim + d;
                     for (int q = 0; q < QUERIES; q += 4) transpose_four(rows + q * 4, 4, sums + d * QUERIES + q, QUERIES);
-                    for (int64_t q = 0; q < queries; q++, to += heads * dim) {
+                    for (int64_t q = 0; q < count; q++, to += heads * dim) {
                         Four each = load_four(rows + q * 4) * of_block[1][q];
                         if (!is_bf16 && d + 4 <= dim)
                             store_four((float *)output + to, each);
@@ -263,54 +276,59 @@ void attention_forward(const void *joint, const float *turns, void *output, floa
     }
 }
 
-/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (T, N, D). */
-void attention_backward(const void *joint, const float *turns, const void *output, const float *kept, const void *upstream,
-                        void *gradient, const int64_t *ends, int64_t first, int64_t last, int64_t tokens, int64_t heads,
-                        int64_t dim, int64_t is_bf16, float scale, float *space) {
+/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (K, N, D). It must be zero before where there are
+ * queries that are not wanted.
+ */
+void attention_backward(const void *joint, const float *turns, const int64_t *wanted, const void *output, const float *kept,
+                        const void *upstream, void *gradient, const int64_t *ends, const int64_t *asked, int64_t first,
+                        int64_t last, int64_t total, int64_t heads, int64_t dim, int64_t is_bf16, float scale,
+                        float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
     int64_t wide = shape.wide, stride = heads * 3 * dim;
     for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
-        const float *angles = turns ? turns + begin * dim : NULL;
-        int64_t size = padded * wide;
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
+        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
+        int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
+        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
         float *query = space, *key = query + size, *value = key + size, *above = value + size;
         float *query_columns = above + size, *above_columns = query_columns + size;
         float *of_query = above_columns + size, *of_key = of_query + size, *of_value = of_key + size;
-        float *weights = of_value + size, *of_scores = weights + padded * padded;
-        float *inner = of_scores + padded * padded, *sums = inner + padded;
+        float *weights = of_value + size, *of_scores = weights + filled(length, QUERIES) * padded;
+        float *inner = of_scores + filled(length, QUERIES) * padded, *sums = inner + padded;
         for (int64_t head = 0; head < heads; head++) {
-            int64_t at = begin * stride + head * 3 * dim, at_output = (begin * heads + head) * dim;
-            gather(query, joint, at, stride, length, &shape, angles, scale);
-            gather(key, joint, at + dim, stride, length, &shape, angles, 1);
-            gather(value, joint, at + 2 * dim, stride, length, &shape, NULL, 1);
-            gather(above, upstream, at_output, heads * dim, length, &shape, NULL, 1);
-            transpose(query_columns, query, length, padded, wide);
-            transpose(above_columns, above, length, padded, wide);
-            const float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
+            int64_t at = head * 3 * dim;
+            gather(query, joint, at, stride, of_queries, &shape, turns, scale);
+            gather(key, joint, at + dim, stride, tokens, &shape, turns, 1);
+            gather(value, joint, at + 2 * dim, stride, tokens, &shape, NULL, 1);
+            gather(above, upstream, head * dim, heads * dim, outputs, &shape, NULL, 1);
+            transpose(query_columns, query, queries, padded, wide);
+            transpose(above_columns, above, queries, padded, wide);
+            const float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
             memset(inner, 0, padded * sizeof(float));
-            for (int64_t i = 0; i < length; i++) {
-                int64_t d = 0, of_output = at_output + i * heads * dim;
+            for (int64_t i = 0; i < queries; i++) {
+                int64_t d = 0, of_output = ((asked_before + i) * heads + head) * dim;
                 Four sum = {0};
                 for (; d + 4 <= dim; d += 4) sum += load_four(above + i * wide + d) * read_four(output, of_output + d, is_bf16);
                 for (; d < dim; d++) sum[0] += above[i * wide + d] * read(output, of_output + d, is_bf16);
                 inner[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
             }
-            for (int64_t i = 0; i < length; i += QUERIES) {
+            for (int64_t i = 0; i < queries; i += QUERIES) {
                 float of_block[2][QUERIES] = {{0}};
-                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
-                memcpy(of_block[0], largest + i, queries * sizeof(float));
-                memcpy(of_block[1], inverse + i, queries * sizeof(float));
+                int64_t count = queries - i < QUERIES ? queries - i : QUERIES;
+                memcpy(of_block[0], largest + i, count * sizeof(float));
+                memcpy(of_block[1], inverse + i, count * sizeof(float));
                 for (int64_t j = 0; j < length;) {
                     Vector scores[KEYS][PARTS], of_weights[KEYS][PARTS];
-                    int count = length - j < KEYS ? 1 : KEYS;
-                    if (count == KEYS) {
+                    int keys = length - j < KEYS ? 1 : KEYS;
+                    if (keys == KEYS) {
                         products(scores, key + j * wide, query_columns + i, padded, wide, KEYS);
                         products(of_weights, value + j * wide, above_columns + i, padded, wide, KEYS);
                     } else {
                         products(scores, key + j * wide, query_columns + i, padded, wide, 1);
                         products(of_weights, value + j * wide, above_columns + i, padded, wide, 1);
                     }
-                    for (int k = 0; k < count; k++)
+                    for (int k = 0; k < keys; k++)
                         for (int part = 0; part < PARTS; part++) {
                             Vector most = load(of_block[0] + part * LANES), over = load(of_block[1] + part * LANES);
                             Vector weight = exponential(scores[k][part] - most) * over;
@@ -318,7 +336,7 @@ void attention_backward(const void *joint, const float *turns, const void *outpu
                             store(weights + to, weight);
                             store(of_scores + to, weight * (of_weights[k][part] - load(inner + i + part * LANES)));
                         }
-                    j += count;
+                    j += keys;
                 }
                 weighted_sum(sums, of_scores + i, padded, key, length, wide);
                 for (int64_t d = 0; d < wide * QUERIES; d += LANES) store(sums + d, scale * load(sums + d));
@@ -326,11 +344,11 @@ void attention_backward(const void *joint, const float *turns, const void *outpu
                     for (int64_t d = 0; d < wide; d += 4)
                         transpose_four(of_query + (i + q) * wide + d, wide, sums + d * QUERIES + q, QUERIES);
             }
-            rows_of_product(of_value, weights, padded, above, length, wide);
-            rows_of_product(of_key, of_scores, padded, query, length, wide);
-            scatter(gradient, of_query, at, stride, length, &shape, angles);
-            scatter(gradient, of_key, at + dim, stride, length, &shape, angles);
-            scatter(gradient, of_value, at + 2 * dim, stride, length, &shape, NULL);
+            rows_of_product(of_value, weights, padded, above, length, queries, wide);
+            rows_of_product(of_key, of_scores, padded, query, length, queries, wide);
+            scatter(gradient, of_query, at, stride, of_queries, &shape, turns);
+            scatter(gradient, of_key, at + dim, stride, tokens, &shape, turns);
+            scatter(gradient, of_value, at + 2 * dim, stride, tokens, &shape, NULL);
         }
     }
 }

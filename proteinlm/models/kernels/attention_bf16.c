@@ -6,7 +6,7 @@
  * Scores are held for a few queries at a time: memory grows with the length of a protein, not with its square.
  *
  * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein; W, the head dimension filled up with zeros to a
- * multiple of 16; P, the length filled up to a multiple of 32.
+ * multiple of 16; P, the number of tokens or of queries, filled up to a multiple of 32.
  */
 #include <math.h>
 #include <stddef.h>
@@ -86,37 +86,45 @@ static inline void transpose_block(Pair *to, int64_t to_stride, const Pair *from
     }
 }
 
-/* Rows (P, W) of `from`, whose tokens are `stride` apart, and zeros beyond L; turned if there are `turns` (L, D / 2, 2). */
-static void gather(uint16_t *to, const uint16_t *from, int64_t stride, int64_t length, int64_t padded, const Shape *shape,
-                   const float *turns) {
+/* The rows of a tensor that a protein has: those of `places` (length), or if it is null those from `begin` on. */
+typedef struct {
+    const int64_t *places;
+    int64_t begin, length;
+} Rows;
+
+/* The rows (`length`, W) of `from`, which are `stride` apart, and zeros up to P; turned by `turns` (T, D / 2, 2), unless it is
+ * null.
+ */
+static void gather(uint16_t *to, const uint16_t *from, int64_t stride, Rows rows, const Shape *shape, const float *turns) {
     int64_t dim = shape->dim, wide = shape->wide;
-    for (int64_t i = 0; i < length; i++, to += wide, from += stride) {
-        memcpy(to, from, dim * sizeof(uint16_t));
+    for (int64_t i = 0; i < rows.length; i++, to += wide) {
+        int64_t row = rows.places ? rows.places[i] : rows.begin + i;
+        memcpy(to, from + row * stride, dim * sizeof(uint16_t));
         memset(to + dim, 0, (wide - dim) * sizeof(uint16_t));
         if (turns) {
-            float rows[ALL];
+            float each[ALL];
             for (int64_t d = 0; d < dim; d += ALL) {
                 int64_t count = dim - d < ALL ? dim - d : ALL;
-                store(rows, load_halves(to + d));
-                turn(rows, turns + i * dim + d, count, 1);
-                store_halves(to + d, load(rows));
+                store(each, load_halves(to + d));
+                turn(each, turns + row * dim + d, count, 1);
+                store_halves(to + d, load(each));
             }
         }
     }
-    memset(to, 0, (padded - length) * wide * sizeof(uint16_t));
+    memset(to, 0, (filled(rows.length, QUERIES) - rows.length) * wide * sizeof(uint16_t));
 }
 
-/* The inverse of `gather` for a gradient: rows (L, W), times `scale`, are turned back, rounded and written. */
-static void scatter(uint16_t *to, float *rows, int64_t stride, int64_t length, const Shape *shape, const float *turns,
+/* The inverse of `gather` for a gradient: `each` (`length`, W), times `scale`, is turned back, rounded and written. */
+static void scatter(uint16_t *to, float *each, int64_t stride, Rows rows, const Shape *shape, const float *turns,
                     float scale) {
     int64_t dim = shape->dim;
-    for (int64_t i = 0; i < length; i++, rows += shape->wide, to += stride) {
-        if (turns) turn(rows, turns + i * dim, dim, -1);
-        int64_t d = 0;
-        for (; d + ALL <= dim; d += ALL) store_halves(to + d, scale * load(rows + d));
+    for (int64_t i = 0; i < rows.length; i++, each += shape->wide) {
+        int64_t row = rows.places ? rows.places[i] : rows.begin + i, d = 0;
+        if (turns) turn(each, turns + row * dim, dim, -1);
+        for (; d + ALL <= dim; d += ALL) store_halves(to + row * stride + d, scale * load(each + d));
         if (d < dim) {
-            Halves rest = halves(scale * load(rows + d));
-            memcpy(to + d, &rest, (dim - d) * sizeof(uint16_t));
+            Halves rest = halves(scale * load(each + d));
+            memcpy(to + row * stride + d, &rest, (dim - d) * sizeof(uint16_t));
         }
     }
 }
@@ -240,36 +248,40 @@ int64_t attention_bf16_backward_space(int64_t length, int64_t dim) {
     return padded * (7 * wide + QUERIES + QUERIES / 2 + 1) + 16 * 16;
 }
 
-/* Attention of the proteins first to last - 1, which end at token ends[b]: `output` (T, N, D), and `kept` (2, N, T), the
+/* Attention of the proteins first to last - 1, which end at token ends[b]. The queries are all tokens, or if it is not null
+ * those of `wanted` (K), which rise; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K), the
  * largest score of each query and the inverse of its sum.
  */
-void attention_bf16_forward(const uint16_t *joint, const float *turns, uint16_t *output, float *kept, const int64_t *ends,
-                            int64_t first, int64_t last, int64_t tokens, int64_t heads, int64_t dim, float scale,
-                            char *room) {
+void attention_bf16_forward(const uint16_t *joint, const float *turns, const int64_t *wanted, uint16_t *output, float *kept,
+                            const int64_t *ends, const int64_t *asked, int64_t first, int64_t last, int64_t total,
+                            int64_t heads, int64_t dim, float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, 16), turns};
     int64_t wide = shape.wide, stride = heads * 3 * dim;
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
-        const float *angles = turns ? turns + begin * dim : NULL;
+        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
+        int64_t columns_wide = filled(queries, QUERIES);
+        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
         char *space = (char *)filled((intptr_t)room, 64);
         uint16_t *rows = cut(&space, 2 * padded * wide), *key = cut(&space, 2 * padded * wide);
         Pair *columns = cut(&space, 2 * padded * wide), *value = cut(&space, 2 * padded * wide);
         float *scores = cut(&space, 4 * padded * QUERIES), *sums = cut(&space, 4 * QUERIES * wide);
         Pair *weights = cut(&space, 2 * padded * QUERIES);
         for (int64_t head = 0; head < heads; head++) {
-            const uint16_t *at = joint + begin * stride + head * 3 * dim;
-            gather(rows, at + 2 * dim, stride, length, padded, &shape, NULL);
+            const uint16_t *at = joint + head * 3 * dim;
+            gather(rows, at + 2 * dim, stride, tokens, &shape, NULL);
             rows_in_pairs(value, rows, padded, wide);
-            gather(rows, at, stride, length, padded, &shape, angles);
-            columns_of(columns, rows, padded, wide);
-            gather(key, at + dim, stride, length, padded, &shape, angles);
-            float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
-            for (int64_t i = 0; i < length; i += QUERIES) {
+            gather(rows, at, stride, of_queries, &shape, turns);
+            columns_of(columns, rows, columns_wide, wide);
+            gather(key, at + dim, stride, tokens, &shape, turns);
+            float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
+            for (int64_t i = 0; i < queries; i += QUERIES) {
                 Vector most[PARTS], sum[PARTS];
                 for (int part = 0; part < PARTS; part++) most[part] = all(-3e38f), sum[part] = (Vector){0};
                 for (int64_t j = 0; j < length; j += KEYS) {
                     Vector products_of[KEYS][PARTS];
-                    products(products_of, key + j * wide, columns + i, padded, wide);
+                    products(products_of, key + j * wide, columns + i, columns_wide, wide);
                     for (int k = 0; k < KEYS; k++)
                         for (int part = 0; part < PARTS; part++) {
                             Vector score = scale * products_of[k][part];
@@ -291,26 +303,33 @@ void attention_bf16_forward(const uint16_t *joint, const float *turns, uint16_t 
                     store(of_block[0] + part * ALL, most[part]);
                     store(of_block[1] + part * ALL, sum[part]);
                 }
-                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
-                memcpy(largest + i, of_block[0], queries * sizeof(float));
-                memcpy(inverse + i, of_block[1], queries * sizeof(float));
+                int64_t count = queries - i < QUERIES ? queries - i : QUERIES;
+                memcpy(largest + i, of_block[0], count * sizeof(float));
+                memcpy(inverse + i, of_block[1], count * sizeof(float));
                 weighted_sum(sums, weights, value, length, wide, sum);
-                scatter(output + ((begin + i) * heads + head) * dim, sums, heads * dim, queries, &shape, NULL, 1);
+                Rows of_sums = {NULL, asked_before + i, count};
+                scatter(output + head * dim, sums, heads * dim, of_sums, &shape, NULL, 1);
             }
         }
     }
 }
 
-/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (T, N, D). */
-void attention_bf16_backward(const uint16_t *joint, const float *turns, const uint16_t *output, const float *kept,
-                             const uint16_t *upstream, uint16_t *gradient, const int64_t *ends, int64_t first, int64_t last,
-                             int64_t tokens, int64_t heads, int64_t dim, float scale, char *room) {
+/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (K, N, D). It must be zero before where there are
+ * queries that are not wanted.
+ */
+void attention_bf16_backward(const uint16_t *joint, const float *turns, const int64_t *wanted, const uint16_t *output,
+                             const float *kept, const uint16_t *upstream, uint16_t *gradient, const int64_t *ends,
+                             const int64_t *asked, int64_t first, int64_t last, int64_t total, int64_t heads, int64_t dim,
+                             float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, 16), turns};
     int64_t wide = shape.wide, stride = heads * 3 * dim;
     const Vector ones[PARTS] = {all(1), all(1)};
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
-        const float *angles = turns ? turns + begin * dim : NULL;
+        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
+        int64_t columns_wide = filled(queries, QUERIES);
+        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
         char *space = (char *)filled((intptr_t)room, 64);
         int64_t size = 2 * padded * wide; /* bytes of half the numbers */
         uint16_t *rows = cut(&space, size), *key = cut(&space, size), *value = cut(&space, size);
@@ -321,41 +340,40 @@ void attention_bf16_backward(const uint16_t *joint, const float *turns, const ui
         Pair *of_scores_pairs = cut(&space, 2 * padded * QUERIES);
         float *inner = cut(&space, 4 * padded);
         for (int64_t head = 0; head < heads; head++) {
-            const uint16_t *at = joint + begin * stride + head * 3 * dim;
-            int64_t at_output = (begin * heads + head) * dim;
-            gather(rows, at, stride, length, padded, &shape, angles);
-            columns_of(query_columns, rows, padded, wide);
-            rows_in_pairs(query_pairs, rows, padded, wide);
-            gather(key, at + dim, stride, length, padded, &shape, angles);
+            const uint16_t *at = joint + head * 3 * dim;
+            gather(rows, at, stride, of_queries, &shape, turns);
+            columns_of(query_columns, rows, columns_wide, wide);
+            rows_in_pairs(query_pairs, rows, columns_wide, wide);
+            gather(key, at + dim, stride, tokens, &shape, turns);
             rows_in_pairs(key_pairs, key, padded, wide);
-            gather(value, at + 2 * dim, stride, length, padded, &shape, NULL);
-            gather(rows, output + at_output, heads * dim, length, padded, &shape, NULL);
+            gather(value, at + 2 * dim, stride, tokens, &shape, NULL);
+            gather(rows, output + head * dim, heads * dim, outputs, &shape, NULL);
             uint16_t *above = (uint16_t *)of_query; /* until the gradient takes its place */
-            gather(above, upstream + at_output, heads * dim, length, padded, &shape, NULL);
-            for (int64_t i = 0; i < padded; i++) {
+            gather(above, upstream + head * dim, heads * dim, outputs, &shape, NULL);
+            for (int64_t i = 0; i < columns_wide; i++) {
                 Vector sum = {0};
                 for (int64_t d = 0; d < wide; d += ALL) sum += load_halves(above + i * wide + d) * load_halves(rows + i * wide + d);
                 inner[i] = _mm512_reduce_add_ps((__m512)sum);
             }
-            columns_of(above_columns, above, padded, wide);
-            rows_in_pairs(above_pairs, above, padded, wide);
+            columns_of(above_columns, above, columns_wide, wide);
+            rows_in_pairs(above_pairs, above, columns_wide, wide);
             memset(of_key, 0, 4 * padded * wide);
             memset(of_value, 0, 4 * padded * wide);
-            const float *largest = kept + head * tokens + begin, *inverse = largest + heads * tokens;
-            for (int64_t i = 0; i < length; i += QUERIES) {
+            const float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
+            for (int64_t i = 0; i < queries; i += QUERIES) {
                 float of_block[2][QUERIES] = {{0}};
-                int64_t queries = length - i < QUERIES ? length - i : QUERIES;
-                memcpy(of_block[0], largest + i, queries * sizeof(float));
-                memcpy(of_block[1], inverse + i, queries * sizeof(float));
+                int64_t count = queries - i < QUERIES ? queries - i : QUERIES;
+                memcpy(of_block[0], largest + i, count * sizeof(float));
+                memcpy(of_block[1], inverse + i, count * sizeof(float));
                 for (int64_t j = 0; j < length; j += KEYS) {
                     Vector weight[KEYS][PARTS], of_score[KEYS][PARTS];
-                    products(weight, key + j * wide, query_columns + i, padded, wide);
+                    products(weight, key + j * wide, query_columns + i, columns_wide, wide);
                     for (int k = 0; k < KEYS; k++)
                         for (int part = 0; part < PARTS; part++) {
                             Vector most = load(of_block[0] + part * ALL), over = load(of_block[1] + part * ALL);
                             weight[k][part] = j + k < length ? weight_of(scale * weight[k][part] - most) * over : (Vector){0};
                         }
-                    products(of_score, value + j * wide, above_columns + i, padded, wide);
+                    products(of_score, value + j * wide, above_columns + i, columns_wide, wide);
                     for (int k = 0; k < KEYS; k++)
                         for (int part = 0; part < PARTS; part++) {
                             int64_t to = (j + k) * QUERIES + part * ALL;
@@ -372,10 +390,10 @@ void attention_bf16_backward(const uint16_t *joint, const float *turns, const ui
                 add_rows_of_product(of_value, weights, above_pairs + i / 2 * wide, length, wide);
                 add_rows_of_product(of_key, of_scores, query_pairs + i / 2 * wide, length, wide);
             }
-            uint16_t *to = gradient + begin * stride + head * 3 * dim;
-            scatter(to, of_query, stride, length, &shape, angles, scale);
-            scatter(to + dim, of_key, stride, length, &shape, angles, scale);
-            scatter(to + 2 * dim, of_value, stride, length, &shape, NULL, 1);
+            uint16_t *to = gradient + head * 3 * dim;
+            scatter(to, of_query, stride, of_queries, &shape, turns, scale);
+            scatter(to + dim, of_key, stride, tokens, &shape, turns, scale);
+            scatter(to + 2 * dim, of_value, stride, tokens, &shape, NULL, 1);
         }
     }
 }

@@ -39,8 +39,8 @@ _pointer, _number, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "attention_forward_space": (_number, [_number] * 2),
     "attention_backward_space": (_number, [_number] * 2),
-    "attention_forward": (None, [_pointer] * 5 + [_number] * 6 + [_float, _pointer]),
-    "attention_backward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
+    "attention_forward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
+    "attention_backward": (None, [_pointer] * 9 + [_number] * 6 + [_float, _pointer]),
     "gelu_forward": (None, [_pointer] * 2 + [_number]),
     "gelu_backward": (None, [_pointer] * 3 + [_number]),
     "gelu_forward_bf16": (None, [_pointer] * 2 + [_number]),
@@ -52,8 +52,8 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
     "attention_bf16_forward_space": (_number, [_number] * 2),
     "attention_bf16_backward_space": (_number, [_number] * 2),
-    "attention_bf16_forward": (None, [_pointer] * 5 + [_number] * 5 + [_float, _pointer]),
-    "attention_bf16_backward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
+    "attention_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
+    "attention_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_float, _pointer]),
 }
 """The same of those that there are only if `has_bf16_products`."""
 
