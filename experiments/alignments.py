@@ -51,6 +51,8 @@ from proteinlm.tasks.metrics import ContactPrecision
 
 COLUMNS = [f"precision_at_l{n}_separation_{least}" for least in (6, 24) for n in ("", "2", "5")]
 FILE = "scores.json"
+NEIGHBOURS = 0.25
+"""The share of neighbouring pairs' scores in the method of that name; so it has been measured."""
 PSEUDOCOUNT = 0.5
 """Of the mean field: half of the counts are even (Morcos et al. 2011)."""
 
@@ -77,6 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
         methods["attention of the query"] = attention_of(options.model)
     if options.sweep:
         return _beside_rows(options, methods)
+    methods["potts, neighbours"] = lambda aligned: potts.add_neighbours(
+        torch.from_numpy(pseudo_likelihood(aligned)), NEIGHBOURS
+    ).numpy()
     _add_reader(methods, options.msa_transformer)
     config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
     found = (aligned for _, aligned in chains(config, options.depth, ("train", "valid", "test")))

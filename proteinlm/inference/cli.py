@@ -187,6 +187,12 @@ def contacts(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
     alignment: Alignments = None,
+    neighbours: Annotated[
+        float,
+        typer.Option(
+            "--neighbours", min=0, help="Of a Potts model: add so much of the scores of the eight pairs around."
+        ),
+    ] = 0.0,
     depth: Depth = 256,
     rows: Rows = "diverse",
     method: Annotated[
@@ -213,11 +219,14 @@ def contacts(
     from proteinlm.inference.model import Placement
 
     _check_letters(letters)
+    if neighbours and (model or not alignment):
+        raise InputError("--neighbours is of a Potts model: name an alignment by --alignment, and no --model")
     if alignment:
         if source:
             raise InputError("contacts: name either proteins, or alignments by --alignment")
         _check_no_window(window, overlap)
-        reader = _reader(model, Placement.choose(device, precision, batch_tokens).device, depth, rows)
+        machine = Placement.choose(device, precision, batch_tokens)
+        reader = _reader(model, machine.device, depth, rows, neighbours=neighbours)
         alignments.write_contacts(reader, alignment, out, pictures)
         return
     if source is None or model is None:
@@ -325,7 +334,13 @@ def predict(
 
 
 def _reader(
-    model: Path | None, device: "torch.device", depth: int, rows: str, *, couplings: bool = True
+    model: Path | None,
+    device: "torch.device",
+    depth: int,
+    rows: str,
+    *,
+    couplings: bool = True,
+    neighbours: float = 0.0,
 ) -> "AlignmentModel":
     """A Potts model, or the MSA Transformer in the directory `model`."""
     from proteinlm.config.checks import one_of
@@ -335,7 +350,7 @@ def _reader(
     if model is None:
         from proteinlm.inference.potts import PottsReader
 
-        return PottsReader(device, couplings=couplings)
+        return PottsReader(device, couplings=couplings, neighbours=neighbours)
     from proteinlm.inference.msa import MSAReader
 
     return MSAReader(model, device, depth, rows)

@@ -64,12 +64,15 @@ def _say_depth(alignment: Alignment, depth: float) -> None:
 class PottsReader:
     """Potts models that are fitted to each alignment."""
 
-    def __init__(self, device: torch.device, *, couplings: bool = True) -> None:
-        self.device, self.couplings = device, couplings
+    def __init__(self, device: torch.device, *, couplings: bool = True, neighbours: float = 0.0) -> None:
+        self.device, self.couplings, self.neighbours = device, couplings, neighbours
         self.settings: dict[str, object] = {"method": "potts", "couplings": couplings}
+        if neighbours:
+            self.settings["neighbours"] = neighbours
 
     def contacts(self, alignment: Alignment) -> np.ndarray:
-        return fit(alignment, self.device, says_depth=True).contacts().float().cpu().numpy()
+        scores = fit(alignment, self.device, says_depth=True).contacts()
+        return potts.add_neighbours(scores, self.neighbours).float().cpu().numpy()
 
     def log_odds(self, alignment: Alignment, variants: Sequence[Mapping[int, str]]) -> list[float]:
         states = np.tile(states_of(alignment.query), (1 + len(variants), 1))  # the query first

@@ -78,6 +78,15 @@ class Potts:
         return score.fill_diagonal_(0)
 
 
+def add_neighbours(scores: Tensor, share: float) -> Tensor:
+    """Scores (L, L) of pairs, each with `share` of the scores of the eight pairs around it; zero on the diagonal.
+
+    Contacts lie in patches, where elements of the fold touch, while chance puts high scores anywhere.
+    """
+    around = F.avg_pool2d(scores[None], 3, stride=1, padding=1, divisor_override=1)[0] - scores
+    return (scores + share * around).fill_diagonal_(0)
+
+
 def bytes_needed(rows: int, columns: int) -> int:
     """Bytes that `fit` and `Potts.contacts` hold at most: three times the couplings, and the vectors of a block."""
     couplings = 4 * (columns * STATES) ** 2

@@ -39,6 +39,9 @@ def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
         np.testing.assert_array_equal(maps["first"], fitted(a3m).contacts())
         np.testing.assert_array_equal(maps["second"], fitted(second).contacts())
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.png"]
+    assert run("contacts", "--alignment", a3m, "--neighbours", "0.25", "--out", out, *CPU)[0] == 0
+    with np.load(out) as maps:
+        np.testing.assert_array_equal(maps["first"], potts.add_neighbours(fitted(a3m).contacts(), 0.25))
 
 
 @pytest.mark.parametrize("control", [False, True])
@@ -88,6 +91,8 @@ def test_alignments_that_do_not_fit_are_refused(tmp_path: Path, text: str, messa
 def test_what_does_not_go_together_is_refused(tmp_path: Path, a3m: Path):
     out = ("--out", tmp_path / "out.npz")
     assert_refused(run("contacts", a3m, "--alignment", a3m, *out), "name either proteins, or alignments")
+    for words in ((a3m,), ("--alignment", a3m, "--model", tmp_path)):
+        assert_refused(run("contacts", *words, "--neighbours", "0.25", *out), "--neighbours is of a Potts model")
     assert_refused(run("contacts", *out), "name proteins, IN.fasta, and --model DIR; or an alignment")
     assert_refused(
         run("contacts", "--alignment", a3m, "--alignment", a3m, *out), "another alignment has the name first too"
