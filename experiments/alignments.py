@@ -188,10 +188,10 @@ def _scores(samples: Mapping[str, Sample]) -> list[Score]:
 
 def _print(scores: Mapping[str, list[Score]]) -> None:
     """A line for each method: P@L, L/2 and L/5 of pairs at least 6 apart, then at least 24."""
-    print(f"{'':32}{'P@L':18}{'L/2':18}{'L/5':18}{'P@L, 24 apart':18}{'L/2':18}L/5")
+    print(f"{'':38}{'P@L':18}{'L/2':18}{'L/5':18}{'P@L, 24 apart':18}{'L/2':18}L/5")
     for name, found in scores.items():
         cells = (f"{s.text()} ({s.low or 0:.2f}-{s.high or 0:.2f})" for s in found)
-        print(f"{name:32}" + "".join(f"{cell:18}" for cell in cells).rstrip())
+        print(f"{name:38}" + "".join(f"{cell:18}" for cell in cells).rstrip())
 
 
 def _save(file: Path, settings: Mapping[str, object], scores: Mapping[str, list[Score]]) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from proteinlm.data.alignments.weights import IDENTITY
 from proteinlm.errors import InputError
@@ -23,6 +24,8 @@ SUFFIX = ".model"
 ALPHABET = b"-" + AMINO_ACIDS.encode()
 """The gap first, as these tools have it."""
 _OURS = np.array([GAP_STATE, *range(GAP_STATE)])  # our states in the order of `ALPHABET`
+AT_ONCE = 1024
+"""Rows that are counted at once."""
 _GAPS = (b"-", b".")
 _INT, _FLOAT = np.dtype("<i4"), np.dtype("<f4")
 
@@ -38,10 +41,7 @@ class Saved(NamedTuple):
 def write(path: Path, model: Potts, states: np.ndarray, weights: np.ndarray, query: np.ndarray) -> None:
     """Write a model of rows (N, L) int64, each counted by its weight (N,), and the first row's letters (L,) uint8."""
     rows, length = states.shape
-    of_letter = np.empty(STATES, np.int64)
-    of_letter[_OURS] = np.arange(STATES)
-    hot = np.eye(STATES, dtype=np.float32)[of_letter[states]].reshape(rows, -1)
-    share = (weights / weights.sum()).astype(np.float32)
+    frequencies = _frequencies(states, weights)
     fields = model.fields.cpu().numpy()[:, _OURS]
     couplings = model.couplings.cpu().numpy()
     with written_whole(path) as file:
@@ -55,14 +55,25 @@ def write(path: Path, model: Potts, states: np.ndarray, weights: np.ndarray, que
         put(weights, _FLOAT)
         file.write(query.tobytes())
         put(np.arange(1, length + 1), _INT)
-        put(share @ hot, _FLOAT)
+        put(frequencies.diagonal(), _FLOAT)
         put(fields, _FLOAT)
         for i in range(length - 1):
-            here, later = hot[:, i * STATES : (i + 1) * STATES], hot[:, (i + 1) * STATES :]
-            pairs = (here * share[:, None]).T @ later
+            pairs = frequencies[i * STATES : (i + 1) * STATES, (i + 1) * STATES :]
             put(pairs.reshape(STATES, -1, STATES).transpose(1, 0, 2), _FLOAT)
         for i in range(length - 1):
             put(couplings[i, :, i + 1 :][_OURS][:, :, _OURS].transpose(1, 0, 2), _FLOAT)
+
+
+def _frequencies(states: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted share (L Q, L Q) float32 of rows with a state in a column and a state in a column, as in `ALPHABET`."""
+    of_state = torch.from_numpy(np.argsort(_OURS))
+    share = torch.from_numpy(weights / weights.sum()).float()
+    size = states.shape[1] * STATES
+    found = torch.zeros(size, size)
+    for part, here in zip(torch.from_numpy(states).split(AT_ONCE), share.split(AT_ONCE), strict=True):
+        hot = F.one_hot(of_state[part], STATES).flatten(1).float()
+        found.addmm_((hot * here[:, None]).T, hot)
+    return found.numpy()
 
 
 def read(path: Path) -> Saved:

@@ -27,7 +27,8 @@ def made_up(length: int, seed: int = 0) -> Potts:
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(plmc, "AT_ONCE", 2)
     plmc.write(tmp_path / "x.model", made_up(4), states_of(LETTERS), WEIGHTS, LETTERS[0])
     return tmp_path / "x.model"
 
