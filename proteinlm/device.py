@@ -57,7 +57,8 @@ def keep_freed_memory() -> None:
     """
     chosen = os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}
     mallopt = None if chosen else getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
-    if mallopt and any(mallopt(M_MMAP_THRESHOLD, most) for most in (2**31 - 1, 2**25)):  # before 2.35, at most 32 MiB
+    # an older glibc takes at most 32 MiB
+    if mallopt and any(mallopt(M_MMAP_THRESHOLD, most) for most in (2**31 - 1, 2**25)):
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
