@@ -20,6 +20,7 @@ from experiments.report.numbers import (
 from experiments.table7.published import COLUMNS, TABLE1, TABLE7, TABLE_COLUMNS, TABLES
 from experiments.table7.rows import PRETRAIN, SCRATCH, Row
 from proteinlm.errors import InputError
+from proteinlm.records.results import Result
 from proteinlm.records.run_directory import PLAN
 
 LARGEST, BILLION, MEDIUM = (
@@ -41,6 +42,8 @@ class Line:
 
     name: str
     control: bool
+    publisher: str
+    """Whose the published numbers are."""
     cells: list[tuple[Estimate | None, bool, Number | None]]
     """For each column our score, whether it is the best or a tie with it, and the paper's."""
     parameters: Number | None
@@ -59,12 +62,23 @@ def _line(row: Row) -> Line:
     return Line(
         name=row.name,
         control=row.control,
+        publisher="paper" if row.name in TABLE7 else "TAPE",
         cells=cells,
-        parameters=size(pretraining.parameters, record(row, PRETRAIN), "parameters") if pretraining else None,
+        parameters=_parameters(row, pretraining),
         tokens=size(pretraining.tokens, record(row, PRETRAIN), "tokens") if pretraining else None,
         perplexity=estimate(row, pretraining, score, 2, 1) if pretraining and score else None,
         hours=summed(row, "device_seconds", 3600, 3) if row.results else None,
     )
+
+
+def _parameters(row: Row, pretraining: Result | None) -> Number | None:
+    """Of the model with its language-model head; of weights of others, with the smallest head of a task."""
+    if pretraining:
+        return size(pretraining.parameters, record(row, PRETRAIN), "parameters")
+    if not row.given or not row.results:
+        return None
+    smallest = min(row.results.values(), key=lambda result: result.parameters)
+    return size(smallest.parameters, record(row, smallest.stage), "parameters")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def caption(rows: list[Row]) -> str:
     scored = f" of {min(numbers):,} to {max(numbers):,} proteins" if numbers else ""
     universes = f" and over {len(first.universes)} universes" if first.universes else ""
     hours = "GPU-hours" if tuned.accelerator != "cpu" else "core-hours"
-    others = "; TAPE's of its backbones" if any(row.baseline or row.given for row in rows) else ""
+    others = (
+        "; TAPE's of its backbones and of UniRep's weights" if any(row.baseline or row.given for row in rows) else ""
+    )
     return (
         f"{shapes} Scores with 95 % bootstrap intervals over the test sets{scored}{universes}, {seeds}; * the best of the "
         "ten rows in its column, or not distinguishable from it; in brackets the paper's number, for contacts by another "

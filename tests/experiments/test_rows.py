@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.report import numbers
+from experiments.report import numbers, tables
 from experiments.table7 import __main__ as table7
 from experiments.table7 import render
 from experiments.table7.published import COLUMNS, FORERUNNERS, GIVEN, TABLE7
@@ -95,6 +95,11 @@ def test_published_numbers_belong_to_the_weights_whatever_a_row_is_called(tmp_pa
                 replace(result, row=name, start=start).save(home)
     rows = {row.name: row for row in collect(tmp_path)}
     written = {line["row"]: line for line in csv.DictReader(render.as_csv([*rows.values()]).splitlines())}
+    lines = {line.name: line for line in tables.lines([*rows.values()])}
+    assert (lines[ours.name].publisher, lines["mine-published"].publisher) == ("paper", "TAPE")
+    parameters = lines["mine-published"].parameters
+    assert parameters
+    assert parameters.value == rows["mine-published"].parameters
     for column, value in zip(COLUMNS, FORERUNNERS["unirep"], strict=True):
         mine, other = (numbers.published(rows[f"{name}-published"], column.key) for name in ("mine", "unirep"))
         assert other is None
