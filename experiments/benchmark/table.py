@@ -110,7 +110,7 @@ def _ties(group: list[Record], source: dict[str, Record]) -> set[str]:
         predictions = saved[id(record)]
         assert predictions
         samples[name] = labels.samples(predictions[1][name])[MAIN[labels.kind]]
-    return ties(samples, int(group[0].options["resamples"]))
+    return ties(samples, max(int(record.options["resamples"]) for record in group))
 
 
 def contestants(shown: Sequence[Column]) -> list[str]:
