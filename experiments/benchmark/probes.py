@@ -20,8 +20,8 @@ RIDGE = tuple(10.0**power for power in range(-2, 6))
 LOGISTIC = (1e-3, 1e-5)
 """Penalties of the mean squared weight in the logistic regression; each begins where the one before has ended."""
 ITERATIONS = 100
-BLOCK = 8_192
-"""Entries of a block, about."""
+BLOCK = 2_048
+"""Entries of a block, about: so few that the memory of a block serves the next one too, without asking the system anew."""
 
 Blocks = Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
 """Goes through all entries once: the places (n,) of some among them, and their features (n, F)."""
