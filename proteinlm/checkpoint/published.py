@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from proteinlm import vocabulary
-from proteinlm.checkpoint.tensors import SourceTensors, shapes
+from proteinlm.checkpoint.tensors import SourceTensors, read_tensors, shapes
 from proteinlm.config import LAYER_NORM_EPSILON, PUBLISHED, ModelConfig, PublishedConfig
 from proteinlm.errors import InputError, first_line
 from proteinlm.records.run_directory import SHAPE, WEIGHTS
@@ -335,7 +334,7 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _read_tensors(directory: Path) -> dict[str, Tensor]:
     """The tensors of all shards, of ``model.safetensors`` or else ``pytorch_model.bin``."""
-    for name, load in ((WEIGHTS, load_file), ("pytorch_model.bin", load_pickle)):
+    for name, load in ((WEIGHTS, read_tensors), ("pytorch_model.bin", load_pickle)):
         index = directory / f"{name}.index.json"
         if index.is_file():
             return _read_shards([directory / shard for shard in _shards(index)], load)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from proteinlm.checkpoint import published
+from proteinlm.checkpoint.tensors import read_tensors
 from proteinlm.config import ModelConfig
 from proteinlm.config.baselines import shape_from
 from proteinlm.errors import InputError
@@ -80,8 +81,10 @@ def load_weights(directory: Path) -> Weights:
                 f"{directory}: no {name} in it, so no weights that this suite saved; a directory of Hugging Face has a "
                 "config.json with a model_type"
             )
-    content = (directory / WEIGHTS).read_bytes()
-    fingerprint = _sum(content)
+    file = directory / WEIGHTS
+    seen = _version(file)
+    with file.open("rb") as content:
+        fingerprint = hashlib.file_digest(content, "sha256").hexdigest()
     if (directory / SUMS).exists():  # weights that came from elsewhere have none
         names = check_sums([directory / SUMS], {WEIGHTS: fingerprint})
         if not {WEIGHTS, SHAPE} <= names:
@@ -91,9 +94,11 @@ def load_weights(directory: Path) -> Weights:
     except (ValueError, TypeError, InputError) as error:
         raise InputError(f"{directory / SHAPE}: not the shape of a model: {error}") from None
     try:
-        tensors = load(content)
+        tensors = read_tensors(file)
     except SafetensorError as error:
-        raise InputError(f"{directory / WEIGHTS}: damaged: {error}") from None
+        raise InputError(f"{file}: damaged: {error}") from None
+    if _version(file) != seen:  # a training run has put newer ones in its place
+        return load_weights(directory)
     if adapter := lora.Adapter.load(directory):
         tensors = _beside_base(adapter, tensors, directory)
     return Weights(config, tensors, fingerprint[:12], str(directory))
@@ -122,14 +127,16 @@ def _beside_base(adapter: lora.Adapter, saved: dict[str, Tensor], directory: Pat
     return lora.merge(saved, base.tensors if base else {}, adapter.scale)
 
 
-def _sum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _version(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:
+def restore(modules: Mapping[str, nn.Module], weights: Weights, *, share: bool = False) -> None:
     """Put saved weights into modules, named by their prefixes; `InputError` for a tensor missing, unknown or misshapen.
 
-    Prefixes without a module are passed over.
+    Prefixes without a module are passed over. Modules that `share` the tensors take no memory for others; they may be on
+    the meta device.
     """
     for prefix, module in modules.items():
         found = {
@@ -137,5 +144,8 @@ def restore(modules: Mapping[str, nn.Module], weights: Weights) -> None:
             for name, tensor in weights.tensors.items()
             if name.startswith(f"{prefix}.")
         }
-        check(weights.origin, found, module.state_dict(), f"{prefix}.")
-        module.load_state_dict(found)
+        wanted = module.state_dict()
+        check(weights.origin, found, wanted, f"{prefix}.")
+        if share:
+            found = {name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}
+        module.load_state_dict(found, assign=share)

@@ -151,7 +151,7 @@ class Model(LoadedModel):
 
     def __init__(self, weights: Weights, machine: Placement) -> None:
         super().__init__(weights, machine)
-        self.backbone: nn.Module = registry.build(weights.config)
+        self.backbone: nn.Module = registry.build_for_weights(weights.config)
         modules: dict[str, nn.Module] = {"backbone": self.backbone}
         self._head: LanguageModelHead | None = None
         if "head.bias" in weights.tensors:  # no task's head has one
@@ -161,7 +161,7 @@ class Model(LoadedModel):
         if isinstance(self.backbone, UniRep) and "next_residue.output.weight" in weights.tensors:
             self.next_residue = NextResidueHead(weights.config.hidden_size, weights.config.vocab_size)
             modules["next_residue"] = self.next_residue
-        checkpoint.restore(modules, weights)
+        checkpoint.restore(modules, weights, share=True)
         self.contact_regression: tuple[Tensor, Tensor] | None = None
         """Coefficients (F,) and intercept (1,) over all heads that came with the weights, as they do with ESM's."""
         if CONTACTS[0] in weights.tensors:

@@ -58,7 +58,7 @@ def import_file(source: Path, target: Path) -> ImportReport:
         tensors["next_residue.output.weight"] = _by_token(arrays.take("dense.w", (hidden, STOP)).T, 0.0)
         tensors["next_residue.output.bias"] = _by_token(arrays.take("dense.b", (STOP,)), float("-inf"))
     checkpoint.save_tensors(new_directory(target), tensors, config)
-    return ImportReport(config, "dense.w" in arrays)
+    return ImportReport(config, "next_residue.output.weight" in tensors)
 
 
 def _rows() -> list[int]:

@@ -47,7 +47,7 @@ class PublishedBackbone(nn.Module):
             (Block if before else PostNormBlock)(config) for _ in range(config.num_layers)
         )
         self.norm: nn.LayerNorm | nn.Identity = nn.LayerNorm(hidden, eps=epsilon) if before else nn.Identity()
-        self.register_buffer("tokens", torch.tensor(config.tokens), persistent=False)
+        self.register_buffer("tokens", torch.tensor(config.tokens, device="cpu"), persistent=False)
         initialise(self, config)
 
     def forward(self, tokens: Tensor, starts: Tensor, longest: int, wanted: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from proteinlm.config import (
@@ -48,6 +49,14 @@ def build(config: ModelConfig) -> nn.Module:
     """The backbone of a shape, with random weights."""
     kind: Any = BACKBONES[type(config)]
     return kind(config)
+
+
+def build_for_weights(config: ModelConfig) -> nn.Module:
+    """The backbone of a shape for `checkpoint.restore` with ``share``: of the large ones, parameters have no memory yet."""
+    if type(config) not in (ModelConfig, PublishedConfig, UniRepConfig):
+        return build(config)
+    with torch.device("meta"):
+        return build(config)
 
 
 def language_model_head(config: ModelConfig) -> LanguageModelHead:

@@ -10,11 +10,15 @@ import torch
 
 import proteinlm
 from proteinlm import checkpoint, vocabulary
+from proteinlm.checkpoint import weights
+from proteinlm.config import ModelConfig
 from proteinlm.errors import InputError
 from proteinlm.inference.model import Placement
 from proteinlm.models.backbone import Backbone
+from proteinlm.records.run_directory import WEIGHTS
 from tests.data.samples import protein
 from tests.inference.models import CONFIG, saved
+from tests.runs import ROOT
 
 SEQUENCES = [protein(length, seed) for seed, length in enumerate((50, 3, 127, 50, 1, 90, 12))]
 
@@ -52,6 +56,47 @@ def test_mixed_precision_is_close_and_not_the_same(directory: Path):
     mixed = proteinlm.load(directory, device="cpu", precision="bf16-mixed").embed(SEQUENCES)
     assert 1e-4 < np.abs(exact - mixed).max() < 0.1
     assert mixed.dtype == np.float32
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import proteinlm
+def peak():  # bytes
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+proteinlm.load(sys.argv[1], device="cpu")
+before = peak()
+proteinlm.load(sys.argv[2], device="cpu")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
+def test_loading_holds_the_weights_once(directory: Path, tmp_path: Path):
+    large = saved(tmp_path, ModelConfig(512, 8, 8, max_positions=128))
+    process = subprocess.run([sys.executable, "-c", PEAK, directory, large], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    size = (large / WEIGHTS).stat().st_size
+    assert size > 100e6
+    assert 0.9 * size < int(process.stdout) < 1.5 * size  # a second copy would make it 2
+
+
+def test_weights_that_are_replaced_while_they_are_read_are_the_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kept = weights.read_tensors
+    before = checkpoint.load_weights(saved(tmp_path, head=False))
+
+    def replaced(file: Path) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(weights, "read_tensors", kept)
+        old = kept(file)
+        saved(tmp_path)
+        return old
+
+    monkeypatch.setattr(weights, "read_tensors", replaced)
+    found = checkpoint.load_weights(tmp_path)
+    assert "head.bias" in found.tensors
+    assert found.fingerprint == checkpoint.load_weights(tmp_path).fingerprint != before.fingerprint
 
 
 def test_bad_input_is_one_line(directory: Path, tmp_path: Path):
