@@ -207,8 +207,9 @@ def test_an_order_holds_each_number_once(count: int):
     assert sorted(order.tolist()) == list(range(count))
 
 
-@pytest.mark.parametrize("count", [1, 40_000, 300_000, 2_200_000])
-def test_an_order_is_that_of_the_random_bits(count: int):
+@pytest.mark.parametrize(("count", "pocket"), [(1, 2**15), (40_000, 2**15), (2_200_000, 2**15), (300_000, 2)])
+def test_an_order_is_that_of_the_random_bits(count: int, pocket: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(schedule_module, "_POCKET", pocket)  # the last has more than 16 bits number
     bits = draws(np.uint64(7), np.arange(count)) >> np.uint64(max(1, (count - 1).bit_length()))
     assert np.array_equal(random_order(count, np.uint64(7)), np.argsort(bits, kind="stable"))
 

@@ -151,7 +151,7 @@ def random_order(count: int, stream: np.uint64) -> np.ndarray:
     long among tens of millions as among few.
     """
     own = np.uint64(max(1, (count - 1).bit_length()))
-    first = np.uint64(64 - (count // _POCKET).bit_length())
+    first = np.uint64(64 - min(16, (count // _POCKET).bit_length()))  # numpy sorts 16 bits in linear time
     pockets = 1 << (64 - int(first))
     words = np.empty(count, dtype=np.uint64)
     bounds = []  # of the pockets in each block
@@ -159,7 +159,7 @@ def random_order(count: int, stream: np.uint64) -> np.ndarray:
         numbers = np.arange(begin, min(begin + _BLOCK, count), dtype=np.uint64)
         drawn = draws(stream, numbers) >> own << own | numbers
         pocket = (drawn >> first if pockets > 1 else np.zeros_like(drawn)).astype(np.uint16)
-        words[begin : begin + _BLOCK] = drawn[np.argsort(pocket, kind="stable")]  # of 16 bits: in linear time
+        words[begin : begin + _BLOCK] = drawn[np.argsort(pocket, kind="stable")]
         bounds.append(begin + np.append(0, np.bincount(pocket, minlength=pockets).cumsum()))
     order = np.empty(count, dtype=np.int32 if count < 2**31 else np.int64)
     done = 0
