@@ -47,6 +47,7 @@ class PublishedBackbone(nn.Module):
             (Block if before else PostNormBlock)(config) for _ in range(config.num_layers)
         )
         self.norm: nn.LayerNorm | nn.Identity = nn.LayerNorm(hidden, eps=epsilon) if before else nn.Identity()
+        # of the config, not of the weights: so it is there when parameters have no memory yet
         self.register_buffer("tokens", torch.tensor(config.tokens, device="cpu"), persistent=False)
         initialise(self, config)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,10 +29,10 @@ def stopped_after(steps: int) -> Callable[..., torch.Tensor]:
     """A loss that ends the process, as far as the test can, when it has been computed so many times."""
     loss, seen = msa_pretraining._loss, iter(range(steps))
 
-    def computed(*arguments: object) -> torch.Tensor:
+    def computed(*arguments: Any) -> torch.Tensor:
         if next(seen, None) is None:
             raise KeyboardInterrupt
-        return loss(*arguments)  # type: ignore[arg-type]
+        return loss(*arguments)
 
     return computed
 
