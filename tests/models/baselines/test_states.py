@@ -1,5 +1,7 @@
 """Each baseline computes what its reference does for each protein alone, whatever the protein is packed with."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from proteinlm.config import PostNormConfig
 from proteinlm.models.baselines.lstm import LSTM
 from proteinlm.models.baselines.post_norm import PostNorm
 from proteinlm.models.baselines.resnet import ResNet, sinusoids
+from proteinlm.models.baselines.unirep import multiplication_by
 from tests.models.baselines.samples import TINY, backbone, proteins, states
 
 LENGTHS = (30, 2, 30, 127, 1, 64, 2)
@@ -170,6 +173,28 @@ def test_unirep_is_its_published_cell_step_by_step():
         assert len(after) == len(protein)
         np.testing.assert_allclose(found[1:], np.array(after)[1:], rtol=0, atol=1e-5)
         np.testing.assert_allclose(found[0], np.mean(after, axis=0), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_gradient_of_a_matrix_that_multiplies_many_times(frozen: bool):
+    """As autograd's own, in float64, where each product goes into the next; a second backward pass adds the same again."""
+    rows, deep = torch.rand(5, 7, dtype=torch.float64, requires_grad=True), torch.rand(7, 7, dtype=torch.float64)
+    found = []
+    for function in (multiplication_by, lambda matrix: partial(F.linear, weight=matrix)):
+        matrix = deep.clone().requires_grad_(not frozen)
+        multiply = function(matrix)
+        first = multiply(rows)
+        second = multiply(first[:3].sin())
+        total = (second.cos() * multiply(second)).sum() + first.square().sum()
+        rows.grad = None
+        total.backward(retain_graph=True)
+        total.backward()
+        found.append((rows.grad, matrix.grad))
+    for ours, plain in zip(*found, strict=True):
+        if plain is None:
+            assert ours is None
+        else:
+            torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_the_residues_and_their_trigrams():
