@@ -114,7 +114,7 @@ class Backbone(nn.Module):
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
-        x, where = self.embed(*shape_buckets.pad_batch_to_bucket(tokens, starts), longest)
+        x, where = self.embed(*shape_buckets.pad_batch_to_bucket(tokens, starts, longest), longest)
         *early, last = self.blocks
         for block in early:
             x = block(x, where)  # (T, H)

@@ -67,14 +67,16 @@ class PublishedBackbone(nn.Module):
 
     def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
         """The input of the first block, with a row for what closes each protein, and the boundaries of the proteins."""
-        tokens, starts = shape_buckets.pad_batch_to_bucket(*close(self.tokens[tokens], starts, self.config.closing))
+        longest += len(self.config.closing)
+        closed = close(self.tokens[tokens], starts, self.config.closing)
+        tokens, starts = shape_buckets.pad_batch_to_bucket(*closed, longest)
         position = positions(starts, len(tokens))
         masked = tokens == self.tokens[vocabulary.MASK]
         x = self.scale(self.token_embedding(tokens), masked, starts)  # (T + B, H)
         if self.config.positions == "learned":
             x = x + self.position_embedding(position)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-        where = boundaries(starts, longest + len(self.config.closing), dtype)
+        where = boundaries(starts, longest, dtype)
         if self.config.positions == "rotary":
             where = where._replace(rotation=rotation(position, self.config.head_dim))
         return self.dropout(self.embedding_norm(x)), where

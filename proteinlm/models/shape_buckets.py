@@ -32,12 +32,16 @@ def padding(size: int, device: torch.device) -> int:
     return bucket_size(size, 64) - size if compiled else 0
 
 
-def pad_batch_to_bucket(tokens: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """`tokens` (T,) and `starts` (B + 1,) with the `padding` as a protein of its own, whose tokens are 0."""
+def pad_batch_to_bucket(tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """`tokens` (T,) and `starts` (B + 1,) with the `padding` as proteins of their own, whose tokens are 0.
+
+    None of them has more than `longest` tokens, for which the backbone has positions.
+    """
     rows = padding(len(tokens), tokens.device)
     if not rows:
         return tokens, starts
-    return F.pad(tokens, (0, rows)), torch.cat((starts, starts[-1:] + rows))
+    ends = torch.arange(longest, rows + longest, longest, device=starts.device, dtype=starts.dtype).clamp(max=rows)
+    return F.pad(tokens, (0, rows)), torch.cat((starts, starts[-1:] + ends))
 
 
 def pad_rows_to_bucket(index: Tensor) -> Tensor:

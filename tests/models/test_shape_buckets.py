@@ -62,6 +62,23 @@ def test_filling_changes_neither_outputs_nor_gradients(monkeypatch: pytest.Monke
         assert (gradient - expected[name]).norm() <= 2e-2 * expected[name].norm(), name
 
 
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_padding_longer_than_the_longest_protein_is_cut(positions: str, monkeypatch: pytest.MonkeyPatch):
+    """A batch of many tokens gets more of them than the model has positions."""
+    config = ModelConfig(16, 2, 2, dropout=0.0, max_positions=max(LENGTHS), positions=positions)
+    backbone = Backbone(config)
+    tokens = torch.randint(4, 24, (sum(LENGTHS),))
+    starts = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+    plain = in_bf16(lambda: backbone(tokens, starts, max(LENGTHS)))
+    rows = 2 * max(LENGTHS) + 1
+    monkeypatch.setattr(shape_buckets, "padding", lambda size, device: rows)
+    padded, bounds = shape_buckets.pad_batch_to_bucket(tokens, starts, max(LENGTHS))
+    assert len(padded) == bounds[-1] == sum(LENGTHS) + rows
+    assert bounds.diff().tolist() == [*LENGTHS, max(LENGTHS), max(LENGTHS), 1]
+    found = in_bf16(lambda: backbone(tokens, starts, max(LENGTHS)))
+    assert (found - plain).norm() < 1e-2 * plain.norm()
+
+
 def test_new_proteins_seldom_make_a_new_kernel():
     """What oneDNN itself says that it had to compile."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -46,7 +46,7 @@ class PostNorm(nn.Module):
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
         real = len(tokens)
-        tokens, starts = shape_buckets.pad_batch_to_bucket(tokens, starts)
+        tokens, starts = shape_buckets.pad_batch_to_bucket(tokens, starts, longest)
         x = self.token_embedding(tokens) + self.position_embedding(positions(starts, len(tokens)))
         x = self.dropout(self.norm(x))  # (T, H)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
