@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
-from proteinlm.config import MachineConfig, StrategyConfig
+from proteinlm.config import MachineConfig, StrategyConfig, TrainConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import cores
 from proteinlm.launch.processes import is_rank_zero
+from proteinlm.parallel.fp8 import require_fp8
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Numbers of parameters in glibc's ``malloc.h``."""
@@ -30,12 +31,24 @@ class TrainingDevice:
     hardware: str
     """Name of the GPU, or of the CPU with its number of cores."""
     compiled: bool = False
+    fp8: bool = False
+    """Whether the blocks of a ``bf16-mixed`` model multiply in fp8."""
+
+    @property
+    def precision_name(self) -> str:
+        """`precision`, or ``fp8-mixed``."""
+        return "fp8-mixed" if self.fp8 else self.precision
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What the record of an attempt says of it."""
+        return {"hardware": self.hardware, "threads": self.threads, "precision": self.precision_name}
 
     @classmethod
     def choose(cls, train: MachineConfig, strategy: StrategyConfig) -> "TrainingDevice":
         """Choose what `train` leaves open, and set torch's threads and determinism accordingly.
 
-        Raises `InputError` if `train` asks for a GPU and there is none.
+        Raises `InputError` if `train` asks for a GPU and there is none, or for what the GPU cannot do.
         """
         if train.accelerator == "cuda" and not torch.cuda.is_available():
             raise InputError("train.accelerator=cuda, but torch finds no CUDA device")
@@ -47,7 +60,11 @@ class TrainingDevice:
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition
         torch.use_deterministic_algorithms(train.deterministic)
-        return cls(device.type, choose_precision(device, train.precision), threads, name_of(device), train.compile)
+        fp8 = isinstance(train, TrainConfig) and train.fp8
+        if fp8:
+            require_fp8(device)
+        precision = choose_precision(device, train.precision)
+        return cls(device.type, precision, threads, name_of(device), train.compile, fp8)
 
 
 def keep_freed_memory() -> None:

@@ -18,6 +18,7 @@ from experiments.table7.published import TABLE7
 from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
 from proteinlm.data.batches.masking import Masked
+from proteinlm.parallel.fp8 import multiply_in_fp8
 from proteinlm.parallel.recompute import recompute
 
 WARMING, TIMED = 3, 10
@@ -50,14 +51,20 @@ def measure(
     longest: int = LONGEST,
     compiler: str = "inductor",
     recomputed: bool = False,
+    fp8: bool = False,
 ) -> Steps:
-    """Median training step on one micro-batch of about `budget` tokens; activations are recomputed if memory asks for it."""
+    """Median training step on one micro-batch of about `budget` tokens; activations are recomputed if memory asks for it.
+
+    With `fp8` the blocks multiply in fp8.
+    """
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
         model = train.Ours(config).to(device)
         optimizer, _ = optim.build(model, OptimConfig(), 1000, config)
+        if fp8:
+            multiply_in_fp8(model.backbone.blocks)
         for block in model.backbone.blocks:
             if recomputed:
                 recompute(block)
@@ -76,7 +83,7 @@ def measure(
     except torch.cuda.OutOfMemoryError:
         if recomputed:
             raise
-        return measure(config, budget, device, longest, compiler, recomputed=True)
+        return measure(config, budget, device, longest, compiler, recomputed=True, fp8=fp8)
     timed_batches = batches[WARMING:]
     tokens = sum(len(batch.packed.tokens) for batch in timed_batches)
     squares = sum(int(batch.packed.starts.diff().long().square().sum()) for batch in timed_batches)

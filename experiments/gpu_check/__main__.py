@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from experiments.gpu_check import correctness, record, speed
-from experiments.gpu_check.record import DONE, Finding, Outcome
+from experiments.gpu_check import correctness, options, record, speed
+from experiments.gpu_check.record import DONE, NOT_RUN, Finding, Needs, Outcome
 from experiments.gpu_check.sizes import Sizes, on_gpu, tiny
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
@@ -34,26 +34,33 @@ PARTS: dict[str, tuple[Part, float]] = {
     "pretraining": (speed.pretraining_run, 270),
     "peers": (speed.peers, 60),
     "shapes": (speed.shapes, 150),
+    "fp8": (options.fp8, 90),
 }
 """The parts in their order, and the seconds that each may take at most."""
+SKIPPED = 77
+"""Exit status of a part's process that lacks what it needs, as test drivers have it."""
 GRACE = 5.0
 """Seconds that a part which is over its time has to end."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    sizes = tiny() if options.tiny else _sizes_on_gpu()
-    if options.findings:  # this is a part's own process
-        for finding in PARTS[options.part[0]][0](sizes):
-            record.append(options.findings, finding)
+    chosen = parse(arguments)
+    sizes = tiny() if chosen.tiny else _sizes_on_gpu()
+    if chosen.findings:  # this is a part's own process
+        try:
+            for finding in PARTS[chosen.part[0]][0](sizes):
+                record.append(chosen.findings, finding)
+        except Needs as needs:
+            print(needs, file=sys.stderr)
+            return SKIPPED
         return 0
-    options.output.mkdir(parents=True, exist_ok=True)
+    chosen.output.mkdir(parents=True, exist_ok=True)
     machine, outcomes, began = describe(sizes.device), [], time.monotonic()
-    record.write(options.output, machine, outcomes)
-    for part in options.part or PARTS:
-        left = options.seconds - (time.monotonic() - began)
-        outcomes.append(run_part(part, min(PARTS[part][1], left), options.tiny))
-        record.write(options.output, machine, outcomes)
+    record.write(chosen.output, machine, outcomes)
+    for part in chosen.part or PARTS:
+        left = chosen.seconds - (time.monotonic() - began)
+        outcomes.append(run_part(part, min(PARTS[part][1], left), chosen.tiny))
+        record.write(chosen.output, machine, outcomes)
         bad = sum(finding.fails for finding in outcomes[-1].findings)
         print(
             f"{part}: {outcomes[-1].ended}, {len(outcomes[-1].findings)} figures, {bad} wrong, "
@@ -62,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
             flush=True,
         )
     print(record.table(machine, outcomes), end="")
-    print(f"written: {options.output}/gpu_check.json, .md")
+    print(f"written: {chosen.output}/gpu_check.json, .md")
     return 1 if any(outcome.fails for outcome in outcomes) else 0
 
 
@@ -97,8 +104,8 @@ def why(status: int, said: str) -> str:
     """How a process ended, in one line: its signal, or its last words."""
     if status < 0:
         return f"killed by signal {-status}"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return f"exit status {status}: {lines[-1][:200] if lines else 'without a word'}"
+    last = next((line.strip()[:200] for line in reversed(said.splitlines()) if line.strip()), "without a word")
+    return NOT_RUN + last if status == SKIPPED else f"exit status {status}: {last}"
 
 
 def describe(device: torch.device) -> dict[str, str]:

@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 from proteinlm.storage.atomic import write_text
 
 DONE = "done"
+NOT_RUN = "not run: "
+
+
+class Needs(Exception):
+    """What a part would need to run at all, in one line; a machine without it is not wrong."""
 
 
 class Finding(NamedTuple):
@@ -31,13 +36,17 @@ class Outcome:
 
     part: str
     ended: str
-    """``done``, or why it was not."""
+    """``done``, ``not run: ...``, or why it ended early."""
     seconds: float
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def fails(self) -> bool:
-        return self.ended != DONE or any(finding.fails for finding in self.findings)
+        return self.ended_early or any(finding.fails for finding in self.findings)
+
+    @property
+    def ended_early(self) -> bool:
+        return self.ended != DONE and not self.ended.startswith(NOT_RUN)
 
 
 def append(file: Path, finding: Finding) -> None:
@@ -71,7 +80,7 @@ def table(machine: dict[str, str], outcomes: list[Outcome]) -> str:
             bound = "" if finding.most is None else f"{finding.most:.3g}"
             verdict = "" if finding.most is None else "**fails**" if finding.fails else "right"
             lines.append(f"| {outcome.part} | {finding.what} | {_shown(finding)} | {bound} | {verdict} |")
-        ended = "" if outcome.ended == DONE else "**fails**"
+        ended = "**fails**" if outcome.ended_early else ""
         lines.append(f"| {outcome.part} | {outcome.ended} | {outcome.seconds:.0f} s | | {ended} |")
     return "\n".join(lines) + "\n"
 

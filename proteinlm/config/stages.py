@@ -52,12 +52,14 @@ class StageConfig:
                 "accelerator",
                 "compile",
                 "nonfinite",
+                "fp8",
             )
         }
     )
     """Knobs that cannot change the result but for rounding: where it is written, who watches, how often it is saved, what
-    computes it and on how many processes, and where the data lie, whose content has a fingerprint. ``train.nonfinite`` may:
-    then the result says how many steps were skipped."""
+    computes it and on how many processes, and where the data lie, whose content has a fingerprint. Two may:
+    ``train.nonfinite``, whose result says how many steps were skipped, and ``train.fp8``, whose result says that
+    precision."""
 
     def __post_init__(self) -> None:
         for knob in ("name", "group"):
@@ -87,6 +89,7 @@ class RunConfig(StageConfig):
         super().__post_init__()
         self.backbone.__post_init__()
         self.strategy.check(self.backbone)
+        self.train.check(self.backbone, self.strategy)
         if not isinstance(self.task, LanguageModelConfig):
             raise InputError(
                 f"task={self.task.name} is for `proteinlm finetune`: pretraining takes masked_language_model or next_residue"

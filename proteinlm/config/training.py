@@ -116,6 +116,10 @@ class TrainConfig(BudgetConfig, MachineConfig):
     """Refuse to start if `tokens` are more epochs than this; 0: no limit."""
     validation_tokens: int = 0
     """Use the first proteins of each validation set, up to this many tokens; 0: all."""
+    fp8: bool = False
+    """Multiply the blocks' matrices in fp8, scaled tensor by tensor (torchao), and all else in bf16: for wide models on
+    GPUs of compute capability 8.9 or newer, with `compile`. It changes the loss a little; weights and checkpoints stay
+    fp32, and the next attempt may go on without it."""
 
     WHERE: ClassVar[str] = "train"
 
@@ -124,6 +128,30 @@ class TrainConfig(BudgetConfig, MachineConfig):
         BudgetConfig.__post_init__(self)
         at_least(0, "train.max_epochs", self.max_epochs)
         at_least(0, "train.validation_tokens", self.validation_tokens)
+        if self.fp8 and self.precision == "fp32":
+            raise InputError("train.fp8=true computes the rest in bf16: it excludes train.precision=fp32")
+
+    def check(self, model: ModelConfig, strategy: "StrategyConfig") -> None:
+        """Refuse options that do not go with `model` or `strategy`."""
+        if self.fp8:
+            _check_fp8(model, strategy)
+
+
+FP8_MULTIPLE = 16
+"""What the products of fp8 ask of the sides of a matrix."""
+
+
+def _check_fp8(model: ModelConfig, strategy: "StrategyConfig") -> None:
+    if isinstance(model, BaselineConfig):
+        raise InputError(f"train.fp8=true multiplies the matrices of ProteinLM's encoder, not of {model.family}")
+    for side in (model.hidden_size, model.intermediate_size):
+        if side % FP8_MULTIPLE:
+            raise InputError(
+                f"model.hidden_size={model.hidden_size} gives matrices a side of {side}, and train.fp8=true needs multiples "
+                f"of {FP8_MULTIPLE}"
+            )
+    if strategy.tensor_size > 1:
+        raise InputError(f"strategy.name={strategy.name} cuts the matrices that train.fp8=true multiplies: take fsdp")
 
 
 STRATEGIES = ("single", "ddp", "ddp_sharded", "fsdp", "hsdp", "tensor", "fsdp_tensor")

@@ -84,6 +84,7 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
     per_token = model.training_flops(proteins.tokens, proteins.squares, targets) / proteins.tokens
     utilisation = utilisation_at(model.hidden_size)
     received = communication(config, computes_in_bf16(config, hardware))
+    fp8 = config.train.fp8  # of which there are neither speeds nor bytes to count with: memory is that of bf16
     return Plan(
         config=config,
         hardware=hardware,
@@ -94,7 +95,7 @@ def plan(config: RunConfig, proteins: Proteins, hardware: Hardware) -> Plan:
         memory=memory(config, hardware),
         received_bytes=received,
         utilisation=utilisation,
-        speed=_speed(config, hardware, per_token, utilisation, received) if model.num_heads else None,
+        speed=_speed(config, hardware, per_token, utilisation, received) if model.num_heads and not fp8 else None,
         epochs=config.train.tokens / proteins.tokens,
         optimal_tokens=optimal_tokens(model),
     )
@@ -250,5 +251,7 @@ def describe(made: Plan, price: float | None = None) -> list[tuple[str, str]]:
             lines.append(("cost", "{:,.0f} to {:,.0f}".format(*(price * hours for hours in gpu_hours))))
     else:
         what = made.hardware.name if config.model.num_heads else f"{config.name} on {made.hardware.name}"
+        if config.train.fp8:
+            what = f"fp8 on {made.hardware.name}; memory is counted as in bf16"
         lines.append(("time", f"unknown: nobody has measured {what}"))
     return lines

@@ -135,7 +135,7 @@ class Finetuning:
 
     def run(self) -> Result:
         if self.reports:
-            results.write_stamp(self.directory, hardware=self.device.hardware, threads=self.device.threads)
+            results.write_stamp(self.directory, **self.device.facts)
         try:
             selected = [self._selected(seed) for seed in self.seeds]
             samples = self.samples(self.splits.test_splits, draw=True)

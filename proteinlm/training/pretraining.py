@@ -164,7 +164,7 @@ class Pretraining:
         latest = checkpoint.last_good(self.checkpoints, reports=self.reports)
         step = checkpoint.step_of(latest) if latest else 0
         if self.reports:
-            results.write_stamp(self.directory, step=step, hardware=self.device.hardware, threads=self.device.threads)
+            results.write_stamp(self.directory, step=step, **self.device.facts)
             announce(self.config.name, self.config.backbone.parameters, self.device, step)
             hours = "{:.3g} to {:.3g} hours".format(*self.planned.hours) if self.planned.hours else "unknown time"
             print(f"planned: {gigabytes(self.planned.memory.total)} in each process, {hours}", file=sys.stderr)

@@ -23,7 +23,7 @@ def common_fields(
         "num_heads": shape.num_heads,
         "family": family_of(shape),
         "seed": config.seed,
-        "precision": device.precision,
+        "precision": device.precision_name,
         "processes": config.strategy.processes,
         "threads": device.threads,
         "hardware": device.hardware,

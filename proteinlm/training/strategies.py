@@ -18,6 +18,7 @@ from proteinlm.config import StrategyConfig
 from proteinlm.models.registry import BLOCKS
 from proteinlm.optim.muon import MuonAdamW
 from proteinlm.parallel.divide import copy_part, divide
+from proteinlm.parallel.fp8 import multiply_in_fp8
 from proteinlm.parallel.module import SpreadModule
 from proteinlm.parallel.recompute import recompute, recompute_offloaded
 from proteinlm.training.sharded import Sharded
@@ -52,13 +53,13 @@ class ShardedOptimizer(DataParallel):
 class Arrangement(L.Callback):
     """Divides a model as `config` says, once the processes have met and before the optimiser is made."""
 
-    def __init__(self, config: StrategyConfig, compiled: bool = False) -> None:
-        self.config, self.compiled = config, compiled
+    def __init__(self, config: StrategyConfig, compiled: bool = False, fp8: bool = False) -> None:
+        self.config, self.compiled, self.fp8 = config, compiled, fp8
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         assert isinstance(pl_module, SpreadModule)
         if not pl_module.is_arranged:
-            arrange(pl_module, self.config, trainer.strategy, self.compiled)
+            arrange(pl_module, self.config, trainer.strategy, self.compiled, self.fp8)
             pl_module.is_arranged = True
         pl_module.make_optimizer = adamw(trainer.strategy)
         group = trainer.strategy.data_group if isinstance(trainer.strategy, Sharded) else None
@@ -68,9 +69,13 @@ class Arrangement(L.Callback):
                 module.process_group = group
 
 
-def arrange(module: nn.Module, config: StrategyConfig, strategy: Strategy, compiled: bool = False) -> None:
-    """Cut the matrices, choose what blocks keep, compile them, and divide what is left; from the inside out."""
+def arrange(
+    module: nn.Module, config: StrategyConfig, strategy: Strategy, compiled: bool = False, fp8: bool = False
+) -> None:
+    """Choose how blocks multiply and what they keep, compile them, and divide the model; from the inside out."""
     blocks = [block for block in module.modules() if isinstance(block, BLOCKS)]
+    if fp8:
+        multiply_in_fp8(blocks)
     wrap = {"keep": None, "recompute": recompute, "recompute_offload": recompute_offloaded}[config.activations]
     if wrap:
         for block in blocks:

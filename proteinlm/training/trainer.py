@@ -52,7 +52,7 @@ def announce(name: str, parameters: int, device: TrainingDevice, step: int) -> N
     """Print the model, the precision, the hardware and the step that training starts from."""
     threads = f"{device.threads} thread{'s' if device.threads > 1 else ''}"
     start = f"going on after step {step}" if step else "from the start"
-    line = f"{name}  {parameters:,} parameters, {device.precision}, {threads}, {device.hardware}; {start}"
+    line = f"{name}  {parameters:,} parameters, {device.precision_name}, {threads}, {device.hardware}; {start}"
     print(line, file=sys.stderr, flush=True)
 
 
@@ -83,7 +83,7 @@ def build_trainer(
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         plugins=plugins,
-        callbacks=[strategies.Arrangement(strategy, device.compiled), *callbacks, Stopping(saving)],
+        callbacks=[strategies.Arrangement(strategy, device.compiled, device.fp8), *callbacks, Stopping(saving)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

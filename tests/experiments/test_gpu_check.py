@@ -13,7 +13,7 @@ import torch
 
 from experiments.gpu_check import __main__ as check
 from experiments.gpu_check import correctness, speed
-from experiments.gpu_check.record import DONE, Finding, Outcome
+from experiments.gpu_check.record import DONE, Finding, Needs, Outcome
 from experiments.gpu_check.sizes import tiny
 from proteinlm.errors import InputError
 from proteinlm.models import attention
@@ -27,7 +27,10 @@ def test_each_part_runs_whole_and_finds_nothing_wrong(part: str, monkeypatch: py
     monkeypatch.setattr(speed.timed, "TIMED", 2)
 
     def run() -> None:
-        findings = list(check.PARTS[part][0](FEW))
+        try:
+            findings = list(check.PARTS[part][0](FEW))
+        except Needs as needs:
+            pytest.skip(str(needs))
         assert findings
         assert [finding for finding in findings if finding.fails] == []
 
@@ -98,6 +101,17 @@ def test_a_part_that_hangs_is_stopped_and_no_part_starts_late(tmp_path: Path, mo
     first, *others = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
     assert first["ended"].startswith("stopped after")
     assert {part["ended"] for part in others} == {"no time left"}
+
+
+def test_a_part_that_lacks_what_it_needs_is_not_run_and_does_not_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "torchao.py").write_text("raise ModuleNotFoundError('No module named torchao')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    assert check.main(["--tiny", "--part", "fp8", "--output", str(tmp_path)]) == 0
+    lacking = "not run: train.fp8=true needs torchao: pip install 'proteinlm[fp8]'"
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["parts"][0]["ended"] == lacking
+    assert f"| fp8 | {lacking} |" in capsys.readouterr().out
 
 
 def test_it_needs_no_hydra_wandb_fairscale_or_lmdb(tmp_path: Path):
