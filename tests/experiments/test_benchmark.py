@@ -203,6 +203,8 @@ def test_a_multirun_runs_each_split_and_an_unknown_knob_is_named(tmp_path: Path)
     command = [sys.executable, "-m", "experiments.benchmark", *words, f"hydra.sweep.dir={tmp_path}/sweeps"]
     ended = subprocess.run([*command, "split=drawn,all"], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+    assert "Launching" in ended.stdout  # Hydra's own line of the jobs is as plain as ours
+    assert "[HYDRA]" not in ended.stdout
     home = tmp_path / "out" / "benchmarks" / "without-a-network"
     assert sorted(record.split for record in records.load_all(home)) == ["all", "drawn"]
     assert "ridge on one-hot" in (home / "flip-small-drawn.log").read_text()
