@@ -1,9 +1,10 @@
 """Contacts that are read off alignments, on the chains that have one: ``python -m experiments.alignments --data synthetic``.
 
 Every method is scored on the same chains, beside the separation along the sequence alone; `--model` adds what a language
-model's attention says of the query, and `--msa-transformer` what an imported MSA Transformer says of the alignment. A
-sweep on the embedded universe without such weights trains a small one (`experiments.msa_pretraining`). These chains are a
-set of their own: their scores do not belong into a column with those of a whole test set.
+model's attention says of the query, `--neural-potts` what a neural Potts model says of it, and `--msa-transformer` what an
+imported MSA Transformer says of the alignment. A sweep on the embedded universe trains small ones of these where no weights
+are given (`experiments.msa_pretraining`, `experiments.neural_potts`), the second over the backbone of its row with the best
+perplexity. These chains are a set of their own: their scores do not belong into a column with those of a whole test set.
 
 - ``--data synthetic``: the test chains of the embedded universe, each with made-up relatives of its family
 - ``--data DIR``: the alignments in its ``alignments/`` whose query is part of a chain of known structure in it
@@ -14,39 +15,48 @@ set of their own: their scores do not belong into a column with those of a whole
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from itertools import islice
+from math import isfinite
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import logit
 
-from experiments import msa_pretraining
-from proteinlm.config import DataConfig, FilesDataConfig, SyntheticDataConfig
-from proteinlm.data import sources, synthetic
-from proteinlm.data.alignments.reading import Alignment, read_alignment
+from experiments import msa_pretraining, neural_potts
+from experiments.aligned_chains import AlignedChain, chains, solved
+from experiments.table7.rows import PRETRAIN, Row, collect
+from proteinlm.config import FilesDataConfig, SyntheticDataConfig
+from proteinlm.data import synthetic
 from proteinlm.data.alignments.weights import sequence_weights
-from proteinlm.data.synthetic.families import generator_of, members, universe_of
-from proteinlm.data.synthetic.records import LETTERS
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts
-from proteinlm.inference.attention_contacts import SolvedChain
-from proteinlm.inference.model import load
+from proteinlm.inference.attention_contacts import FITTED_CHAINS
+from proteinlm.inference.model import Model, load
 from proteinlm.inference.msa import MSAReader
+from proteinlm.inference.neural_potts import potts_of
 from proteinlm.launch import entry
 from proteinlm.models import potts
 from proteinlm.records import contact_map, predictions
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.contact_map import SHORT
 from proteinlm.records.results import Score
-from proteinlm.records.run_directory import ALIGNMENTS, CONFIG, CONTACT_MAP, MSA_TRANSFORMER, PREDICTIONS
+from proteinlm.records.run_directory import (
+    ALIGNMENTS,
+    CONFIG,
+    CONTACT_MAP,
+    MODEL,
+    MSA_TRANSFORMER,
+    NEURAL_POTTS,
+    PREDICTIONS,
+    WEIGHTS,
+)
 from proteinlm.storage.atomic import write_text
 from proteinlm.storage.untrusted import read_yaml
-from proteinlm.tasks import contact
-from proteinlm.tasks.contact import Contact
 from proteinlm.tasks.metrics import ContactPrecision
 
 COLUMNS = [f"precision_at_l{n}_separation_{least}" for least in (6, 24) for n in ("", "2", "5")]
@@ -55,13 +65,6 @@ NEIGHBOURS = 0.25
 """The share of neighbouring pairs' scores in the method of that name; so it has been measured."""
 PSEUDOCOUNT = 0.5
 """Of the mean field: half of the counts are even (Morcos et al. 2011)."""
-
-
-class AlignedChain(NamedTuple):
-    """A chain of known structure and an alignment of it, in the alignment's columns."""
-
-    alignment: Alignment
-    chain: SolvedChain
 
 
 Contacts = Callable[[AlignedChain], np.ndarray]
@@ -84,6 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         torch.from_numpy(fitted(aligned)), NEIGHBOURS
     ).numpy()
     _add_reader(methods, options.msa_transformer)
+    if options.neural_potts:
+        _add_neural_potts(methods, options.neural_potts)
     config = SyntheticDataConfig() if options.data == "synthetic" else FilesDataConfig(root=options.data)
     found = (aligned for _, aligned in chains(config, options.depth, ("train", "valid", "test")))
     samples = score(enumerate(found), methods)
@@ -114,6 +119,28 @@ def _add_reader(methods: dict[str, Contacts], directory: Path | None) -> MSARead
     return reader
 
 
+def _add_neural_potts(methods: dict[str, Contacts], directory: Path) -> Contacts:
+    """Add the neural Potts model in a directory to the methods, and its untrained control; returns the first."""
+    for name, place in (("neural Potts", directory), ("neural Potts, untrained", directory / neural_potts.UNTRAINED)):
+        methods[name] = partial(_couplings_of_query, load(place, device="cpu", precision="fp32"))
+    return methods["neural Potts"]
+
+
+def _couplings_of_query(model: Model, aligned: AlignedChain) -> np.ndarray:
+    return potts_of(model, aligned.chain.letters).contacts().numpy()
+
+
+def _best_backbone(directory: Path) -> Row | None:
+    """The row of a sweep with the best perplexity on validation proteins, of those whose attention can be read."""
+    found = []
+    for row in collect(directory):
+        perplexity = row.perplexity("valid")
+        weights = row.directory / PRETRAIN / MODEL / WEIGHTS
+        if perplexity and isfinite(perplexity.value) and not row.baseline and weights.is_file():
+            found.append((perplexity.value, row))
+    return min(found, key=itemgetter(0))[1] if found else None
+
+
 def _beside_rows(options: argparse.Namespace, methods: dict[str, Contacts]) -> int:
     """Score the test chains of a sweep that have an alignment, and its rows on the same chains."""
     directory: Path = options.sweep
@@ -122,15 +149,18 @@ def _beside_rows(options: argparse.Namespace, methods: dict[str, Contacts]) -> i
         raise InputError(f"{directory}: no row in it has a result of contact")
     values = read_yaml(places[0] / CONFIG)["data"]
     config = (SyntheticDataConfig if values["name"] == "synthetic" else FilesDataConfig)(**values)
-    weights: Path | None = options.msa_transformer
-    if weights is None and isinstance(config, SyntheticDataConfig):
-        weights = directory / ALIGNMENTS / MSA_TRANSFORMER
-        msa_pretraining.train(config, weights, options.msa_steps)
-    reader = _add_reader(methods, weights)
     file = directory / ALIGNMENTS / FILE
-    asked = {"data": asdict(config), "depth": options.depth, "chains": options.chains}
-    if reader:
+    asked: dict[str, object] = {"data": asdict(config), "depth": options.depth, "chains": options.chains}
+    drawn = {"": methods["potts"]}
+    reads: Path | None = options.msa_transformer
+    if isinstance(config, SyntheticDataConfig):
+        asked |= _add_trained(config, directory, options.steps, methods, drawn)
+        if reads is None:
+            reads = directory / ALIGNMENTS / MSA_TRANSFORMER
+            msa_pretraining.train(config, reads, options.steps or msa_pretraining.STEPS)
+    if reader := _add_reader(methods, reads):
         asked["msa_transformer"] = reader.settings["weights"]
+        drawn[MSA_TRANSFORMER] = methods["MSA Transformer"]
     known = json.loads(file.read_text()) if file.is_file() else {"scores": {}}
     wanted = {*methods, *(place.parent.name for place in places)}
     if asked.items() <= known.items() and wanted <= known["scores"].keys():
@@ -140,7 +170,7 @@ def _beside_rows(options: argparse.Namespace, methods: dict[str, Contacts]) -> i
         for record, aligned in islice(chains(config, options.depth, ("test",)), options.chains):
             of_chain.setdefault(record, aligned)
         samples = score(of_chain.items(), methods)
-        _draw(places, of_chain, directory / ALIGNMENTS, reader)
+        _draw(places, of_chain, directory / ALIGNMENTS, drawn)
         for place in places:
             of = predictions.load(place)
             samples[place.parent.name] = {
@@ -151,6 +181,27 @@ def _beside_rows(options: argparse.Namespace, methods: dict[str, Contacts]) -> i
     print(f"\nContacts on the test chains that have an alignment, {scores['potts'][0].n} of them")
     _print(scores)
     return 0
+
+
+def _add_trained(
+    config: SyntheticDataConfig,
+    directory: Path,
+    steps: int | None,
+    methods: dict[str, Contacts],
+    drawn: dict[str, Contacts],
+) -> dict[str, object]:
+    """Add a neural Potts model that is trained over a row's backbone, and that backbone's attention, to the methods.
+
+    The first is also `drawn`. Returns what they are made of.
+    """
+    row = _best_backbone(directory)
+    place = directory / ALIGNMENTS / NEURAL_POTTS
+    start = row.directory / PRETRAIN / MODEL if row else None
+    trained = neural_potts.train(config, place, steps or neural_potts.STEPS, start)
+    drawn[NEURAL_POTTS] = _add_neural_potts(methods, place)
+    if start:
+        methods["attention of its backbone"] = _attention_fitted(load(start, device="cpu", precision="fp32"), config)
+    return {"neural_potts": trained.fingerprint, "backbone": row.name if row else None}
 
 
 def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contacts]) -> dict[str, dict[str, Sample]]:
@@ -173,26 +224,27 @@ def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contac
 
 
 def _draw(
-    places: Sequence[Path], of_chain: Mapping[int, AlignedChain], directory: Path, reader: MSAReader | None
+    places: Sequence[Path], of_chain: Mapping[int, AlignedChain], directory: Path, methods: Mapping[str, Contacts]
 ) -> None:
-    """Save the maps of the chain that the rows have drawn, for the same figure, if it has an alignment."""
+    """Save the maps of the chain that the rows have drawn, for the same figure, if it has an alignment.
+
+    Those of `methods` are saved in folders of `directory`, by their names.
+    """
+    for name in ("", MSA_TRANSFORMER, NEURAL_POTTS):
+        (directory / name / CONTACT_MAP).unlink(missing_ok=True)  # of another table
     drawn = next((contact_map.load(place) for place in places if (place / CONTACT_MAP).is_file()), None)
     if drawn is None or (aligned := of_chain.get(drawn.record)) is None or len(aligned.chain.letters) != drawn.length:
         return
-    scores = pseudo_likelihood(aligned)
     first, second = np.triu_indices(drawn.length, SHORT)
-    best = np.sort(scores[first, second])[::-1]
-    middle = best[min(drawn.length, len(best) - 1)]  # as many pairs as residues are shown darker than half
-    logits = ((scores - middle) / best.std()).astype(np.float32)
-    directory.mkdir(exist_ok=True)
-    contact_map.save(directory, replace(drawn, seed=0, logits=logits))
-    if reader:
-        (directory / MSA_TRANSFORMER).mkdir(exist_ok=True)
-        probabilities = reader.contacts(aligned.alignment)
-        logits = logit(probabilities.clip(1e-6, 1 - 1e-6)).astype(np.float32)
-        contact_map.save(directory / MSA_TRANSFORMER, replace(drawn, seed=0, logits=logits))
-    else:
-        (directory / MSA_TRANSFORMER / CONTACT_MAP).unlink(missing_ok=True)  # of another table
+    for name, contacts in methods.items():
+        scores = contacts(aligned)
+        if name == MSA_TRANSFORMER:
+            logits = logit(scores.clip(1e-6, 1 - 1e-6))
+        else:  # no probabilities: as many pairs as residues are shown darker than half
+            best = np.sort(scores[first, second])[::-1]
+            logits = (scores - best[min(drawn.length, len(best) - 1)]) / best.std()
+        (directory / name).mkdir(exist_ok=True, parents=True)
+        contact_map.save(directory / name, replace(drawn, seed=0, logits=logits.astype(np.float32)))
 
 
 def _scores(samples: Mapping[str, Sample]) -> list[Score]:
@@ -243,54 +295,15 @@ def attention_of(directory: Path) -> Contacts:
     return lambda aligned: readout.probabilities(model, aligned.chain.letters).numpy()
 
 
-def chains(config: DataConfig, depth: int, splits: Sequence[str]) -> Iterator[tuple[int, AlignedChain]]:
-    """Record numbers, and the chains of these splits that have an alignment; `InputError` if there is none.
+def _attention_fitted(model: Model, config: SyntheticDataConfig) -> Contacts:
+    """Contacts in a language model's attention, by a readout that is fitted to training chains when it is first needed."""
 
-    The universe's are of its test split, with `depth` rows.
-    """
-    if isinstance(config, SyntheticDataConfig):
-        return _made_up(config, depth)
-    assert isinstance(config, FilesDataConfig)
-    return _real(config, splits)
+    @cache
+    def readout() -> attention_contacts.Readout:
+        solved_chains = (solved(record) for record in synthetic.labelled(config, "proteinnet", "train"))
+        return attention_contacts.fit(model, [*islice(solved_chains, FITTED_CHAINS)])
 
-
-def _made_up(config: SyntheticDataConfig, depth: int) -> Iterator[tuple[int, AlignedChain]]:
-    universe = universe_of(config)
-    for number, record in enumerate(synthetic.labelled(config, "proteinnet", "test")):
-        chain, name = _solved(record), record["id"]
-        family = int(name.split("/")[2].removeprefix("family"))
-        drawn = members(universe, np.repeat(family, depth - 1), generator_of(config, "alignment", name))
-        letters = np.vstack([chain.letters, LETTERS[drawn[:, : len(chain.letters)]]])
-        yield number, AlignedChain(Alignment([name] * depth, letters, name), chain)
-
-
-def _real(config: FilesDataConfig, splits: Sequence[str]) -> Iterator[tuple[int, AlignedChain]]:
-    directory = Path(config.root, "alignments")
-    paths = [path for path in sorted(directory.glob("*")) if {".a3m", ".sto", ".fasta"} & set(path.suffixes[-2:])]
-    if not paths:
-        raise InputError(f"{directory}: no alignment in it")
-    source = sources.labelled(config, Contact.dataset, tuple(splits))
-    known = [(number, _solved(record)) for split in splits for number, record in enumerate(source.records(split))]
-    found = False
-    for path in paths:
-        alignment = read_alignment(path)
-        query = alignment.query.tobytes()
-        number, whole = next((each for each in known if query in each[1].letters.tobytes()), (-1, None))
-        if whole is None:
-            print(f"{path}: left out: no chain of known structure in {', '.join(splits)} holds its query")
-            continue
-        found = True
-        here = slice(begin := whole.letters.tobytes().index(query), begin + len(query))
-        chain = SolvedChain(alignment.query, whole.contacts[here, here], whole.resolved[here])
-        yield number, AlignedChain(alignment, chain)
-    if not found:
-        raise InputError(f"{directory}: none of its alignments belongs to a chain of known structure")
-
-
-def _solved(record: dict[str, Any]) -> SolvedChain:
-    places = torch.from_numpy(contact.coordinates(record))
-    letters = np.frombuffer(record["primary"].encode(), np.uint8)
-    return SolvedChain(letters, contact.contacts(places).numpy(), contact.resolved(places).numpy())
+    return lambda aligned: readout().probabilities(model, aligned.chain.letters).numpy()
 
 
 def _separation(length: int) -> np.ndarray:
@@ -304,12 +317,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--depth", type=int, default=250, help="rows of a made-up alignment")
     parser.add_argument("--model", type=Path, help="weights whose attention is read as well")
     parser.add_argument("--msa-transformer", type=Path, help="an MSA Transformer imported by `proteinlm import msa`")
-    parser.add_argument(
-        "--msa-steps",
-        type=int,
-        default=msa_pretraining.STEPS,
-        help="training steps of a sweep's own, without such weights",
-    )
+    parser.add_argument("--neural-potts", type=Path, help="a model of `experiments.neural_potts`")
+    parser.add_argument("--steps", type=int, help="training steps of what a sweep trains, instead of the usual")
     parser.add_argument("--chains", type=int, help="chains at most, of a sweep; by default all")
     parser.add_argument("--sweep", type=Path, help="directory of a sweep, whose data and rows are taken")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")

@@ -3,7 +3,7 @@
 The published weights are those of a model of 100 million parameters. This one has 0.2 million, so that a table without a
 download has a row of its kind. It reads an alignment of a training family at each step and guesses hidden residues
 (Rao et al. 2021). The regression of contacts is then fitted to 20 of these families; those of test chains are of other
-folds. What a step draws follows from the step, so that a killed run goes on as if nothing had happened.
+folds.
 
 R rows, L residues, C columns, one more because of [CLS].
 """
@@ -11,19 +11,17 @@ R rows, L residues, C columns, one more because of [CLS].
 import argparse
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from experiments.family_training import STATE, Rate, draw_alignment, take_steps
 from proteinlm.config import SyntheticDataConfig
-from proteinlm.data.progress import Bar
-from proteinlm.data.synthetic.families import Role, Universe, generator_of, members, universe_of
+from proteinlm.data.synthetic.families import Role, Universe, generator_of, universe_of
 from proteinlm.data.synthetic.folds import contacts
 from proteinlm.data.synthetic.records import LETTERS
 from proteinlm.errors import InputError
@@ -33,18 +31,13 @@ from proteinlm.launch import entry
 from proteinlm.models.msa_transformer import MASK, TOKENS, MSATransformer, Shape, encode
 from proteinlm.records.contact_map import SHORT
 from proteinlm.records.run_directory import WEIGHTS
-from proteinlm.storage.atomic import written_whole
 
 STEPS = 450
 ROWS = 16
 """Of an alignment in training; twice as many are read afterwards."""
-LEARNING_RATE = 1e-3
-WARMUP = 60
+RATE = Rate(1e-3, warmup=60)
 HIDDEN = 0.15
 """The share of residues that are guessed: of these, 80 % are hidden, 10 % replaced at random, and 10 % as they are."""
-SAVED_EVERY = 20.0
-"""Seconds between two states that a killed run can go on from."""
-STATE = "training.pt"
 AMINO_ACIDS = np.array([TOKENS.index(chr(letter)) for letter in LETTERS])
 
 
@@ -55,31 +48,15 @@ def train(config: SyntheticDataConfig, directory: Path, steps: int = STEPS) -> M
     """
     if (directory / WEIGHTS).is_file():
         return load_model(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     universe = universe_of(config)
-    run = {"data": asdict(config), "steps": steps}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = _new_model(int(universe.length.max()))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    begin = _go_on(directory / STATE, run, model, optimizer)
-    saved = time.monotonic()
-    with Bar("training an MSA Transformer", steps, of_bytes=False) as bar:
-        bar.advance(begin)
-        for step in range(begin, steps):
-            loss = _loss(model, universe, generator_of(config, "msa", f"step {step}"))
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min((step + 1) / WARMUP, 2 * (1 - step / steps), 1)
-            optimizer.step()
-            bar.advance(1)
-            if step % 100 == 99:
-                print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
-            if time.monotonic() - saved > SAVED_EVERY:
-                _save_state(directory / STATE, {**run, "step": step + 1}, model, optimizer)
-                saved = time.monotonic()
+
+    def loss(step: int) -> Tensor:
+        return _loss(model, universe, generator_of(config, "msa", f"step {step}"))
+
+    take_steps("training an MSA Transformer", model, loss, RATE, steps, directory, {"data": asdict(config)})
     model.eval().requires_grad_(False)
     _fit_contacts(model, universe, generator_of(config, "msa", "contacts"))
     save_model(directory, model.shape, model.state_dict())
@@ -98,7 +75,7 @@ def _new_model(longest: int) -> MSATransformer:
 def _loss(model: MSATransformer, universe: Universe, generator: np.random.Generator) -> Tensor:
     """The cross-entropy of hidden residues in an alignment of a family that the generator draws."""
     families = universe.of(Role.TRAIN)
-    tokens = encode(_alignment(universe, int(families[generator.integers(len(families))]), ROWS, generator))
+    tokens = encode(draw_alignment(universe, int(families[generator.integers(len(families))]), ROWS, generator))
     shape = tokens[:, 1:].shape
     guessed, fate = generator.random(shape) < HIDDEN, generator.random(shape)
     read = tokens.copy()
@@ -114,7 +91,7 @@ def _fit_contacts(model: MSATransformer, universe: Universe, generator: np.rando
     """Fit the regression that reads contacts off the maps of attention."""
     features, labels = [], []
     for family in generator.choice(universe.of(Role.TRAIN), FITTED_CHAINS, replace=False).tolist():
-        letters = _alignment(universe, family, 2 * ROWS, generator)
+        letters = draw_alignment(universe, family, 2 * ROWS, generator)
         _, maps = model(torch.from_numpy(encode(letters)))
         length = letters.shape[1]
         first, second = np.triu_indices(length, SHORT)
@@ -124,33 +101,6 @@ def _fit_contacts(model: MSATransformer, universe: Universe, generator: np.rando
     coefficients, intercept = fit_regression(np.concatenate(features), seen, np.ones(len(seen)))
     model.contacts.weight.copy_(torch.from_numpy(coefficients)[None])
     model.contacts.bias.fill_(intercept)
-
-
-def _alignment(universe: Universe, family: int, rows: int, generator: np.random.Generator) -> np.ndarray:
-    """Letters (R, L) uint8 of so many new members of a family."""
-    return LETTERS[members(universe, np.repeat(family, rows), generator)[:, : universe.length[family]]]
-
-
-def _go_on(file: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take up the state of a killed run, if there is one; returns the number of steps that are done."""
-    if not file.is_file():
-        return 0
-    try:
-        state = torch.load(file, weights_only=True)
-        step: int = state["run"].pop("step")
-        if of_this := state["run"] == run:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(f"{file}: damaged ({type(error).__name__}): delete it to start anew") from None
-    if not of_this:
-        raise InputError(f"{file}: of a run with other data or steps: delete it, or name another directory")
-    return step
-
-
-def _save_state(file: Path, run: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    with written_whole(file) as target:
-        torch.save({"run": dict(run), "model": model.state_dict(), "optimizer": optimizer.state_dict()}, target)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -121,7 +121,7 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
 
 def score_alignments(directory: Path, profile: str, msa_transformer: Path | None = None) -> int:
     """Print what alignments say of the contacts of test chains that have one, in a process that may import torch."""
-    few = ["--chains", "2", "--msa-steps", "2"] if profile == "smoke" else []  # which measures nothing
+    few = ["--chains", "2", "--steps", "2"] if profile == "smoke" else []  # which measures nothing
     given = ["--msa-transformer", str(msa_transformer)] if msa_transformer else []
     command = [sys.executable, "-m", "experiments.alignments", "--sweep", str(directory), *few, *given]
     with (directory / "sweep.log").open("ab") as log:

@@ -42,8 +42,8 @@ def of(rows: list[Row]) -> list[Drawing]:
                 "apart), above it what is predicted; the darker, the more probable. Marked are the L most confident pairs "
                 "at least 24 residues apart. As the paper's Figures 6 to 8. From contact_map.npz."
                 + (
-                    " Maps of an alignment are each on a scale of their own; a Potts model's scores are no probabilities."
-                    * bool(found.aligned)
+                    " Maps by an alignment or by couplings are each on a scale of their own; a Potts model's scores are no "
+                    "probabilities." * bool(found.aligned)
                 )
                 if found
                 else "No row has left a contact map."

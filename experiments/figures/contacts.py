@@ -32,7 +32,7 @@ def draw(found: Maps, narrow: bool = False) -> Figure:
     _panel(panels[2], _seen(found.ours) / strongest, found.ours, style.short(found.row))
     for panel, (name, drawn) in zip(panels[3:], found.aligned.items(), strict=True):
         shade = _seen(drawn)
-        _panel(panel, shade / shade.max(), drawn, f"{name} of an alignment")
+        _panel(panel, shade / shade.max(), drawn, name)
     hit, miss = (
         Line2D([], [], label="most confident long-range pairs: right", **HIT),
         Line2D([], [], label="wrong", **MISS),

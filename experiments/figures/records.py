@@ -11,7 +11,7 @@ from experiments.table7.rows import PRETRAIN, SCRATCH, Row
 from proteinlm.errors import InputError
 from proteinlm.records import contact_map
 from proteinlm.records.contact_map import ContactMap
-from proteinlm.records.run_directory import ALIGNMENTS, CONTACT_MAP, METRICS, MSA_TRANSFORMER
+from proteinlm.records.run_directory import ALIGNMENTS, CONTACT_MAP, METRICS, MSA_TRANSFORMER, NEURAL_POTTS
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Maps:
     other: ContactMap
     other_name: str
     aligned: dict[str, ContactMap] = field(default_factory=dict)
-    """What models of an alignment of the protein say, by their names, if it has one (`experiments.alignments`)."""
+    """What `experiments.alignments` has drawn of the same protein, by the names of the models."""
 
 
 def maps(rows: list[Row]) -> Maps | None:
@@ -99,7 +99,11 @@ def maps(rows: list[Row]) -> Maps | None:
 
 
 def _aligned(directory: Path, ours: ContactMap) -> dict[str, ContactMap]:
-    """The maps of the same protein that a sweep's alignments have left in `directory`."""
-    places = {"Potts model": directory, "MSA Transformer": directory / MSA_TRANSFORMER}
+    """The maps of the same protein that `experiments.alignments` has left in `directory`."""
+    places = {
+        "Potts model of an alignment": directory,
+        "MSA Transformer of an alignment": directory / MSA_TRANSFORMER,
+        "Neural Potts model of the protein": directory / NEURAL_POTTS,
+    }
     found = {name: contact_map.load(place) for name, place in places.items() if (place / CONTACT_MAP).is_file()}
     return {name: each for name, each in found.items() if (each.record, each.length) == (ours.record, ours.length)}

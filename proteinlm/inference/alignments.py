@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from proteinlm import vocabulary
 from proteinlm.data.alignments.reading import Alignment, check_query, read_alignment
@@ -18,7 +17,6 @@ from proteinlm.errors import InputError
 from proteinlm.inference.contact_maps import check_paths, write_matrices
 from proteinlm.inference.jobs import find_finished
 from proteinlm.inference.likelihoods import SCORE, read_variants, write_scores
-from proteinlm.planner.hardware import processor
 
 LONGEST = 5_000
 """Residues of the longest protein whose variants can be scored; its memory is checked before it is computed."""
@@ -128,12 +126,3 @@ def _unknown(after: dict[int, str], columns: int) -> str:
         return "outside the alignment"
     other = [letter for letter in after.values() if letter not in vocabulary.AMINO_ACIDS]
     return f"{other[0]} is no amino acid" if other else ""
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes of memory on the device that a process can have."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").is_file() else []
-    available = (1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return next(available, processor(1).memory)

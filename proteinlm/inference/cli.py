@@ -199,7 +199,8 @@ def contacts(
         str,
         typer.Option(
             "--method",
-            help="head: of a model fine-tuned for contacts. regression, best-heads: of attention maps. auto: what fits.",
+            help="head: of a model fine-tuned for contacts. couplings: of a neural Potts model. regression, best-heads: of "
+            "attention maps. auto: what fits.",
         ),
     ] = "auto",
     fit: Annotated[
@@ -239,17 +240,31 @@ def contacts(
 
 
 def couplings(
-    alignment: Annotated[
-        list[Path], typer.Argument(metavar="ALIGNMENT...", help="Alignments: .a3m, aligned .fasta, .sto.")
+    source: Annotated[
+        list[Path],
+        typer.Argument(metavar="ALIGNMENT...", help="Alignments: .a3m, aligned .fasta, .sto. With --model: IN.fasta."),
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory. Killed and started again, the command goes on.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A neural Potts model, for each protein of IN.fasta.", show_default=False),
+    ] = None,
+    letters: LettersOption = STRICT,
     device: Device = "auto",
 ) -> None:
     """Potts models of alignments, each saved as NAME.model: what EVcouplings reads, and plmc writes."""
     from proteinlm.inference import energies
-    from proteinlm.inference.model import Placement
+    from proteinlm.inference.model import Placement, load
 
-    for file in energies.write_couplings(alignment, out, Placement.choose(device, "fp32", 0).device):
+    _check_letters(letters)
+    if model is None:
+        files = energies.write_couplings(source, out, Placement.choose(device, "fp32", 0).device)
+    elif len(source) > 1:
+        raise InputError("couplings: --model takes one file of proteins, IN.fasta")
+    else:
+        loaded = load(model, device=device, precision="fp32")
+        files = energies.write_couplings_of_proteins(loaded, source[0], out, letters)
+    for file in files:
         typer.echo(file)
 
 

@@ -1,7 +1,7 @@
 """``proteinlm contacts``: a contact map (L, L) of each protein, as .npz, and pictures of the maps.
 
-A model that was fine-tuned for contacts gives the probabilities of its head; for any other model the maps are read off
-its attention.
+A model that was fine-tuned for contacts gives the probabilities of its head, and a neural Potts model the norms of its
+couplings; for any other model the maps are read off its attention.
 """
 
 import hashlib
@@ -23,6 +23,7 @@ from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts, predict
 from proteinlm.inference.jobs import FinishedWindows, Job, proteins_table
 from proteinlm.inference.model import LoadedModel, Model, Placement
+from proteinlm.inference.neural_potts import potts_of
 from proteinlm.inference.predict import FineTuned
 from proteinlm.inference.proteins import Protein, Window, file_of
 from proteinlm.inference.stretches import Stretches, mean_of_maps
@@ -31,7 +32,7 @@ from proteinlm.storage.atomic import check_output, written_whole
 
 LONGEST_NAME = 200
 """The length in bytes of a picture's name: file systems take 255 with the suffix."""
-METHODS = ("auto", "head", *attention_contacts.METHODS)
+METHODS = ("auto", "head", "couplings", *attention_contacts.METHODS)
 
 
 class Source(NamedTuple):
@@ -56,7 +57,8 @@ def map_source(
 ) -> Source:
     """Load the model in `directory` and choose how its contact maps are made.
 
-    ``head`` is for models fine-tuned for contacts, where ``auto`` chooses it. ``regression`` and ``best-heads`` read
+    ``head`` is for models fine-tuned for contacts, and ``couplings`` for neural Potts models; ``auto`` chooses either where
+    it fits. The scores of couplings are no probabilities. ``regression`` and ``best-heads`` read
     attention maps; if `fit` names proteins, the readout is fitted to them first. A protein that is too long for the model
     is read in stretches of `window` residues, if that is not 0: its map is the mean of theirs, and nan for pairs that no
     stretch contains. Raises `InputError` for an unknown method, or one that the model does not have, and as
@@ -64,8 +66,8 @@ def map_source(
     """
     if method not in METHODS:
         raise InputError(f"--method {method} is not one of {', '.join(METHODS)}")
-    if method == "auto":
-        method = "head" if _is_contact_model(directory) else "regression"
+    if method == "auto" and _is_contact_model(directory):
+        method = "head"
     if method == "head":
         if fit:
             raise InputError("--fit is for maps of attention; --method head has its own weights")
@@ -74,8 +76,14 @@ def map_source(
         return Source(tuned, lambda letters: _by_head(tuned, letters), {"of": "contacts", "method": method})
     model = Model(checkpoint.load_weights(directory), machine)
     model.stretches = Stretches.choose(window, overlap, model.positions)
+    if method == "couplings" or (method == "auto" and model.neural_potts):
+        if fit:
+            raise InputError("--fit is for maps of attention; a neural Potts model has its own weights")
+        settings = {"of": "contacts", "method": "couplings"}
+        return Source(model, lambda letters: potts_of(model, letters).contacts(), settings)
     fitted = attention_contacts.fit_readout(model, directory, fit) if fit else None
     readout = fitted or attention_contacts.load(model, directory)
+    method = "regression" if method == "auto" else method
     read = readout.probabilities if method == "regression" else readout.mean_of_best
     settings = {"of": "contacts", "method": method, "readout": asdict(readout)}
     return Source(model, lambda letters: read(model, letters), settings)

@@ -1,12 +1,14 @@
-"""Potts models of alignments saved as files, and the energies of whole proteins by them.
+"""Potts models saved as files, of alignments or by a neural Potts model, and the energies of whole proteins by them.
 
 N proteins, L columns of an alignment.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,18 +16,23 @@ import torch
 
 from proteinlm.data.alignments.reading import Alignment, read_alignment
 from proteinlm.data.alignments.weights import sequence_weights
+from proteinlm.data.formats.letters import Letters
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference import tables
-from proteinlm.inference.alignments import free_memory, names_of
+from proteinlm.inference.alignments import names_of
+from proteinlm.inference.memory import free_memory
+from proteinlm.inference.model import Model
+from proteinlm.inference.neural_potts import potts_of
 from proteinlm.inference.potts import fit
+from proteinlm.inference.proteins import Protein, read
 from proteinlm.interop import plmc
 from proteinlm.models.potts import GAP_STATE, Potts, states_of
 from proteinlm.storage.atomic import own_directory, write_text
 from proteinlm.storage.untrusted import read_json
 
 SUMS = "alignments.json"
-"""Beside the models: the sum of the alignment that each was fitted to."""
+"""Beside the models: the sum of the alignment that each was fitted to, or of the protein that it was guessed from."""
 AT_ONCE = 4096  # proteins
 
 
@@ -35,17 +42,60 @@ def write_couplings(paths: Sequence[Path], directory: Path, device: torch.device
     A model is kept if it is there and was fitted to the same alignment, so that a killed command goes on.
     """
     names = names_of(paths)
+
+    def fitted(alignment: Alignment) -> _Made:
+        weights = sequence_weights(alignment.letters)
+        model = fit(alignment, device, weights=weights, says_depth=True)
+        return _Made(model, states_of(alignment.letters), weights, alignment.query)
+
+    def found() -> Iterator[_Wanted]:
+        for path, name in zip(paths, names, strict=True):
+            alignment = read_alignment(path)
+            yield name, _sum(alignment.letters), partial(fitted, alignment)
+
+    return _write_missing(found(), directory)
+
+
+def write_couplings_of_proteins(model: Model, source: Path, directory: Path, letters: str) -> Iterator[Path]:
+    """Write what a neural Potts model gives of each protein in a FASTA file, as `write_couplings` does of alignments.
+
+    `InputError` also for a protein whose name is none for a file.
+    """
+
+    def made(protein: Protein) -> _Made:
+        return _Made(potts_of(model, protein.letters), states_of(protein.letters[None]), np.ones(1), protein.letters)
+
+    def found() -> Iterator[_Wanted]:
+        for protein in read(source, model.positions, letters=Letters(letters)):
+            if "/" in protein.name or protein.name.startswith("."):
+                raise InputError(f"{source}: {protein.name}: no name for a file")
+            yield protein.name, f"{model.fingerprint} {_sum(protein.letters[None])}", partial(made, protein)
+
+    return _write_missing(found(), directory)
+
+
+class _Made(NamedTuple):
+    """A Potts model, and what a file says of the rows (N, L) that it is of: states, weights (N,) and the first's letters."""
+
+    model: Potts
+    states: np.ndarray
+    weights: np.ndarray
+    query: np.ndarray
+
+
+_Wanted = tuple[str, str, Callable[[], _Made]]
+"""A name, the sum of what the model is of, and the function that makes it."""
+
+
+def _write_missing(wanted: Iterable[_Wanted], directory: Path) -> Iterator[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     with own_directory(directory, "a fit of couplings"):
         file = directory / SUMS
         sums = _sums_in(file)
-        for path, name in zip(paths, names, strict=True):
-            alignment = read_alignment(path)
-            target, found = directory / f"{name}{plmc.SUFFIX}", _sum(alignment)
+        for name, found, make in wanted:
+            target = directory / f"{name}{plmc.SUFFIX}"
             if sums.get(name) != found or not target.is_file():
-                weights = sequence_weights(alignment.letters)
-                model = fit(alignment, device, weights=weights, says_depth=True)
-                plmc.write(target, model, states_of(alignment.letters), weights, alignment.query)
+                plmc.write(target, *make())
                 sums[name] = found
                 write_text(file, json.dumps(sums, indent=2) + "\n")
             yield target
@@ -58,8 +108,9 @@ def _sums_in(file: Path) -> dict[str, str]:
         return {}
 
 
-def _sum(alignment: Alignment) -> str:
-    return hashlib.sha256(f"{alignment.columns}\n".encode() + alignment.letters.tobytes()).hexdigest()
+def _sum(letters: np.ndarray) -> str:
+    """The sum of rows (N, L) uint8."""
+    return hashlib.sha256(f"{letters.shape[1]}\n".encode() + letters.tobytes()).hexdigest()
 
 
 def load_couplings(path: Path, device: torch.device) -> plmc.Saved:

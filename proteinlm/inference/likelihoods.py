@@ -24,6 +24,7 @@ from proteinlm.errors import InputError
 from proteinlm.inference import tables
 from proteinlm.inference.jobs import BATCHES, FinishedWindows, Job, proteins_table, resume
 from proteinlm.inference.model import Model
+from proteinlm.inference.neural_potts import log_likelihoods, potts_of
 from proteinlm.inference.proteins import Protein, Window, read
 from proteinlm.inference.stretches import mean_at_positions
 from proteinlm.inference.variants import SEQUENCE, Mutation, UnknownVariant, check_sequence, mutations
@@ -125,8 +126,10 @@ def score_variants(
     without it they raise `InputError`, as all other errors do, before anything is computed.
 
     A model that predicts the next residue (UniRep) scores by whole proteins instead: log p(variant) - log p(wild type).
+    So does a neural Potts model, by the couplings that it gives the wild type.
     """
-    _ = model.next_residue or model.head
+    by_whole = model.neural_potts or model.next_residue
+    _ = by_whole or model.head
     wanted = read_variants(
         wildtype,
         variants,
@@ -138,9 +141,9 @@ def score_variants(
         letters=letters,
         advice=model.advice,
     )
-    if model.next_residue and len(wanted.wildtype) > model.positions:
+    if by_whole and len(wanted.wildtype) > model.positions:
         raise InputError(f"{wildtype}: {len(wanted.wildtype)} residues, and {model.origin} scores no parts of proteins")
-    scored = _by_whole_proteins if model.next_residue else _by_hidden_positions
+    scored = _by_whole_proteins if by_whole else _by_hidden_positions
     with resume(output, model, {"of": "variants"}) as finished:
         write_scores(wanted, scored(model, wanted, finished), output, column_out)
     return wanted.skipped
@@ -232,8 +235,12 @@ def _by_whole_proteins(model: Model, variants: Variants, finished: FinishedWindo
             protein[mutation.position] = ord(vocabulary.TOKENS[mutation.after])
         proteins.append(protein)
 
+    likelihoods = model.log_likelihoods
+    if model.neural_potts:
+        likelihoods = partial(log_likelihoods, potts_of(model, variants.wildtype))
+
     def table(part: list[np.ndarray]) -> pa.Table:
-        return pa.table({"logs": model.log_likelihoods(part)})
+        return pa.table({"logs": likelihoods(part)})
 
     size = max(1, BATCHES * model.machine.batch_tokens // (len(variants.wildtype) + 1))
     with Bar("scoring", len(proteins), of_bytes=False) as bar:

@@ -26,6 +26,7 @@ from proteinlm.models import registry
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.baselines.unirep import UniRep
 from proteinlm.models.heads import LanguageModelHead, NextResidueHead
+from proteinlm.models.neural_potts import NeuralPotts
 from proteinlm.models.packed import per_protein, sum_over_proteins
 from proteinlm.models.published import PublishedBackbone
 
@@ -33,6 +34,8 @@ Pooling = Literal["mean", "cls", "residue"]
 """One vector for each protein (the mean over its residues, or the state at [CLS]), or one for each residue."""
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "residue")
 PRECISIONS = ("auto", "fp32", "bf16-mixed")
+NEURAL_POTTS = "neural_potts"
+"""The prefix of the tensors of a neural Potts model, beside its backbone's."""
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 32_768}
 
 
@@ -161,6 +164,14 @@ class Model(LoadedModel):
         if isinstance(self.backbone, UniRep) and "next_residue.output.weight" in weights.tensors:
             self.next_residue = NextResidueHead(weights.config.hidden_size, weights.config.vocab_size)
             modules["next_residue"] = self.next_residue
+        self.neural_potts: NeuralPotts | None = None
+        """The head that gives a Potts model of a protein's family, if that was saved."""
+        if f"{NEURAL_POTTS}.matrices" in weights.tensors:
+            try:
+                self.neural_potts = NeuralPotts.of_sizes(weights.tensors, f"{NEURAL_POTTS}.")
+            except (KeyError, ValueError, ArithmeticError) as error:
+                raise InputError(f"{weights.origin}: damaged: no sizes of its neural Potts model: {error}") from None
+            modules[NEURAL_POTTS] = self.neural_potts
         checkpoint.restore(modules, weights, share=True)
         self.contact_regression: tuple[Tensor, Tensor] | None = None
         """Coefficients (F,) and intercept (1,) over all heads that came with the weights, as they do with ESM's."""

@@ -13,7 +13,7 @@ from proteinlm.data.alignments.reading import Alignment
 from proteinlm.data.alignments.subsampling import DIVERSE, subsample
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
-from proteinlm.inference.alignments import free_memory
+from proteinlm.inference.memory import free_memory
 from proteinlm.interop.esm_msa import load_model
 from proteinlm.models.msa_transformer import MASK, TOKENS, encode
 from proteinlm.records.run_directory import WEIGHTS

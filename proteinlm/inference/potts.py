@@ -10,7 +10,7 @@ from proteinlm.data.alignments.reading import Alignment
 from proteinlm.data.alignments.weights import sequence_weights
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
-from proteinlm.inference.alignments import free_memory
+from proteinlm.inference.memory import free_memory
 from proteinlm.models import potts
 from proteinlm.models.potts import Potts, states_of
 

@@ -65,6 +65,13 @@ class Potts:
         pairs = self.couplings[column[:, None], first, column, second]  # (n, L, L), each pair twice
         return -(single + pairs.sum(dim=(1, 2)) / 2)
 
+    def log_conditionals(self, states: Tensor) -> Tensor:
+        """The log-probability (N, L) of each residue of sequences (N, L) int64, given all others of the same sequence."""
+        length, q = self.fields.shape
+        hot = F.one_hot(states, q).flatten(1).to(self.fields.dtype)
+        scores = (hot @ self.couplings.reshape(length * q, length * q)).view(-1, length, q) + self.fields
+        return scores.log_softmax(dim=-1).gather(-1, states[:, :, None]).squeeze(-1)
+
     def contacts(self) -> Tensor:
         """Scores (L, L) of the pairs of columns, higher where they likelier touch, zero on the diagonal.
 

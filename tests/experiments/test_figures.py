@@ -124,7 +124,7 @@ def test_the_map_of_an_alignment_stands_beside_them_if_it_is_of_the_same_protein
         contact_map.save(here, found.other)
         beside = records.maps(rows)
         assert beside
-        assert [*beside.aligned] == ["Potts model"]
+        assert [*beside.aligned] == ["Potts model of an alignment"]
         panels = contacts.draw(beside).axes
         assert len(panels) == 4
         assert panels[3].get_title().startswith(f"Potts model of an alignment\nP@L {found.other.precision(6):.2f}")
@@ -140,7 +140,7 @@ def test_the_map_of_an_alignment_stands_beside_them_if_it_is_of_the_same_protein
         contact_map.save(here, replace(found.other, record=found.other.record + 1))
         other = records.maps(rows)
         assert other
-        assert [*other.aligned] == ["MSA Transformer"]
+        assert [*other.aligned] == ["MSA Transformer of an alignment"]
     finally:
         shutil.rmtree(here)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import alignments, msa_pretraining
+from experiments import aligned_chains, alignments, family_training, msa_pretraining
 from proteinlm.config import SyntheticDataConfig
 from proteinlm.data.synthetic.families import Role, universe_of
 from proteinlm.errors import InputError
@@ -41,7 +41,7 @@ def stopped_after(steps: int) -> Callable[..., torch.Tensor]:
 def test_a_killed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     msa_pretraining.train(CONFIG, tmp_path / "undisturbed", 5)
     with monkeypatch.context() as patched:
-        patched.setattr(msa_pretraining, "SAVED_EVERY", 0.0)
+        patched.setattr(family_training, "SAVED_EVERY", 0.0)
         patched.setattr(msa_pretraining, "_loss", stopped_after(3))
         with pytest.raises(KeyboardInterrupt):
             msa_pretraining.train(CONFIG, tmp_path / "killed", 5)
@@ -80,7 +80,7 @@ def test_a_share_of_the_residues_is_guessed_and_not_all_of_them_are_hidden(monke
         assert 2.5 < loss.item() < 4.5  # before training, about log 33
         draw = np.random.default_rng(number)
         family = int(families[draw.integers(len(families))])
-        truth = msa_pretraining._alignment(universe, family, msa_pretraining.ROWS, draw)
+        truth = family_training.draw_alignment(universe, family, msa_pretraining.ROWS, draw)
         there = torch.from_numpy(msa_pretraining.encode(truth))
         assert (read[-1][:, 0] == CLS).all()
         size += truth.size
@@ -98,7 +98,7 @@ def test_contacts_of_folds_that_it_has_not_seen_are_found(tmp_path: Path):
     trained = msa_pretraining.train(config, tmp_path)
     assert isinstance(trained, MSATransformer)
     reader = MSAReader(tmp_path, torch.device("cpu"))
-    chains = islice(alignments.chains(config, 250, ("test",)), 20)
+    chains = islice(aligned_chains.chains(config, 250, ("test",)), 20)
     methods = {"msa": lambda aligned: reader.contacts(aligned.alignment), "potts": alignments.pseudo_likelihood}
     samples = alignments.score(chains, methods)
     found = {name: {column: sample.estimate() for column, sample in each.items()} for name, each in samples.items()}
