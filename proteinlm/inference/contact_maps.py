@@ -79,8 +79,8 @@ def map_source(
     if method == "couplings" or (method == "auto" and model.neural_potts):
         if fit:
             raise InputError("--fit is for maps of attention; a neural Potts model has its own weights")
-        settings = {"of": "contacts", "method": "couplings"}
-        return Source(model, lambda letters: potts_of(model, letters).contacts(), settings)
+        from_couplings: dict[str, object] = {"of": "contacts", "method": "couplings"}
+        return Source(model, lambda letters: potts_of(model, letters).contacts(), from_couplings)
     fitted = attention_contacts.fit_readout(model, directory, fit) if fit else None
     readout = fitted or attention_contacts.load(model, directory)
     method = "regression" if method == "auto" else method

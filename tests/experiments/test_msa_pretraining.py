@@ -1,9 +1,7 @@
 """A small MSA Transformer learns from made-up families what holds for others; killed, it goes on to the same weights."""
 
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from proteinlm.data.synthetic.families import Role, universe_of
 from proteinlm.errors import InputError
 from proteinlm.inference.msa import MSAReader
 from proteinlm.models.msa_transformer import CLS, MASK, MSATransformer
+from tests.experiments.interruption import stopped_after
 
 CONFIG = SyntheticDataConfig(folds=20, labelled=0.04)
 
@@ -25,35 +24,23 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(msa_pretraining, "FITTED_CHAINS", 2)
 
 
-def stopped_after(steps: int) -> Callable[..., torch.Tensor]:
-    """A loss that ends the process, as far as the test can, when it has been computed so many times."""
-    loss, seen = msa_pretraining._loss, iter(range(steps))
-
-    def computed(*arguments: Any) -> torch.Tensor:
-        if next(seen, None) is None:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    return computed
-
-
 @pytest.mark.usefixtures("few_rows")
 def test_a_killed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     msa_pretraining.train(CONFIG, tmp_path / "undisturbed", 5)
     with monkeypatch.context() as patched:
         patched.setattr(family_training, "SAVED_EVERY", 0.0)
-        patched.setattr(msa_pretraining, "_loss", stopped_after(3))
+        patched.setattr(msa_pretraining, "_loss", stopped_after(3, msa_pretraining))
         with pytest.raises(KeyboardInterrupt):
             msa_pretraining.train(CONFIG, tmp_path / "killed", 5)
     with pytest.raises(InputError, match="of a run with other data or steps"):
         msa_pretraining.train(CONFIG, tmp_path / "killed", 6)
-    monkeypatch.setattr(msa_pretraining, "_loss", stopped_after(2))
+    monkeypatch.setattr(msa_pretraining, "_loss", stopped_after(2, msa_pretraining))
     msa_pretraining.train(CONFIG, tmp_path / "killed", 5)
     for directory in ("killed", "undisturbed"):
         assert sorted(file.name for file in (tmp_path / directory).iterdir()) == ["config.json", "model.safetensors"]
     one, other = ((tmp_path / each / "model.safetensors").read_bytes() for each in ("killed", "undisturbed"))
     assert one == other
-    monkeypatch.setattr(msa_pretraining, "_loss", stopped_after(0))
+    monkeypatch.setattr(msa_pretraining, "_loss", stopped_after(0, msa_pretraining))
     msa_pretraining.train(CONFIG, tmp_path / "killed", 5)  # nothing is left to do
 
 

@@ -1,8 +1,6 @@
 """A neural Potts model learns from made-up families what holds for others; killed, it goes on to the same weights."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from proteinlm.data.synthetic.families import Role, universe_of
 from proteinlm.errors import InputError
 from proteinlm.inference.neural_potts import potts_of
 from proteinlm.models.potts import states_of
+from tests.experiments.interruption import stopped_after
 from tests.inference.models import saved
 
 CONFIG = SyntheticDataConfig(folds=20, labelled=0.04)
@@ -28,35 +27,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neural_potts, "RELATIVES", 4)
 
 
-def stopped_after(steps: int) -> Callable[..., torch.Tensor]:
-    """A loss that ends the process, as far as the test can, when it has been computed so many times."""
-    loss, seen = neural_potts._loss, iter(range(steps))
-
-    def computed(*arguments: Any) -> torch.Tensor:
-        if next(seen, None) is None:
-            raise KeyboardInterrupt
-        return loss(*arguments)
-
-    return computed
-
-
 def test_a_killed_training_ends_in_the_weights_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     neural_potts.train(CONFIG, tmp_path / "undisturbed", 5)
     with monkeypatch.context() as patched:
         patched.setattr(family_training, "SAVED_EVERY", 0.0)
-        patched.setattr(neural_potts, "_loss", stopped_after(3))
+        patched.setattr(neural_potts, "_loss", stopped_after(3, neural_potts))
         with pytest.raises(KeyboardInterrupt):
             neural_potts.train(CONFIG, tmp_path / "killed", 5)
     start = saved(tmp_path / "start")
     for steps, other in ((6, None), (5, start)):
         with pytest.raises(InputError, match="of a run with other data or steps"):
             neural_potts.train(CONFIG, tmp_path / "killed", steps, other)
-    monkeypatch.setattr(neural_potts, "_loss", stopped_after(2))
+    monkeypatch.setattr(neural_potts, "_loss", stopped_after(2, neural_potts))
     neural_potts.train(CONFIG, tmp_path / "killed", 5)
     one, other = ((tmp_path / each / "model.safetensors").read_bytes() for each in ("killed", "undisturbed"))
     assert one == other
     assert not (tmp_path / "killed/training.pt").exists()
-    monkeypatch.setattr(neural_potts, "_loss", stopped_after(0))
+    monkeypatch.setattr(neural_potts, "_loss", stopped_after(0, neural_potts))
     neural_potts.train(CONFIG, tmp_path / "killed", 5)  # nothing is left to do
 
 
@@ -114,8 +101,3 @@ def test_the_command_compares_it_with_what_is_fitted(
     assert [*values][2] == "Potts model, fitted to 60 relatives"
     assert fitted < alone < untrained
     assert trained < untrained
-
-
-@pytest.mark.slow
-def test_contacts_of_folds_that_it_has_not_seen_are_found(tmp_path: Path):
-    pass

@@ -42,10 +42,6 @@ def fasta(tmp_path: Path) -> Path:
     return path
 
 
-def letters(sequence: str) -> np.ndarray:
-    return np.frombuffer(sequence.encode(), np.uint8)
-
-
 def expected(directory: Path, sequence: str) -> Potts:
     """The head's model of a protein, by its hidden states as `proteinlm embed` gives them."""
     loaded = load(directory, device="cpu")
@@ -73,7 +69,7 @@ def test_saved_couplings_give_energies_and_variants_their_differences(tmp_path: 
     assert (code, said.split()) == (0, [str(out / "a.model"), str(out / "b.model")])
     wildtype = PROTEINS["a"]
     variant = f"{'W' if wildtype[0] != 'W' else 'A'}{wildtype[1:9]}{'K' if wildtype[9] != 'K' else 'L'}{wildtype[10:]}"
-    states = torch.from_numpy(states_of(np.stack([letters(wildtype), letters(variant)])))
+    states = torch.from_numpy(states_of(np.array([[*wildtype.encode()], [*variant.encode()]], np.uint8)))
     energies = expected(model, wildtype).energies(states)
     designed = tmp_path / "designed.fasta"
     designed.write_text(f">wt\n{wildtype}\n>v\n{variant}\n")
