@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import mup, shape_buckets
+from proteinlm.models import feed_forward_compiled, mup, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.models.gelu import gelu
+from proteinlm.models.kernels.layers import is_plain
 from proteinlm.models.packed import positions
 
 
@@ -48,6 +49,11 @@ class FeedForward(nn.Module):
         x = gelu(self.up(x), self.approximate)  # (T, I)
         return self.down(x)  # (T, H)
 
+    def suits_c(self, x: Tensor, norm: nn.LayerNorm) -> bool:
+        """Whether functions in C take x (T, H), the `norm` before this network, and the residual sum after it."""
+        plain = is_plain(self, FeedForward) and self.approximate == "tanh"
+        return plain and feed_forward_compiled.suits(x, norm, self.up, self.down)
+
 
 class GatedFeedForward(FeedForward):
     """GELU of one projection gates another (GeGLU, arXiv 2002.05202). Two matrices, so that each can be cut alone."""
@@ -79,11 +85,19 @@ class Block(nn.Module):
         tokens = len(x)
         attended = self.drop(self.attention(self.attention_norm(x), where, wanted), tokens, wanted)
         x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
+        if not self.drops and self.feed_forward.suits_c(x, self.feed_forward_norm):
+            layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
+            return feed_forward_compiled.add_feed_forward(x, *layers)
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
+
+    @property
+    def drops(self) -> bool:
+        """Whether dropout changes anything."""
+        return self.training and self.dropout.p > 0
 
     def drop(self, x: Tensor, tokens: int, wanted: Tensor | None) -> Tensor:
         """Dropout of x, which if rows are `wanted` are those of `tokens` rows: the random numbers of all are drawn."""
-        if wanted is None or not (self.training and self.dropout.p):
+        if wanted is None or not self.drops:
             return self.dropout(x)
         return x * self.dropout(x.new_ones(tokens, x.shape[-1])).index_select(0, wanted)
 

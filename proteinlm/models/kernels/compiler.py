@@ -23,8 +23,8 @@ import torch
 
 from proteinlm.storage.cache import default_cache
 
-SOURCES = ("attention.c", "attention_bf16.c", "gelu.c", "pairs.c")
-HEADERS = ("vectors.h",)
+SOURCES = ("attention.c", "attention_bf16.c", "feed_forward.c", "gelu.c", "pairs.c")
+HEADERS = ("gelu.h", "vectors.h")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By the instructions that PyTorch has chosen; other processors have theirs by default."""
@@ -41,6 +41,9 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "attention_backward_space": (_number, [_number] * 2),
     "attention_forward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
     "attention_backward": (None, [_pointer] * 9 + [_number] * 6 + [_float, _pointer]),
+    "feed_forward_space": (_number, [_number] * 2),
+    "feed_forward_forward": (None, [_pointer] * 10 + [_number] * 4 + [_float, _pointer]),
+    "feed_forward_backward": (None, [_pointer] * 10 + [_number] * 5 + [_pointer]),
     "gelu_forward": (None, [_pointer] * 2 + [_number]),
     "gelu_backward": (None, [_pointer] * 3 + [_number]),
     "gelu_forward_bf16": (None, [_pointer] * 2 + [_number]),

@@ -1,0 +1,21 @@
+"""When functions in C may stand in for layers."""
+
+import torch
+from torch import Tensor, nn
+
+from proteinlm.models.kernels.compiler import load_kernels
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether functions in C can read x: a plain tensor on a CPU, not traced, and there is a compiler."""
+    plain = x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
+    return plain and load_kernels() is not None
+
+
+def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether `layer` is a `kind` and nothing more: of no other class, without hooks, its own parameters whole, in float32,
+    and none missing.
+    """
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    usual = all(type(each) is nn.Parameter and each.dtype == torch.float32 for each in layer._parameters.values())
+    return type(layer) is kind and usual and not any(hooks)

@@ -1,0 +1,142 @@
+"""The feed-forward half of a block by functions in C is the one of PyTorch's layers, with all gradients."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from proteinlm.config import ModelConfig
+from proteinlm.models import feed_forward_compiled
+from proteinlm.models.attention import boundaries
+from proteinlm.models.backbone import Block
+
+
+def layers(hidden: int, wide: int) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(hidden)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm, nn.Linear(hidden, wide), nn.Linear(wide, hidden)
+
+
+def results(function: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor, modules: tuple[nn.Module, ...]):
+    """The output and the gradients of x and of all parameters."""
+    parameters = [each for module in modules for each in module.parameters()]
+    output = function(x)
+    return [output, *torch.autograd.grad(output, [x, *parameters], upstream)]
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor]):
+    assert len(found) == len(expected) == 8
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+
+
+@pytest.mark.parametrize(
+    ("rows", "hidden", "wide"), [(0, 32, 128), (1, 16, 64), (7, 48, 192), (1111, 80, 304), (513, 256, 32)]
+)
+def test_output_and_gradients_are_those_of_the_layers_in_float64(rows: int, hidden: int, wide: int):
+    modules = layers(hidden, wide)
+    # every other column, so that neither is contiguous
+    x, upstream = (torch.randn(rows, 2 * hidden)[:, ::2] for _ in range(2))
+    x.requires_grad_()
+    torch.set_num_threads(1)
+    assert feed_forward_compiled.suits(x, *modules)
+    found = results(lambda x: feed_forward_compiled.add_feed_forward(x, *modules), x, upstream, modules)
+    norm, up, down = (module.double() for module in modules)
+    exact = x.detach().double().requires_grad_()
+    expected = results(
+        lambda x: x + down(F.gelu(up(norm(x)), approximate="tanh")), exact, upstream.double(), (norm, up, down)
+    )
+    assert_close(found, expected)
+
+
+def test_threads_change_no_bit():
+    modules = layers(48, 192)
+    x, upstream = torch.randn(3100, 48, requires_grad=True), torch.randn(3100, 48)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        assert feed_forward_compiled.suits(x, *modules)
+        found.append(results(lambda x: feed_forward_compiled.add_feed_forward(x, *modules), x, upstream, modules))
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+def test_what_is_not_a_number_stays_in_its_row():
+    modules = layers(32, 64)
+    x = torch.randn(200, 32)
+    x[101, 3] = float("nan")
+    with torch.no_grad():
+        output = feed_forward_compiled.add_feed_forward(x, *modules)
+    assert output.isnan().any(dim=1).nonzero().flatten().tolist() == [101]
+    assert output[101].isnan().all()
+
+
+@pytest.fixture
+def block() -> Block:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    return Block(ModelConfig(64, 1, 4, dropout=0.3)).eval()
+
+
+@pytest.mark.parametrize("wanted", [None, torch.tensor([0, 5, 69])])
+def test_a_block_is_the_same_with_them_and_without(
+    block: Block, wanted: Tensor | None, monkeypatch: pytest.MonkeyPatch
+):
+    starts = torch.tensor([0, 30, 70], dtype=torch.int32)
+    where = boundaries(starts, 40, torch.float32)
+    x, upstream = torch.randn(70, 64, requires_grad=True), torch.randn(70 if wanted is None else 3, 64)
+    assert block.feed_forward.suits_c(x, block.feed_forward_norm)
+    parameters = [x, *block.parameters()]
+    output = block(x, where, wanted)
+    found = [output, *torch.autograd.grad(output, parameters, upstream)]
+    with torch.no_grad():
+        assert torch.equal(block(x, where, wanted), output)
+    monkeypatch.setattr(feed_forward_compiled, "suits", lambda *_: False)
+    output = block(x, where, wanted)
+    for ours, theirs in zip(found, [output, *torch.autograd.grad(output, parameters, upstream)], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_are_more_than_themselves_are_called(block: Block):
+    x = torch.randn(70, 64, requires_grad=True)
+    norm, network = block.feed_forward_norm, block.feed_forward
+    for module in (norm, network, network.up, network.down):
+        handle = module.register_forward_hook(lambda *_: None)
+        assert not network.suits_c(x, norm)
+        handle.remove()
+    assert network.suits_c(x, norm)
+    network.up.weight.requires_grad_(False)  # its gradient would be computed in vain
+    assert not network.suits_c(x, norm)
+    with torch.no_grad():
+        assert network.suits_c(x, norm)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert not network.suits_c(x, norm)
+        assert not network.suits_c(x.bfloat16(), norm)
+        torch.set_num_threads(2)  # for one piece of work
+        assert not network.suits_c(x, norm)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(40, 1, 4, dropout=0.0),
+        ModelConfig(64, 1, 4, dropout=0.0, feed_forward="gated"),
+    ],
+)
+def test_networks_of_another_form_are_pytorchs(config: ModelConfig):
+    torch.set_num_threads(1)
+    block = Block(config)
+    assert not block.feed_forward.suits_c(torch.randn(70, config.hidden_size), block.feed_forward_norm)
+
+
+def test_dropout_is_pytorchs(block: Block, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object) -> Tensor:
+        raise AssertionError("dropout comes before the sum")
+
+    monkeypatch.setattr(feed_forward_compiled, "add_feed_forward", refuse)
+    where = boundaries(torch.tensor([0, 70], dtype=torch.int32), 70, torch.float32)
+    assert block.train()(torch.randn(70, 64), where).shape == (70, 64)
