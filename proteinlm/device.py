@@ -13,6 +13,7 @@ from proteinlm.config import MachineConfig, StrategyConfig, TrainConfig
 from proteinlm.errors import InputError
 from proteinlm.launch import cores
 from proteinlm.launch.processes import is_rank_zero
+from proteinlm.parallel.cuda_graphs import require_cuda_graphs
 from proteinlm.parallel.fp8 import require_fp8
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -64,6 +65,8 @@ class TrainingDevice:
         if fp8:
             require_fp8(device)
         precision = choose_precision(device, train.precision)
+        if isinstance(train, TrainConfig) and train.cuda_graphs:
+            require_cuda_graphs(device, precision)
         return cls(device.type, precision, threads, name_of(device), train.compile, fp8)
 
 

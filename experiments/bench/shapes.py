@@ -17,7 +17,10 @@ from experiments.bench.figures import Figure, seconds_of
 from experiments.table7.published import TABLE7
 from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
+from proteinlm.data.batches.fixed_shapes import FixedShapes
 from proteinlm.data.batches.masking import Masked
+from proteinlm.data.batches.packing import Packed
+from proteinlm.parallel.cuda_graphs import StepGraphs
 from proteinlm.parallel.fp8 import multiply_in_fp8
 from proteinlm.parallel.recompute import recompute
 
@@ -52,10 +55,11 @@ def measure(
     compiler: str = "inductor",
     recomputed: bool = False,
     fp8: bool = False,
+    replayed: bool = False,
 ) -> Steps:
     """Median training step on one micro-batch of about `budget` tokens; activations are recomputed if memory asks for it.
 
-    With `fp8` the blocks multiply in fp8.
+    With `fp8` the blocks multiply in fp8; if `replayed`, the passes are CUDA graphs of filled batches.
     """
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -69,19 +73,28 @@ def measure(
             if recomputed:
                 recompute(block)
             block.compile(dynamic=True, backend=compiler)
-        batches = packed(budget, WARMING + TIMED, device, longest)
+        batches = packed(budget, WARMING + TIMED, torch.device("cpu"), longest)
+        filled = [FixedShapes(budget, longest + 1, 15).fill(batch) for batch in batches] if replayed else batches
+        graphs = StepGraphs(loss_of(model, longest + 1), model.parameters()) if replayed else None
 
         def step(batch: Masked) -> None:
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16):
-                loss = model(batch) / len(batch.targets)
-            loss.backward()
+            if graphs:
+                with torch.autocast(device.type, torch.bfloat16):
+                    graphs.load(*tensors(batch))
+                    graphs.forward(len(batch.targets))
+                graphs.clear_gradients()
+                graphs.backward()
+            else:
+                optimizer.zero_grad()
+                with torch.autocast(device.type, torch.bfloat16):
+                    loss = model(batch) / len(batch.targets)
+                loss.backward()
             optim.clip(model.parameters(), 1.0)
             optimizer.step()
 
-        seconds = statistics.median(times(step, batches, device))
+        seconds = statistics.median(times(step, [moved(batch, device) for batch in filled], device))
     except torch.cuda.OutOfMemoryError:
-        if recomputed:
+        if recomputed or replayed:
             raise
         return measure(config, budget, device, longest, compiler, recomputed=True, fp8=fp8)
     timed_batches = batches[WARMING:]
@@ -151,6 +164,20 @@ def times(step: Callable[[Any], None], batches: list[Any], device: torch.device,
         mark.record()
     torch.cuda.synchronize()
     return [one.elapsed_time(two) / 1000 for one, two in pairwise(marks)][warming:]
+
+
+def tensors(batch: Masked) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What varies from one filled batch to the next."""
+    return batch.packed.tokens, batch.packed.starts, batch.positions, batch.targets
+
+
+def loss_of(model: nn.Module, longest: int) -> Callable[..., torch.Tensor]:
+    """The loss of `model` as a function of `tensors`, with proteins of at most `longest` tokens."""
+
+    def loss(tokens: torch.Tensor, starts: torch.Tensor, places: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return model(Masked(Packed(tokens, starts, longest, len(starts) - 1), places, targets))
+
+    return loss
 
 
 def moved(batch: Masked, device: torch.device) -> Masked:

@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[Part, float]] = {
     "peers": (speed.peers, 60),
     "shapes": (speed.shapes, 150),
     "fp8": (options.fp8, 90),
+    "CUDA graphs": (options.cuda_graphs, 90),
 }
 """The parts in their order, and the seconds that each may take at most."""
 SKIPPED = 77

@@ -53,6 +53,7 @@ class StageConfig:
                 "compile",
                 "nonfinite",
                 "fp8",
+                "cuda_graphs",
             )
         }
     )

@@ -121,6 +121,10 @@ class TrainConfig(BudgetConfig, MachineConfig):
     GPUs of compute capability 8.9 or newer, with `compile`. It changes the loss a little; weights and checkpoints stay
     fp32, and the next attempt may go on without it."""
 
+    cuda_graphs: bool = False
+    """Replay the forward and backward pass of a micro-batch as a CUDA graph: for narrow models, whose steps wait for
+    launches. Batches are filled up to few shapes, for which dropout is drawn anew; else only rounding changes."""
+
     WHERE: ClassVar[str] = "train"
 
     def __post_init__(self) -> None:
@@ -128,13 +132,16 @@ class TrainConfig(BudgetConfig, MachineConfig):
         BudgetConfig.__post_init__(self)
         at_least(0, "train.max_epochs", self.max_epochs)
         at_least(0, "train.validation_tokens", self.validation_tokens)
-        if self.fp8 and self.precision == "fp32":
-            raise InputError("train.fp8=true computes the rest in bf16: it excludes train.precision=fp32")
+        for knob in ("fp8", "cuda_graphs"):
+            if getattr(self, knob) and self.precision == "fp32":
+                raise InputError(f"train.{knob}=true computes in bf16: it excludes train.precision=fp32")
 
     def check(self, model: ModelConfig, strategy: "StrategyConfig") -> None:
         """Refuse options that do not go with `model` or `strategy`."""
         if self.fp8:
             _check_fp8(model, strategy)
+        if self.cuda_graphs:
+            _check_cuda_graphs(model, strategy)
 
 
 FP8_MULTIPLE = 16
@@ -152,6 +159,15 @@ def _check_fp8(model: ModelConfig, strategy: "StrategyConfig") -> None:
             )
     if strategy.tensor_size > 1:
         raise InputError(f"strategy.name={strategy.name} cuts the matrices that train.fp8=true multiplies: take fsdp")
+
+
+def _check_cuda_graphs(model: ModelConfig, strategy: "StrategyConfig") -> None:
+    if isinstance(model, BaselineConfig):
+        raise InputError(f"train.cuda_graphs=true records ProteinLM's encoder, not {model.family}")
+    if strategy.name != "single":
+        raise InputError(f"train.cuda_graphs=true adds up the gradients of one process: not strategy={strategy.name}")
+    if strategy.activations != "keep":
+        raise InputError(f"train.cuda_graphs=true cannot record strategy.activations={strategy.activations}: take keep")
 
 
 STRATEGIES = ("single", "ddp", "ddp_sharded", "fsdp", "hsdp", "tensor", "fsdp_tensor")

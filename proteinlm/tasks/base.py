@@ -44,12 +44,16 @@ class TaskModule(SpreadModule, ABC):
         """The loss summed over all targets of a micro-batch."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        reseed(batch.seed, self.device)  # dropout follows from the micro-batch, not from what ran before it
-        loss = self.summed_loss(batch) / batch.step_targets
+        loss = self.share_of_loss(batch)
         self.step_loss = self.step_loss.to(loss.device) + loss.detach()
         # Lightning divides by this process's micro-batches of a step, DDP and FSDP by the processes that have different
         # ones: together by all of them
         return loss * self.micro_batches
+
+    def share_of_loss(self, batch: Any) -> Tensor:
+        """What a micro-batch adds to the loss of its step."""
+        reseed(batch.seed, self.device)  # dropout follows from the micro-batch, not from what ran before it
+        return self.summed_loss(batch) / batch.step_targets
 
     def statistics(self) -> list[Tensor]:
         """Buffers that a forward pass changes in training: means and variances of batches."""

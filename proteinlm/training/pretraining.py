@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from proteinlm import checkpoint, planner, tasks
 from proteinlm.config import LanguageModelConfig, MaskedLanguageModelConfig, RunConfig
 from proteinlm.data import sources
+from proteinlm.data.batches.fixed_shapes import FixedShapes
 from proteinlm.data.batches.language_model import (
     PINNED_SEED,
     MaskedBatch,
@@ -116,7 +117,9 @@ class PretrainingData(L.LightningDataModule):
         share = ShareOfSteps(
             self.schedule, done, until, spread.data_rank(self.trainer.global_rank), spread.data_processes
         )
-        proteins = self._masked("train", self.config.seed)
+        budget = self.config.train
+        shapes = FixedShapes(budget.micro_batch_tokens, self.longest + 1, self.percent) if budget.cuda_graphs else None
+        proteins = self._masked("train", self.config.seed, shapes)
         pin_memory = self.trainer.strategy.root_device.type == "cuda"
         return training_loader(proteins, share, workers=self.config.train.workers, pin_memory=pin_memory)
 
@@ -135,10 +138,16 @@ class PretrainingData(L.LightningDataModule):
             for split in EVALUATIONS
         ]
 
-    def _masked(self, split: str, seed: int) -> MaskedProteins:
+    def _masked(self, split: str, seed: int, shapes: FixedShapes | None = None) -> MaskedProteins:
         hidden = isinstance(self.config.task, MaskedLanguageModelConfig)
-        sequences = self.corpus.splits[split]
-        return MaskedProteins(sequences, longest=self.longest, mask_percent=self.percent, seed=seed, hidden=hidden)
+        return MaskedProteins(
+            self.corpus.splits[split],
+            longest=self.longest,
+            mask_percent=self.percent,
+            seed=seed,
+            hidden=hidden,
+            shapes=shapes,
+        )
 
 
 class Pretraining:

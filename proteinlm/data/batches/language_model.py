@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from proteinlm.data.batches.fixed_shapes import FixedShapes
 from proteinlm.data.batches.masking import Masked, everything, mask, target_counts
 from proteinlm.data.batches.packing import cut, pack
 from proteinlm.data.batches.randomness import Purpose, key
@@ -38,14 +39,21 @@ class MaskedBatch(NamedTuple):
 class MaskedProteins(Dataset[MaskedBatch]):
     """Turns the plan of a micro-batch into its tokens; holds no state, so any process may do it.
 
-    Unless residues are to be `hidden`, all are shown, and all are targets.
+    Unless residues are to be `hidden`, all are shown, and all are targets. With `shapes` the tokens are filled up.
     """
 
     def __init__(
-        self, sequences: Sequences, *, longest: int, mask_percent: int, seed: int, hidden: bool = True
+        self,
+        sequences: Sequences,
+        *,
+        longest: int,
+        mask_percent: int,
+        seed: int,
+        hidden: bool = True,
+        shapes: FixedShapes | None = None,
     ) -> None:
         self.sequences, self.longest, self.mask_percent, self.seed = sequences, longest, mask_percent, seed
-        self.hidden = hidden
+        self.hidden, self.shapes = hidden, shapes
 
     def __getitem__(self, plan: MicroBatch) -> MaskedBatch:
         number, epoch, records, step_targets = plan
@@ -56,6 +64,8 @@ class MaskedProteins(Dataset[MaskedBatch]):
             masked = everything(packed)
         dropout = int(key(Purpose.DROPOUT, self.seed, epoch, number)[0] >> np.uint64(1))
         residues = len(packed.tokens) - packed.proteins
+        if self.shapes:
+            masked = self.shapes.fill(masked)
         return MaskedBatch(masked, torch.from_numpy(records), dropout, step_targets, residues)
 
 
