@@ -54,16 +54,18 @@ def run(config: BenchmarkConfig) -> None:
     benchmark = open_benchmark(root, config.benchmark, config.split)
     models = _models(config)
     from experiments.benchmark.contest import Split
+    from experiments.benchmark.scores import main_measure
 
     for name, rows in benchmark.splits.items():
         for remark in rows.remarks:
             print(f"{config.benchmark} {name}: {remark}", file=sys.stderr)
-        score(config, models, Split(rows, config.train_proteins, config.test_proteins), name, benchmark.wildtype)
+        main = main_measure(config.benchmark, rows.task.kind)
+        score(config, models, Split(rows, config.train_proteins, config.test_proteins, main), name, benchmark.wildtype)
 
 
 def score_assays(config: BenchmarkConfig, root: Path) -> None:
     """Score the assays of one part, and keep the averages once those of all parts are there."""
-    from experiments.benchmark import records, zero_shot
+    from experiments.benchmark import by_assay, records, zero_shot
 
     model = _model(config, config.model.random)
     options = {"weights": [model.fingerprint], "method": config.method, "window": config.window}
@@ -76,8 +78,9 @@ def score_assays(config: BenchmarkConfig, root: Path) -> None:
     found = zero_shot.find_assays(root)
     if scores := zero_shot.scored(found, directory):
         averages = zero_shot.averages(scores)
+        by_assay.save(directory, [(assay, own.measures[by_assay.MEASURE]) for assay, own in scores])
         made = records.Record(
-            **{"model": config.name, "benchmark": config.benchmark, "split": config.method, "kind": "ranking"},
+            **{"model": config.name, "benchmark": config.benchmark, "split": config.method, "kind": records.RANKING},
             classes=0,
             main="spearman",
             counts={"test": len(scores), "labels": sum(assay.variants for assay, _ in scores)},
@@ -135,7 +138,7 @@ def score(config: BenchmarkConfig, models: "dict[str, Model]", split: "Split", n
         spent = time.process_time() - began
         if config.baselines or not models:
             predictions |= contest.baseline_predictions(split, wildtype)
-        lines = scores.compare(split.labels, predictions, config.resamples)
+        lines = scores.compare(split.labels, predictions, config.resamples, split.main)
         counts = {
             part: len(entries.sequences)
             for part, entries in (("train", split.train), ("valid", split.valid), ("test", split.test))
@@ -149,7 +152,7 @@ def score(config: BenchmarkConfig, models: "dict[str, Model]", split: "Split", n
             split=name,
             kind=split.kind,
             classes=split.labels.classes,
-            main=scores.MAIN[split.kind],
+            main=split.main,
             counts=counts,
             scores=records.scored(lines),
             options=options,

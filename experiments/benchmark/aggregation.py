@@ -55,6 +55,26 @@ def summarize(assays: Sequence[Assay], values: np.ndarray) -> Summary:
     return Summary(averages, error, np.where(fewest > 1, own_error, np.nan))
 
 
+class Difference(NamedTuple):
+    """The average of one model less that of another."""
+
+    value: float
+    error: float
+    """Its standard error, over proteins that are drawn for both models at once; nan where a selection type has one."""
+
+
+def difference(assays: Sequence[Assay], first: np.ndarray, second: np.ndarray) -> Difference:
+    """Compare the averages over `assays` of two models' scores (A,) on the same proteins.
+
+    An assay that one of them has no score of counts for neither.
+    """
+    both = np.where(np.isnan(first + second), np.nan, np.stack([first, second])).T  # (A, 2)
+    groups = _grouped([(assay.protein, assay.selection) for assay in assays], both)
+    averages = _mean(np.stack([_mean(_of(groups, selection)) for selection in SELECTIONS]))
+    error, fewest = _standard_error({key: row[:1] - row[1:] for key, row in groups.items()})
+    return Difference(float(averages[0] - averages[1]), float(error[0]) if fewest[0] > 1 else float("nan"))
+
+
 Groups = dict[tuple[str, str], np.ndarray]
 """The mean scores (M,) by protein and category, in the order of the names."""
 

@@ -74,6 +74,8 @@ class Split:
     train_proteins: int = 0
     """At most so many of each for training and for validation, see `chosen`; 0: all."""
     test_proteins: int = 0
+    main: str = ""
+    """The measure by which validation chooses a penalty of classes; by default accuracy."""
 
     @property
     def kind(self) -> str:
@@ -125,7 +127,7 @@ class Split:
         """The predictions (E,) for the test entries by a linear probe on the features of proteins or of residues."""
         train, valid = (Learnt(part.blocks(source), part.target) for part in (self.train, self.valid))
         if self.kind in (CLASS, RESIDUES):
-            probe = logistic(train, valid, len(self.rows.task.classes))
+            probe = logistic(train, valid, len(self.rows.task.classes), self.main or "accuracy")
         else:
             probe = ridge(train, valid)
         return probe(self.test.blocks(source))

@@ -154,7 +154,10 @@ def main(arguments: list[str] | None = None) -> int:
     if others:
         raise InputError(f"{words.benchmark} has several splits: name one by --split")
     narrow = rows._replace(splits=rows.splits | {"valid": chosen(rows.splits["valid"], words.valid)})
-    splits = {count: Split(narrow, count, words.test) for count in counts}
+    splits = {
+        count: Split(narrow, count, words.test, scores.main_measure(words.benchmark, rows.task.kind))
+        for count in counts
+    }
     largest = max(splits.values(), key=lambda split: len(split.train.sequences))
     if largest.kind not in KINDS:
         raise InputError(f"{words.benchmark} has labels of kind {largest.kind}, not one of {', '.join(KINDS)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from proteinlm.data.progress import Bar
-from proteinlm.records.measures import spearman
+from proteinlm.records.measures import CLASSES, Tallies, spearman
 
 RIDGE = tuple(10.0**power for power in range(-2, 6))
 """Penalties of the ridge regression, on standardised features."""
@@ -100,8 +100,8 @@ def ridge(train: Learnt, valid: Learnt) -> Predict:
     return lambda blocks: predictions(blocks, best)
 
 
-def logistic(train: Learnt, valid: Learnt, classes: int) -> Predict:
-    """Multinomial logistic regression; of the penalties in `LOGISTIC`, the most accurate on validation.
+def logistic(train: Learnt, valid: Learnt, classes: int, measure: str = "accuracy") -> Predict:
+    """Multinomial logistic regression; of the penalties in `LOGISTIC`, the best on validation by a `measure` of `CLASSES`.
 
     L-BFGS that begins at the shares of the classes, in units in which the Hessian there is the identity: so it takes tens of
     passes over the features, however much these are correlated and however rare a class is.
@@ -124,7 +124,13 @@ def logistic(train: Learnt, valid: Learnt, classes: int) -> Predict:
         mean, bias = torch.from_numpy(known.mean).float(), torch.from_numpy(weights[-1]).float()
         return _in_order(blocks, lambda features: (_centred(features, mean) @ scaled + bias).argmax(dim=1).numpy())
 
-    best = max(fitted, key=lambda weights: float((predictions(valid.blocks, weights) == valid.target).mean()))
+    one, owner = np.zeros(1, np.int64), np.zeros(len(valid.target), np.int64)  # all entries as of one protein
+
+    def score(weights: np.ndarray) -> float:
+        found = predictions(valid.blocks, weights)
+        return _or_lowest(Tallies.of(one, owner, found, valid.target, classes, CLASSES[measure]).estimate())
+
+    best = max(fitted, key=score)
     return lambda blocks: predictions(blocks, best)
 
 

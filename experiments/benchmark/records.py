@@ -16,6 +16,8 @@ from proteinlm.storage.atomic import write_text, written_whole
 from proteinlm.storage.untrusted import read_json
 
 PREDICTIONS = "predictions.npz"
+RANKING = "ranking"
+"""The kind of a record of ProteinGym, whose scores are averages over assays."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Record:
     def title(self) -> str:
         return f"{self.benchmark} {self.split}"
 
-    def of(self, contestant: str) -> Scored:
-        """The main measure of a contestant."""
-        return next(each for each in self.scores if (each.contestant, each.metric) == (contestant, self.main))
+    def of(self, contestant: str, measure: str = "") -> Scored:
+        """A measure of a contestant, by default the main one."""
+        wanted = (contestant, measure or self.main)
+        return next(each for each in self.scores if (each.contestant, each.metric) == wanted)
 
     @property
     def contestants(self) -> list[str]:

@@ -14,6 +14,8 @@ from proteinlm.records.measures import CLASSES, NUMBERS, RANKINGS, Measured, Tal
 
 MAIN = {CLASS: "accuracy", NUMBER: "spearman", RESIDUES: "accuracy", RESIDUE_NUMBERS: "spearman"}
 """The measure that says who is best, by kind of label."""
+UNBALANCED = {"flip/bind": "macro_f1"}
+"""The benchmarks whose commonest class is nearly all of them, and the measure that says who is best there."""
 SIGNIFICANCE = 0.05
 RANKS = ("site-independent", "Levenshtein", "BLOSUM62")
 """Contestants whose predictions only rank: they are in no unit of the targets."""
@@ -61,11 +63,23 @@ class Line(NamedTuple):
     """Whether it is the best by the main measure, or cannot be told from it."""
 
 
-def compare(labels: Labels, predictions: Mapping[str, np.ndarray], resamples: int) -> list[Line]:
-    """The scores of all contestants on the test proteins, which are drawn again for the intervals."""
-    samples = {name: labels.samples(prediction) for name, prediction in predictions.items()}
+def main_measure(benchmark: str, kind: str) -> str:
+    """The measure that says who is best on a benchmark with labels of a kind, and which penalty of a probe."""
+    return UNBALANCED.get(benchmark, MAIN[kind])
+
+
+def compare(labels: Labels, predictions: Mapping[str, np.ndarray], resamples: int, main: str = "") -> list[Line]:
+    """The scores of all contestants on the test proteins, which are drawn again for the intervals.
+
+    The first is the `main` measure, by default that of the kind of label.
+    """
+    main = main or MAIN[labels.kind]
+    samples = {}
+    for name, prediction in predictions.items():
+        own = labels.samples(prediction)
+        samples[name] = {main: own.pop(main), **own}
     undefined = Score(float("nan"), Interval(float("nan"), float("nan")))
-    tied = ties({name: own[MAIN[labels.kind]] for name, own in samples.items()}, resamples)
+    tied = ties({name: own[main] for name, own in samples.items()}, resamples)
     return [
         Line(
             name,

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.benchmark import records
+from experiments.benchmark import by_assay, records
 from experiments.benchmark.records import Record, Scored
-from experiments.benchmark.scores import MAIN, cell, ties
+from experiments.benchmark.scores import cell, ties
 from proteinlm.errors import InputError
 from proteinlm.launch import entry
 from proteinlm.records.bootstrap import Interval
@@ -63,6 +63,8 @@ class Column(NamedTuple):
     first: Record
     cells: dict[str, Cell]
     """By contestant."""
+    remarks: Sequence[str] = ()
+    """Lines below the table."""
 
     @property
     def title(self) -> str:
@@ -89,8 +91,28 @@ def _column(group: list[Record]) -> Column:
     source = {name: record for record in reversed(group) for name in record.contestants}
     order = dict.fromkeys([record.model for record in group if record.model in source])
     order |= dict.fromkeys(name for record in group for name in record.contestants)
-    tied = {each.contestant for each in first.scores if each.tie} if len(group) == 1 else _ties(group, source)
-    return Column(first, {name: Cell(source[name].of(name), name in tied, source[name]) for name in order})
+    remarks = []
+    if len(group) == 1:
+        tied = {each.contestant for each in first.scores if each.tie}
+    elif first.kind == records.RANKING:
+        tied, remarks = _averages_compared(source)
+    else:
+        tied = _ties(group, source)
+    return Column(
+        first, {name: Cell(source[name].of(name, first.main), name in tied, source[name]) for name in order}, remarks
+    )
+
+
+def _averages_compared(source: dict[str, Record]) -> tuple[set[str], list[str]]:
+    """The best average and those that cannot be told from it, and the differences in words."""
+    found = by_assay.differences({name: by_assay.load(record.directory) for name, record in source.items()})
+    if not found:
+        return set(), []
+    [best] = source.keys() - found.keys()
+    title = next(iter(source.values())).title
+    remarks = [f"{title}, differences of averages on the same proteins:"]
+    remarks += [by_assay.line(best, name, each) for name, each in found.items()]
+    return {best} | {name for name, each in found.items() if by_assay.is_tie(each)}, remarks
 
 
 def _ties(group: list[Record], source: dict[str, Record]) -> set[str]:
@@ -109,7 +131,7 @@ def _ties(group: list[Record], source: dict[str, Record]) -> set[str]:
     for name, record in source.items():
         predictions = saved[id(record)]
         assert predictions
-        samples[name] = labels.samples(predictions[1][name])[MAIN[labels.kind]]
+        samples[name] = labels.samples(predictions[1][name])[group[0].main]
     return ties(samples, max(int(record.options["resamples"]) for record in group))
 
 
@@ -129,6 +151,8 @@ def as_markdown(shown: Sequence[Column]) -> list[str]:
     for name in contestants(shown):
         cells = (column.cells[name].text() if name in column.cells else "" for column in shown)
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    for column in shown:
+        lines += ["", *column.remarks] if column.remarks else []
     return lines
 
 

@@ -24,6 +24,7 @@ import torch
 
 from experiments.benchmark import published
 from experiments.benchmark.aggregation import AVERAGE, Summary, summarize
+from experiments.benchmark.by_assay import NORMAL
 from experiments.benchmark.scores import Score, cell
 from proteinlm import vocabulary
 from proteinlm.data.batches.packing import pack_letters
@@ -41,8 +42,6 @@ from proteinlm.storage.atomic import write_text
 FOLDERS = ("DMS_ProteinGym_substitutions", "ProteinGym_substitutions", "substitutions")
 """The names of the directory of the assays' tables beside the reference table."""
 SCORE = "score"
-NORMAL = 1.96
-"""Standard errors to each side of a 95 % interval."""
 NUMBERS_OF_MUTATIONS = ("1", "2", "3", "4", "5+")
 MEASURES = {"spearman": spearman, "ndcg": ndcg, "top_recall": top_recall}
 OF_FLAGS = {"auc": auc, "mcc": median_mcc}

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmark import published
-from experiments.benchmark.aggregation import AVERAGE, summarize
+from experiments.benchmark import by_assay, published
+from experiments.benchmark.aggregation import AVERAGE, difference, summarize
 from proteinlm.data.formats.proteingym import DEPTHS, SELECTIONS, TAXA, Assay, read_assay, read_reference, read_scores
 from proteinlm.errors import InputError
 from tests.runs import ROOT
@@ -65,6 +65,53 @@ def test_the_standard_error_is_the_limit_of_many_resamples():
             resampled.append(rows[rng.integers(len(rows), size=(20_000, len(rows)))].mean(axis=1))
         assert ours == pytest.approx(np.mean(resampled, axis=0).std(axis=0, ddof=1), rel=0.03)
     assert summary.standard_error[best] == 0
+
+
+def test_a_difference_is_of_proteins_that_are_drawn_for_both_models():
+    assays, rng = made_up(60), np.random.default_rng(10)
+    shared = rng.normal(size=60)
+    first, second = shared + 0.05 + 0.1 * rng.normal(size=60), shared + 0.1 * rng.normal(size=60)
+    second[7] = np.nan
+    found = difference(assays, first, second)
+    keep = np.arange(60) != 7
+    frame = pd.DataFrame({"first": first, "second": second})[keep].assign(
+        protein=[one.protein for one in assays if one is not assays[7]],
+        selection=[one.selection for one in assays if one is not assays[7]],
+    )
+    groups = frame.groupby(["protein", "selection"]).mean()
+    assert found.value == pytest.approx(float((groups["first"] - groups["second"]).groupby("selection").mean().mean()))
+    resampled = []
+    for _, group in groups.groupby("selection"):
+        rows = group.to_numpy()
+        drawn = rng.integers(len(rows), size=(20_000, len(rows)))
+        resampled.append(rows[drawn].mean(axis=1))
+    averages = np.mean(resampled, axis=0)  # (resamples, 2)
+    assert found.error == pytest.approx((averages[:, 0] - averages[:, 1]).std(), rel=0.03)
+    assert found.error < 0.5 * averages[:, 0].std()  # what the models share is gone
+    back = difference(assays, second, first)
+    assert (back.value, back.error) == pytest.approx((-found.value, found.error))
+    assert np.isnan(difference(assays[:1], first[:1], second[:1]).error)
+
+
+def test_two_models_are_compared_on_the_same_assays_alone(tmp_path: Path):
+    assays, rng = made_up(60), np.random.default_rng(11)
+    values = rng.normal(size=60)
+    models = {"worse": values - 0.3, "best": values, "close": values + 0.3 * rng.normal(size=60) - 0.01}
+    for name, own in models.items():
+        (tmp_path / name).mkdir()
+        by_assay.save(tmp_path / name, list(zip(assays, own.tolist(), strict=True)))
+    loaded = {name: by_assay.load(tmp_path / name) for name in models}
+    found = by_assay.differences(loaded)
+    best = max(models, key=lambda name: summarize(assays, models[name][:, None]).averages[AVERAGE][0])
+    assert found.keys() == models.keys() - {best}
+    assert all(each.value > 0 for each in found.values())
+    assert found["worse"].value == pytest.approx(difference(assays, models[best], models["worse"]).value)
+    assert not by_assay.is_tie(found["worse"])
+    (other,) = found.keys() - {"worse"}
+    assert by_assay.is_tie(found[other])
+    loaded["worse"] = (loaded["worse"] or [])[1:]
+    assert by_assay.differences(loaded) == {}
+    assert by_assay.differences(loaded | {"worse": None}) == {}
 
 
 def test_one_protein_of_a_selection_type_says_nothing_of_an_error():

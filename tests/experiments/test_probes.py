@@ -8,6 +8,7 @@ from scipy import optimize, special
 
 from experiments.benchmark import contest, probes
 from experiments.benchmark.probes import Learnt, blocks_of
+from proteinlm.records.measures import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,20 @@ def test_a_logistic_regression_is_that_of_another_solver(
     assert passes < 40
     expected = (scaled @ best.reshape(13, 3)[:-1] + best.reshape(13, 3)[-1]).argmax(axis=1)
     assert (predicted == expected).mean() > 0.99
+
+
+def test_the_penalty_of_rare_classes_is_chosen_by_the_measure_that_counts(monkeypatch: pytest.MonkeyPatch):
+    """One probe finds the commonest class alone and is right more often; the other finds the rare one, with mistakes."""
+    classes = np.repeat([1, 0, 0], [10, 12, 78])
+    features = np.repeat([[1.0], [1.0], [-1.0]], [10, 12, 78], axis=0)
+    learnt = Learnt(blocks_of(features), classes)
+    commonest, rare = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 10.0], [1.0, 0.0]])
+    fitted = {measure: iter((commonest, rare)) for measure in CLASSES}
+    chosen = {}
+    for measure, given in fitted.items():
+        monkeypatch.setattr(probes, "_descend", lambda *words, given=given: next(given))
+        chosen[measure] = probes.logistic(learnt, learnt, 2, measure)(learnt.blocks).sum()
+    assert chosen == {"accuracy": 0, "balanced_accuracy": 22, "macro_f1": 22, "mcc": 22}
 
 
 def test_entries_keep_their_features_whatever_order_these_come_in():

@@ -1,11 +1,12 @@
 """A frozen model ranks ProteinGym's variants as the score command does; parts share the assays, and a run goes on."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments.benchmark import records, zero_shot
+from experiments.benchmark import records, table, zero_shot
 from proteinlm.errors import InputError
 from proteinlm.inference.likelihoods import score_variants
 from proteinlm.inference.model import load
@@ -91,6 +92,27 @@ def test_the_averages_are_a_record_once_all_parts_are_there(
     average = record.of(weights.name)
     assert line.split("|")[3].strip() == f"{average.value:.3f} ({average.low:.3f} to {average.high:.3f})"
     assert average.low < average.value < average.high
+
+
+def test_the_table_compares_the_averages_of_two_models(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    gym(tmp_path, "a", "b", "c")
+    words = [f"root={tmp_path}", f"model.path={weights}", f"output={tmp_path / 'out'}", "method=wildtype_marginals"]
+    for name in ("trained", "random"):
+        ask("proteingym/substitutions", *words, f"name={name}", f"model.random={name == 'random'}")
+    capsys.readouterr()
+    assert table.main([str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    averages = {record.model: record.of(record.model).value for record in records.load_all(tmp_path / "out")}
+    best, other = sorted(averages, key=averages.__getitem__, reverse=True)
+    assert "proteingym/substitutions wildtype_marginals, differences of averages on the same proteins:" in printed
+    line = next(line for line in printed.splitlines() if line.startswith(f"- {best} less {other}: "))
+    value, low, high = (float(word) for word in re.findall(r"-?\d\.\d+", line))
+    assert value == pytest.approx(averages[best] - averages[other], abs=1e-3)
+    assert low < value < high
+    row = next(line for line in printed.splitlines() if line.startswith(f"| {other} |"))
+    assert ("**" in row) == (low <= 0 <= high)
 
 
 @pytest.mark.parametrize(
