@@ -5,9 +5,9 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from proteinlm.errors import InputError
 
@@ -66,14 +66,36 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def own_directory(directory: Path, what: str) -> Iterator[None]:
-    """Keep other processes out of `directory` for as long as this one lives, however it ends."""
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
+    """Keep other processes out of `directory` for as long as this one lives, however it ends.
+
+    The file ``.lock`` stays there and locks nothing by itself. If the block refuses its input and has written nothing, the
+    file goes, and so do the directories that were made for it.
+    """
+    made = [place for place in (directory, *directory.parents) if not place.exists()]
+    file = directory / ".lock"
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{directory}: {what} is already running there") from None
-        yield
+            lock = file.open("w")
+        except FileNotFoundError:
+            continue  # another process, which was refused, took the directory away
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{directory}: {what} is already running there") from None
+            if not _is_at(lock, file):
+                continue
+            try:
+                yield
+            except InputError:
+                if [*directory.iterdir()] == [file]:
+                    file.unlink()
+                    with suppress(OSError):  # another process has begun to use one of them
+                        for place in made:
+                            place.rmdir()
+                raise
+            return
 
 
 @contextmanager
@@ -90,13 +112,21 @@ def locked(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
             except BlockingIOError:
                 waiting()
                 fcntl.flock(lock, fcntl.LOCK_EX)
-            if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            if not _is_at(lock, file):
                 continue  # the process before this one deleted the file that this one waited for
             try:
                 yield
             finally:
                 file.unlink(missing_ok=True)
             return
+
+
+def _is_at(opened: IO[str], file: Path) -> bool:
+    """Whether an open file is still the one at the path `file`."""
+    try:
+        return os.path.samestat(os.fstat(opened.fileno()), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,38 @@ def test_ownership_ends_with_its_process(tmp_path: Path):
     subprocess.run([sys.executable, "-c", dies], check=False, cwd=tmp_path)
     with own_directory(tmp_path, "us"), (tmp_path / ".lock").open("w") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_refusal_leaves_nothing_where_nothing_was(tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    for written in (False, True):
+        with pytest.raises(InputError, match="refused"), own_directory(tmp_path / "runs/group/name", "a run"):
+            if written:
+                (tmp_path / "runs/group/name/config.yaml").write_text("")
+            raise InputError("refused")
+        left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+        kept = {"runs/group", "runs/group/name", "runs/group/name/.lock", "runs/group/name/config.yaml"}
+        assert left == {"runs"} | (kept if written else set())
+
+
+def test_a_lock_that_was_left_keeps_nobody_out_and_one_that_was_taken_away_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ".lock").write_text("")
+    flock, given = fcntl.flock, []
+
+    def removing(lock: Any, how: int) -> None:
+        flock(lock, how)
+        if not given:
+            (tmp_path / ".lock").unlink()  # by a refused process, between opening and locking
+        given.append(how)
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    with own_directory(tmp_path, "us"):
+        assert len(given) == 2
+        with pytest.raises(InputError, match="us is already running there"), own_directory(tmp_path, "us"):
+            pass
+    assert (tmp_path / ".lock").exists()
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path):

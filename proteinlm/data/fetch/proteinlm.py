@@ -26,6 +26,7 @@ def fetch_released(directory: Path, address: str = ADDRESS, effort: Effort | Non
         return False
     arrived = place.with_name(f"{FILE}.unchecked")
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)  # to stay, for what is put there by hand
         with own_directory(place.parent, "fetching"):
             _log.info("%s -> %s", address, place)
             download(address, arrived, LARGEST, effort or Effort())

@@ -55,6 +55,7 @@ def fetch(archive: Archive, directory: Path, address: str = ADDRESS, effort: Eff
     if place.exists():
         return False
     try:
+        directory.mkdir(parents=True, exist_ok=True)  # to stay, for what is put there by hand
         with own_directory(directory, "fetching"):
             is_ours = not packed.exists()
             if is_ours:
