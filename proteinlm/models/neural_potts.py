@@ -5,9 +5,11 @@ which couplings a protein's relatives will show, and then needs none. It is trai
 pseudo-likelihood of relatives: each of their residues is predicted from all others, with the parameters that the head
 reads off the query's hidden states.
 
-A pair of residues i and j has features: products of a query vector of i and a key vector of j, as in attention, and a
-contribution of either residue alone, through GELU. A linear map makes a matrix of them, which couples the embeddings of
-the two amino acids. So a coupling has a rank, and training needs no table of all couplings.
+A pair of residues i and j has features: products of a query vector of i and a key vector of j, and a contribution of
+either residue alone, through two softmaxes as in attention, over the partners of i and over those of j. So residues compete
+for each other, and a feature is near one where either is the other's only partner; it may also have none. A linear map
+makes a matrix of the features, which couples the embeddings of the two amino acids. So a coupling has a rank, and training
+needs no table of all couplings.
 
 L residues of the protein, H hidden size, F features of a pair, W width of a vector, N relatives, Q states of a residue,
 R rank of a coupling.
@@ -26,6 +28,9 @@ from proteinlm.models.potts import STATES, Potts
 FEATURES = 64
 WIDTH = 16
 RANK = 8
+GAIN = 8.0
+"""Of the couplings: features begin as small as one over the residues."""
+NEVER = -1e4
 
 
 class NeuralPotts(nn.Module):
@@ -67,15 +72,17 @@ class NeuralPotts(nn.Module):
     def _coupled(self, hidden: Tensor) -> Tensor:
         """What couples the embeddings of the residues of each pair, (L, R, L, R): symmetric, zero within a residue."""
         length, rank = len(hidden), self.matrices.shape[-1]
-        features = self.features_of_pairs(hidden) * (1 - torch.eye(length, device=hidden.device))
-        one_way = features.flatten(1).T @ self.matrices.flatten(1)
+        one_way = self.features_of_pairs(hidden).flatten(1).T @ self.matrices.flatten(1) * GAIN
         one_way = one_way.view(length, length, rank, rank).transpose(1, 2)
         return (one_way + one_way.permute(2, 3, 0, 1)) / 2
 
     def features_of_pairs(self, hidden: Tensor) -> Tensor:
-        """The features (F, L, L) of ordered pairs."""
+        """The features (F, L, L) of ordered pairs, from 0 to 1; 0 of a residue with itself."""
         query, key = (
             each(hidden).unflatten(-1, (self.features, -1)).transpose(0, 1) for each in (self.query, self.key)
         )
         products = query @ key.mT / sqrt(query.shape[-1])  # (F, L, L)
-        return F.gelu(products + self.first(hidden).T[:, :, None] + self.second(hidden).T[:, None])
+        scores = products + self.first(hidden).T[:, :, None] + self.second(hidden).T[:, None]
+        scores = scores.masked_fill(torch.eye(len(hidden), dtype=torch.bool, device=hidden.device), NEVER)
+        by_first, by_second = (F.softplus(scores.logsumexp(dim, keepdim=True)) for dim in (-1, -2))  # with "none", of 0
+        return (scores - (by_first + by_second) / 2).exp()

@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proteinlm.models.neural_potts import NeuralPotts
+from proteinlm.models.neural_potts import GAIN, NeuralPotts
 from proteinlm.models.potts import STATES, Potts, fit
 
 COLUMNS = 4
-GAIN = 20.0
+SURE = 60.0
+"""The score of a partner; no partner has zero."""
 
 
 def alignment(rows: int = 40) -> Tensor:
@@ -29,7 +30,7 @@ def by_substitution(model: Potts, states: Tensor) -> Tensor:
 
 
 def test_a_head_can_reproduce_a_fitted_model():
-    """Hidden states name their place; each pair has a feature, which is `GAIN` there and zero elsewhere; ranks are full."""
+    """Hidden states name their place; each pair has a feature, which is one there and zero elsewhere; ranks are full."""
     states = alignment()
     fitted = fit(states, torch.ones(len(states)))
     pairs = [(i, j) for i in range(COLUMNS) for j in range(i)]
@@ -39,10 +40,9 @@ def test_a_head_can_reproduce_a_fitted_model():
             parameter.zero_()
         head.states.copy_(torch.eye(STATES))
         head.fields.weight.copy_(fitted.fields.T)
-        head.first.bias.fill_(-2 * GAIN)
+        head.first.bias.fill_(-SURE)
         for feature, (i, j) in enumerate(pairs):
-            head.query.weight[feature, i] = head.key.weight[feature, j] = GAIN**0.5
-            head.first.weight[feature, i] = head.second.weight[feature, j] = GAIN
+            head.query.weight[feature, i] = head.key.weight[feature, j] = (2 * SURE) ** 0.5
             head.matrices[feature] = 2 * fitted.couplings[i, :, j] / GAIN
         found = head(torch.eye(COLUMNS))
     torch.testing.assert_close(found.fields, fitted.fields)
