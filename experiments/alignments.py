@@ -41,6 +41,7 @@ from proteinlm.inference.msa import MSAReader
 from proteinlm.inference.neural_potts import potts_of
 from proteinlm.launch import entry
 from proteinlm.models import potts
+from proteinlm.models.potts import NEIGHBOURS
 from proteinlm.records import contact_map, predictions
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.contact_map import SHORT
@@ -61,8 +62,6 @@ from proteinlm.tasks.metrics import ContactPrecision
 
 COLUMNS = [f"precision_at_l{n}_separation_{least}" for least in (6, 24) for n in ("", "2", "5")]
 FILE = "scores.json"
-NEIGHBOURS = 0.25
-"""The share of neighbouring pairs' scores in the method of that name; so it has been measured."""
 PSEUDOCOUNT = 0.5
 """Of the mean field: half of the counts are even (Morcos et al. 2011)."""
 
@@ -76,6 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     fitted = _remembering(pseudo_likelihood)
     methods: dict[str, Contacts] = {
         "potts": fitted,
+        "potts, neighbours": lambda aligned: potts.add_neighbours(
+            torch.from_numpy(fitted(aligned)), NEIGHBOURS
+        ).numpy(),
         "mean field": mean_field,
         "separation alone": lambda aligned: -_separation(len(aligned.chain.letters)),
     }
@@ -83,9 +85,6 @@ def main(arguments: list[str] | None = None) -> int:
         methods["attention of the query"] = attention_of(options.model)
     if options.sweep:
         return _beside_rows(options, methods)
-    methods["potts, neighbours"] = lambda aligned: potts.add_neighbours(
-        torch.from_numpy(fitted(aligned)), NEIGHBOURS
-    ).numpy()
     _add_reader(methods, options.msa_transformer)
     if options.neural_potts:
         _add_neural_potts(methods, options.neural_potts)

@@ -188,11 +188,14 @@ def contacts(
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
     alignment: Alignments = None,
     neighbours: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--neighbours", min=0, help="Of a Potts model: add so much of the scores of the eight pairs around."
+            "--neighbours",
+            min=0,
+            help="Of a Potts model: add so much of the scores above zero of the eight pairs around.",
+            show_default="0.2",
         ),
-    ] = 0.0,
+    ] = None,
     depth: Depth = 256,
     rows: Rows = "diverse",
     method: Annotated[
@@ -220,7 +223,7 @@ def contacts(
     from proteinlm.inference.model import Placement
 
     _check_letters(letters)
-    if neighbours and (model or not alignment):
+    if neighbours is not None and (model or not alignment):
         raise InputError("--neighbours is of a Potts model: name an alignment by --alignment, and no --model")
     if alignment:
         if source:
@@ -355,7 +358,7 @@ def _reader(
     rows: str,
     *,
     couplings: bool = True,
-    neighbours: float = 0.0,
+    neighbours: float | None = None,
 ) -> "AlignmentModel":
     """A Potts model, or the MSA Transformer in the directory `model`."""
     from proteinlm.config.checks import one_of

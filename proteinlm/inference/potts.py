@@ -62,13 +62,16 @@ def _say_depth(alignment: Alignment, depth: float) -> None:
 
 
 class PottsReader:
-    """Potts models that are fitted to each alignment."""
+    """Potts models that are fitted to each alignment; `neighbours` is the share that contacts get of those around."""
 
-    def __init__(self, device: torch.device, *, couplings: bool = True, neighbours: float = 0.0) -> None:
-        self.device, self.couplings, self.neighbours = device, couplings, neighbours
-        self.settings: dict[str, object] = {"method": "potts", "couplings": couplings}
-        if neighbours:
-            self.settings["neighbours"] = neighbours
+    def __init__(self, device: torch.device, *, couplings: bool = True, neighbours: float | None = None) -> None:
+        self.device, self.couplings = device, couplings
+        self.neighbours = potts.NEIGHBOURS if neighbours is None else neighbours
+        self.settings: dict[str, object] = {
+            "method": "potts",
+            "couplings": couplings,
+            "neighbours above zero": self.neighbours,
+        }
 
     def contacts(self, alignment: Alignment) -> np.ndarray:
         scores = fit(alignment, self.device, says_depth=True).contacts()

@@ -34,6 +34,8 @@ DIRECTIONS = 128
 DENSE = 5
 """Rows for each column, up to which it is quicker to keep the inner products of all rows."""
 SECANTS = 3
+NEIGHBOURS = 0.2
+"""The share for `add_neighbours` that was best on chains with alignments of the corpus (docs/results/alignments.md)."""
 
 _STATE_OF_BYTE = np.full(256, GAP_STATE, np.int64)
 _STATE_OF_BYTE[list(AMINO_ACIDS.encode())] = range(len(AMINO_ACIDS))
@@ -86,11 +88,13 @@ class Potts:
 
 
 def add_neighbours(scores: Tensor, share: float) -> Tensor:
-    """Scores (L, L) of pairs, each with `share` of the scores of the eight pairs around it; zero on the diagonal.
+    """Scores (L, L) of pairs, each with `share` of the scores above zero of the eight around it; zero on the diagonal.
 
-    Contacts lie in patches, where elements of the fold touch, while chance puts high scores anywhere.
+    Contacts lie in patches, where elements of the fold touch, while chance puts high scores anywhere. A score below zero
+    says only that the average product was too large.
     """
-    around = F.avg_pool2d(scores[None], 3, stride=1, padding=1, divisor_override=1)[0] - scores
+    high = scores.clamp_min(0)
+    around = F.avg_pool2d(high[None], 3, stride=1, padding=1, divisor_override=1)[0] - high
     return (scores + share * around).fill_diagonal_(0)
 
 

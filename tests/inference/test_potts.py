@@ -36,12 +36,13 @@ def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
     assert (code, errors) == (0, "")  # nothing was fitted
     with np.load(out) as maps:
         assert list(maps) == ["first", "second"]
-        np.testing.assert_array_equal(maps["first"], fitted(a3m).contacts())
-        np.testing.assert_array_equal(maps["second"], fitted(second).contacts())
+        for name, path in (("first", a3m), ("second", second)):
+            np.testing.assert_array_equal(maps[name], potts.add_neighbours(fitted(path).contacts(), potts.NEIGHBOURS))
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.png"]
-    assert run("contacts", "--alignment", a3m, "--neighbours", "0.25", "--out", out, *CPU)[0] == 0
-    with np.load(out) as maps:
-        np.testing.assert_array_equal(maps["first"], potts.add_neighbours(fitted(a3m).contacts(), 0.25))
+    for share in (0.5, 0):
+        assert run("contacts", "--alignment", a3m, "--neighbours", share, "--out", out, *CPU)[0] == 0
+        with np.load(out) as maps:
+            np.testing.assert_array_equal(maps["first"], potts.add_neighbours(fitted(a3m).contacts(), share))
 
 
 @pytest.mark.parametrize("control", [False, True])

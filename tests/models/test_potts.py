@@ -145,13 +145,13 @@ def test_contacts_are_corrected_norms_among_amino_acids():
         assert found[i, i] == 0
 
 
-def test_neighbours_are_the_eight_pairs_around():
+def test_neighbours_are_the_eight_pairs_around_with_scores_above_zero():
     scores = torch.randn(6, 6, generator=torch.Generator().manual_seed(4))
     scores = (scores + scores.T).fill_diagonal_(0)
     found = add_neighbours(scores, 0.25)
     for i, j in itertools.product(range(6), repeat=2):
         around = [
-            float(scores[k, m])
+            max(0.0, float(scores[k, m]))
             for k in range(max(0, i - 1), min(6, i + 2))
             for m in range(max(0, j - 1), min(6, j + 2))
             if (k, m) != (i, j)
