@@ -89,7 +89,7 @@ def own_directory(directory: Path, what: str) -> Iterator[None]:
             try:
                 yield
             except InputError:
-                if [*directory.iterdir()] == [file]:
+                if directory.is_dir() and [*directory.iterdir()] == [file]:  # the block may have removed it
                     file.unlink()
                     with suppress(OSError):  # another process has begun to use one of them
                         for place in made:

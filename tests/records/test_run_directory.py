@@ -82,6 +82,12 @@ def test_a_refusal_leaves_nothing_where_nothing_was(tmp_path: Path):
         assert left == {"runs"} | (kept if written else set())
 
 
+def test_a_refusal_after_the_directory_was_removed_is_the_same_refusal(tmp_path: Path):
+    with pytest.raises(InputError, match="refused"), own_directory(tmp_path / "parts", "a job"):
+        shutil.rmtree(tmp_path / "parts")
+        raise InputError("refused")
+
+
 def test_a_lock_that_was_left_keeps_nobody_out_and_one_that_was_taken_away_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
