@@ -59,13 +59,15 @@ class _Attention(torch.autograd.Function):
             asked = torch.searchsorted(wanted, ends)  # (B,): where the queries of each protein end
             if len(wanted) and (asked[-1] < len(wanted) or wanted[0] < 0):
                 raise IndexError(f"tokens {wanted[0]} to {wanted[-1]} are wanted of {ends[-1]}")
-        queries = int(asked[-1])
+        # of queries: all tokens of a protein, or those that are wanted of it
+        counts = lengths if wanted is None else asked.diff(prepend=asked.new_zeros(1)).tolist()
+        queries = sum(counts)
         output = joint.new_empty(queries, number, dim)
         kept = torch.empty(2, number, queries)
         turns = None if rotation is None else rotation.contiguous()
-        _call("forward", (joint, turns, wanted, output, kept, ends, asked), lengths, asked, joint)
+        _call("forward", (joint, turns, wanted, output, kept, ends, asked), lengths, counts, joint)
         ctx.save_for_backward(joint, turns, wanted, output, kept, ends, asked)
-        ctx.lengths = lengths
+        ctx.lengths, ctx.counts = lengths, counts
         return output
 
     @staticmethod
@@ -74,7 +76,7 @@ class _Attention(torch.autograd.Function):
         joint, turns, wanted, output, kept, ends, asked = ctx.saved_tensors
         gradient = torch.empty_like(joint) if wanted is None else torch.zeros_like(joint)
         tensors = (joint, turns, wanted, output, kept, upstream.contiguous(), gradient, ends, asked)
-        _call("backward", tensors, ctx.lengths, asked, joint)
+        _call("backward", tensors, ctx.lengths, ctx.counts, joint)
         return gradient, None, None, None
 
 
@@ -83,11 +85,12 @@ def _in_bf16(joint: Tensor) -> bool:
     return joint.dtype == torch.bfloat16 and has_bf16_products()
 
 
-def _call(direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], asked: Tensor, joint: Tensor) -> None:
+def _call(
+    direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], counts: list[int], joint: Tensor
+) -> None:
     compiled = load_kernels()
     assert compiled is not None
     _, number, _, dim = joint.shape
-    counts = asked.diff(prepend=asked.new_zeros(1)).tolist()  # of queries
     total = sum(counts)
     in_bf16 = _in_bf16(joint)
     name = f"attention{'_bf16' if in_bf16 else ''}_{direction}"

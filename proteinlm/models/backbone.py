@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import feed_forward_compiled, mup, shape_buckets
+from proteinlm.models import mup, narrow_layers, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.models.gelu import gelu
 from proteinlm.models.kernels.layers import is_plain
@@ -28,12 +28,18 @@ class Attention(nn.Module):
         self.query_key_value: nn.Linear = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
-        return self.output(attend(self.project(x), where, wanted).flatten(-2))  # (T or K, H)
+    def forward(
+        self, x: Tensor, where: Boundaries, wanted: Tensor | None = None, norm: nn.LayerNorm | None = None
+    ) -> Tensor:
+        return self.output(attend(self.project(x, norm), where, wanted).flatten(-2))  # (T or K, H)
 
-    def project(self, x: Tensor) -> Tensor:
-        """Queries, keys and values of each head, (T, N, 3, D), of x (T, H)."""
-        return self.query_key_value(x).unflatten(-1, (-1, 3, self.head_dim))
+    def project(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        """Queries, keys and values of each head, (T, N, 3, D), of x (T, H), or of its `norm`."""
+        if norm is not None and narrow_layers.suits(x, norm, self.query_key_value):
+            joint = narrow_layers.project(x, norm, self.query_key_value)
+        else:
+            joint = self.query_key_value(x if norm is None else norm(x))
+        return joint.unflatten(-1, (-1, 3, self.head_dim))
 
 
 class FeedForward(nn.Module):
@@ -52,7 +58,7 @@ class FeedForward(nn.Module):
     def suits_c(self, x: Tensor, norm: nn.LayerNorm) -> bool:
         """Whether functions in C take x (T, H), the `norm` before this network, and the residual sum after it."""
         plain = is_plain(self, FeedForward) and self.approximate == "tanh"
-        return plain and feed_forward_compiled.suits(x, norm, self.up, self.down)
+        return plain and narrow_layers.suits(x, norm, self.up, self.down)
 
 
 class GatedFeedForward(FeedForward):
@@ -83,11 +89,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
         tokens = len(x)
-        attended = self.drop(self.attention(self.attention_norm(x), where, wanted), tokens, wanted)
+        attended = self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
         x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
         if not self.drops and self.feed_forward.suits_c(x, self.feed_forward_norm):
             layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
-            return feed_forward_compiled.add_feed_forward(x, *layers)
+            return narrow_layers.add_feed_forward(x, *layers)
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
 
     @property

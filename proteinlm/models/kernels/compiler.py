@@ -23,8 +23,8 @@ import torch
 
 from proteinlm.storage.cache import default_cache
 
-SOURCES = ("attention.c", "attention_bf16.c", "feed_forward.c", "gelu.c", "pairs.c")
-HEADERS = ("gelu.h", "vectors.h")
+SOURCES = ("attention.c", "attention_bf16.c", "feed_forward.c", "gelu.c", "norm_linear.c", "pairs.c")
+HEADERS = ("gelu.h", "narrow.h", "vectors.h")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By the instructions that PyTorch has chosen; other processors have theirs by default."""
@@ -48,6 +48,9 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "gelu_backward": (None, [_pointer] * 3 + [_number]),
     "gelu_forward_bf16": (None, [_pointer] * 2 + [_number]),
     "gelu_backward_bf16": (None, [_pointer] * 3 + [_number]),
+    "norm_linear_space": (_number, [_number] * 2),
+    "norm_linear_forward": (None, [_pointer] * 7 + [_number] * 4 + [_float, _pointer]),
+    "norm_linear_backward": (None, [_pointer] * 8 + [_number] * 5 + [_pointer]),
     "pairs_forward": (None, [_pointer] * 3 + [_float, _pointer] + [_number] * 5),
     "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
 }

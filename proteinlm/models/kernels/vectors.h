@@ -2,6 +2,7 @@
  *
  * Plain C with the vector types of GCC and Clang. Not for -ffast-math, which would undo the rounding in `exponential`.
  */
+#pragma once
 #include <stdint.h>
 #include <string.h>
 

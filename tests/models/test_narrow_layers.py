@@ -1,6 +1,7 @@
-"""The feed-forward half of a block by functions in C is the one of PyTorch's layers, with all gradients."""
+"""Layers of narrow blocks by functions in C are PyTorch's layers, with all gradients."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import feed_forward_compiled
+from proteinlm.models import narrow_layers
 from proteinlm.models.attention import boundaries
 from proteinlm.models.backbone import Block
 
 
-def layers(hidden: int, wide: int) -> tuple[nn.LayerNorm, nn.Linear, nn.Linear]:
+def layers(hidden: int, wide: int) -> tuple[Any, ...]:
     torch.manual_seed(0)
     norm = nn.LayerNorm(hidden)
     nn.init.normal_(norm.weight)
@@ -28,8 +29,8 @@ def results(function: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor, m
     return [output, *torch.autograd.grad(output, [x, *parameters], upstream)]
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor]):
-    assert len(found) == len(expected) == 8
+def assert_close(found: list[Tensor], expected: list[Tensor], count: int):
+    assert len(found) == len(expected) == count
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
@@ -38,30 +39,36 @@ def assert_close(found: list[Tensor], expected: list[Tensor]):
 @pytest.mark.parametrize(
     ("rows", "hidden", "wide"), [(0, 32, 128), (1, 16, 64), (7, 48, 192), (1111, 80, 304), (513, 256, 32)]
 )
-def test_output_and_gradients_are_those_of_the_layers_in_float64(rows: int, hidden: int, wide: int):
-    modules = layers(hidden, wide)
+@pytest.mark.parametrize("whole", [True, False])
+def test_output_and_gradients_are_those_of_the_layers_in_float64(rows: int, hidden: int, wide: int, whole: bool):
+    """Of the feed-forward half as a `whole`, and of a norm with the linear layer after it."""
+    modules = layers(hidden, wide)[: 3 if whole else 2]
     # every other column, so that neither is contiguous
-    x, upstream = (torch.randn(rows, 2 * hidden)[:, ::2] for _ in range(2))
+    x, upstream = (torch.randn(rows, 2 * size)[:, ::2] for size in (hidden, hidden if whole else wide))
     x.requires_grad_()
     torch.set_num_threads(1)
-    assert feed_forward_compiled.suits(x, *modules)
-    found = results(lambda x: feed_forward_compiled.add_feed_forward(x, *modules), x, upstream, modules)
-    norm, up, down = (module.double() for module in modules)
-    exact = x.detach().double().requires_grad_()
-    expected = results(
-        lambda x: x + down(F.gelu(up(norm(x)), approximate="tanh")), exact, upstream.double(), (norm, up, down)
-    )
-    assert_close(found, expected)
+    assert narrow_layers.suits(x, *modules)
+    compiled = narrow_layers.add_feed_forward if whole else narrow_layers.project
+    found = results(lambda x: compiled(x, *modules), x, upstream, modules)
+    exact = tuple(module.double() for module in modules)
+
+    def reference(x: Tensor) -> Tensor:
+        norm, up, *down = exact
+        return x + down[0](F.gelu(up(norm(x)), approximate="tanh")) if whole else up(norm(x))
+
+    expected = results(reference, x.detach().double().requires_grad_(), upstream.double(), exact)
+    assert_close(found, expected, 8 if whole else 6)
 
 
-def test_threads_change_no_bit():
-    modules = layers(48, 192)
+@pytest.mark.parametrize("compiled", [narrow_layers.add_feed_forward, narrow_layers.project])
+def test_threads_change_no_bit(compiled: Callable[..., Tensor]):
+    modules = layers(48, 48)[: 3 if compiled is narrow_layers.add_feed_forward else 2]
     x, upstream = torch.randn(3100, 48, requires_grad=True), torch.randn(3100, 48)
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        assert feed_forward_compiled.suits(x, *modules)
-        found.append(results(lambda x: feed_forward_compiled.add_feed_forward(x, *modules), x, upstream, modules))
+        assert narrow_layers.suits(x, *modules)
+        found.append(results(lambda x: compiled(x, *modules), x, upstream, modules))
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
 
 
@@ -70,7 +77,7 @@ def test_what_is_not_a_number_stays_in_its_row():
     x = torch.randn(200, 32)
     x[101, 3] = float("nan")
     with torch.no_grad():
-        output = feed_forward_compiled.add_feed_forward(x, *modules)
+        output = narrow_layers.add_feed_forward(x, *modules)
     assert output.isnan().any(dim=1).nonzero().flatten().tolist() == [101]
     assert output[101].isnan().all()
 
@@ -95,7 +102,7 @@ def test_a_block_is_the_same_with_them_and_without(
     found = [output, *torch.autograd.grad(output, parameters, upstream)]
     with torch.no_grad():
         assert torch.equal(block(x, where, wanted), output)
-    monkeypatch.setattr(feed_forward_compiled, "suits", lambda *_: False)
+    monkeypatch.setattr(narrow_layers, "suits", lambda *_: False)
     output = block(x, where, wanted)
     for ours, theirs in zip(found, [output, *torch.autograd.grad(output, parameters, upstream)], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -137,6 +144,6 @@ def test_dropout_is_pytorchs(block: Block, monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> Tensor:
         raise AssertionError("dropout comes before the sum")
 
-    monkeypatch.setattr(feed_forward_compiled, "add_feed_forward", refuse)
+    monkeypatch.setattr(narrow_layers, "add_feed_forward", refuse)
     where = boundaries(torch.tensor([0, 70], dtype=torch.int32), 70, torch.float32)
     assert block.train()(torch.randn(70, 64), where).shape == (70, 64)

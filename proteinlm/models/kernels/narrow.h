@@ -1,0 +1,160 @@
+/* Products, LayerNorm and its gradient for a few rows at a time, in float32.
+ *
+ * H hidden size, a multiple of 16.
+ */
+#include <math.h>
+
+#include "vectors.h"
+
+#define ROWS 96 /* computed at once */
+#define PIECE 512 /* rows whose sums are kept apart, so that threads do not change them */
+#define GAP 16 /* between rows of the working space, which would else share a few places of the nearest cache */
+#define PANEL 16 /* columns that are side by side in a packed matrix */
+#define TILE_ROWS 6
+#define TILE_VECTORS (LANES == 16 ? 4 : 2) /* sums that fill the registers */
+
+/* A matrix by its first number, and how far apart its rows and columns are. */
+typedef struct {
+    const float *first;
+    int64_t row, column;
+} Matrix;
+
+/* A matrix (K, n) whose columns come in panels of 16: how far apart rows and panels are. */
+typedef struct {
+    const float *first;
+    int64_t row, panel;
+} Panels;
+
+static inline const float *vector_of(Panels b, int64_t vector) {
+    return b.first + vector * LANES / PANEL * b.panel + vector * LANES % PANEL;
+}
+
+/* `rows` x `vectors` of c, `stride` apart, from the products of a (rows, size) and b (size, vectors); c is added to or written. */
+static inline __attribute__((always_inline)) void tile(float *c, int64_t stride, Matrix a, Panels b, int64_t vector, int64_t size,
+                                                       int adds, int rows, int vectors) {
+    Vector sums[TILE_ROWS][TILE_VECTORS];
+    const float *columns[TILE_VECTORS];
+    for (int v = 0; v < vectors; v++) columns[v] = vector_of(b, vector + v);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) sums[r][v] = adds ? load(c + r * stride + v * LANES) : (Vector){0};
+    for (int64_t k = 0; k < size; k++) {
+        Vector each[TILE_VECTORS];
+        for (int v = 0; v < vectors; v++) each[v] = load(columns[v] + k * b.row);
+        for (int r = 0; r < rows; r++)
+            for (int v = 0; v < vectors; v++) sums[r][v] += a.first[r * a.row + k * a.column] * each[v];
+    }
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) store(c + r * stride + v * LANES, sums[r][v]);
+}
+
+#define ROWS_OF_TILES(count)                                                                                                 \
+    static void tiles_##count(float *c, int64_t stride, Matrix a, Panels b, int64_t vector, int64_t rows, int64_t size,      \
+                              int adds) {                                                                                    \
+        while (rows) {                                                                                                       \
+            int64_t taken;                                                                                                   \
+            if (rows >= TILE_ROWS) tile(c, stride, a, b, vector, size, adds, taken = TILE_ROWS, count);                      \
+            else if (rows >= 4) tile(c, stride, a, b, vector, size, adds, taken = 4, count);                                 \
+            else if (rows >= 2) tile(c, stride, a, b, vector, size, adds, taken = 2, count);                                 \
+            else tile(c, stride, a, b, vector, size, adds, taken = 1, count);                                                \
+            rows -= taken, c += taken * stride, a.first += taken * a.row;                                                    \
+        }                                                                                                                    \
+    }
+ROWS_OF_TILES(1)
+ROWS_OF_TILES(2)
+#if LANES == 16
+ROWS_OF_TILES(3)
+ROWS_OF_TILES(4)
+#endif
+
+/* c (rows, columns), `stride` apart, = or, if it `adds`, += a (rows, size) times b (size, columns). */
+static void multiply(float *c, int64_t stride, Matrix a, Panels b, int64_t rows, int64_t columns, int64_t size, int adds) {
+    int64_t vectors = columns / LANES;
+    for (int64_t v = 0; v < vectors;) {
+        int64_t left = vectors - v;
+#if LANES == 16
+        if (left >= 4) tiles_4(c + v * LANES, stride, a, b, v, rows, size, adds), v += 4;
+        else if (left == 3) tiles_3(c + v * LANES, stride, a, b, v, rows, size, adds), v += 3;
+        else
+#endif
+        if (left >= 2) tiles_2(c + v * LANES, stride, a, b, v, rows, size, adds), v += 2;
+        else tiles_1(c + v * LANES, stride, a, b, v, rows, size, adds), v += 1;
+    }
+}
+
+/* Lay a matrix (size, columns) out in panels in `to` (columns / 16, size, 16). */
+static Panels pack(float *to, Matrix from, int64_t size, int64_t columns) {
+    for (int64_t j = 0; j < columns; j += PANEL)
+        for (int64_t k = 0; k < size; k++) {
+            float *each = to + j * size + k * PANEL;
+            const float *first = from.first + k * from.row + j * from.column;
+            if (from.column == 1) memcpy(each, first, PANEL * sizeof(float));
+            else for (int64_t i = 0; i < PANEL; i++) each[i] = first[i * from.column];
+        }
+    return (Panels){to, PANEL, size * PANEL};
+}
+
+static inline float sum_of_lanes(Vector x) {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)x);
+#else
+    float each[LANES];
+    store(each, x);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) each[lane] += each[lane + half];
+    return each[0];
+#endif
+}
+
+/* normal (rows, H) = the LayerNorm of x (rows, H), by the mean and the inverse deviation of each row in `kept` (rows, 2). */
+static void apply_norm(float *normal, const float *x, const float *kept, const float *gain, const float *bias, int64_t rows,
+                       int64_t hidden) {
+    for (int64_t r = 0; r < rows; r++, x += hidden, normal += hidden, kept += 2)
+        for (int64_t i = 0; i < hidden; i += LANES)
+            store(normal + i, (load(x + i) - kept[0]) * kept[1] * load(gain + i) + load(bias + i));
+}
+
+static void measure(float *kept, const float *x, int64_t rows, int64_t hidden, float epsilon) {
+    for (int64_t r = 0; r < rows; r++, x += hidden, kept += 2) {
+        Vector total = {0}, squares = {0};
+        for (int64_t i = 0; i < hidden; i += LANES) total += load(x + i);
+        kept[0] = sum_of_lanes(total) / hidden;
+        for (int64_t i = 0; i < hidden; i += LANES) {
+            Vector away = load(x + i) - kept[0];
+            squares += away * away;
+        }
+        kept[1] = 1.0f / sqrtf(sum_of_lanes(squares) / hidden + epsilon);
+    }
+}
+
+/* sums (columns) += the sum over the rows of x (rows, columns), which are `stride` apart. */
+static void add_rows(float *sums, const float *x, int64_t stride, int64_t rows, int64_t columns) {
+    for (int64_t i = 0; i < columns; i += LANES) {
+        Vector sum = load(sums + i);
+        for (int64_t r = 0; r < rows; r++) sum += load(x + r * stride + i);
+        store(sums + i, sum);
+    }
+}
+
+/* The gradient (rows, H) of x by its LayerNorm, whose gradient is `given` (rows, H), and `above` (rows, H) added to it,
+ * unless that is null. The gradients of gain and bias are added to.
+ */
+static void norm_backward(const float *x, const float *gain, const float *kept, const float *given, const float *above,
+                          float *gradient, float *of_gain, float *of_bias, int64_t rows, int64_t hidden) {
+    for (int64_t r = 0; r < rows; r++, x += hidden, given += hidden, gradient += hidden, kept += 2) {
+        float mean = kept[0], inverse = kept[1];
+        Vector total = {0}, along = {0};
+        for (int64_t i = 0; i < hidden; i += LANES) {
+            Vector each = (load(x + i) - mean) * inverse, slope = load(given + i), inner = slope * load(gain + i);
+            total += inner, along += inner * each;
+            store(of_gain + i, load(of_gain + i) + slope * each);
+            store(of_bias + i, load(of_bias + i) + slope);
+        }
+        float shift = inverse * sum_of_lanes(total) / hidden, tilt = inverse * sum_of_lanes(along) / hidden;
+        for (int64_t i = 0; i < hidden; i += LANES) {
+            Vector each = (load(x + i) - mean) * inverse;
+            Vector back = inverse * load(given + i) * load(gain + i) - shift - tilt * each;
+            store(gradient + i, above ? load(above + i) + back : back);
+        }
+        if (above) above += hidden;
+    }
+}
