@@ -57,8 +57,8 @@ class FeedForward(nn.Module):
 
     def suits_c(self, x: Tensor, norm: nn.LayerNorm) -> bool:
         """Whether functions in C take x (T, H), the `norm` before this network, and the residual sum after it."""
-        plain = is_plain(self, FeedForward) and self.approximate == "tanh"
-        return plain and narrow_layers.suits(x, norm, self.up, self.down)
+        suits = narrow_layers.suits(x, norm, self.up, self.down)
+        return suits and is_plain(self, FeedForward) and self.approximate == "tanh"
 
 
 class GatedFeedForward(FeedForward):

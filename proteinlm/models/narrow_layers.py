@@ -28,11 +28,12 @@ def suits(x: Tensor, norm: nn.LayerNorm, *linear: nn.Linear) -> bool:
 
     They are not if there is too little work for all threads, or if the gradient of x alone is needed.
     """
+    if not has_kernels(x) or x.ndim != 2 or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    if not (is_plain(norm, nn.LayerNorm) and all(is_plain(layer, nn.Linear) for layer in linear)):
+        return False
     layers = (norm, *linear)
-    sizes = x.shape[-1] <= WIDEST and not any(size % MULTIPLE for layer in layers for size in layer.weight.shape)
-    suitable = x.ndim == 2 and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu") and has_kernels(x)
-    plain = is_plain(norm, nn.LayerNorm) and all(is_plain(layer, nn.Linear) for layer in linear)
-    if not (sizes and suitable and plain):
+    if x.shape[-1] > WIDEST or any(size % MULTIPLE for layer in layers for size in layer.weight.shape):
         return False
     threads = torch.get_num_threads()
     frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)

@@ -8,8 +8,9 @@ from proteinlm.models.kernels.compiler import load_kernels
 
 def has_kernels(x: Tensor) -> bool:
     """Whether functions in C can read x: a plain tensor on a CPU, not traced, and there is a compiler."""
-    plain = x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and not torch.compiler.is_compiling()
-    return plain and load_kernels() is not None
+    if torch.compiler.is_compiling():  # first, so that nothing else of this is traced
+        return False
+    return x.device.type == "cpu" and type(x) in (Tensor, nn.Parameter) and load_kernels() is not None
 
 
 def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
