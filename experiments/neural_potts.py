@@ -34,7 +34,7 @@ from proteinlm.models.potts import Potts, states_of
 from proteinlm.records.bootstrap import Scores, bootstrap
 from proteinlm.records.run_directory import WEIGHTS
 
-STEPS = 400
+STEPS = 150
 FAMILIES = 8
 """Families that a step reads a protein of."""
 RELATIVES = 16
