@@ -38,14 +38,14 @@ class NeuralPotts(nn.Module):
 
     def __init__(self, hidden_size: int, features: int = FEATURES, width: int = WIDTH, rank: int = RANK) -> None:
         super().__init__()
-        self.features = features
-        self.fields = nn.Linear(hidden_size, STATES)
-        self.query = nn.Linear(hidden_size, features * width, bias=False)
-        self.key = nn.Linear(hidden_size, features * width, bias=False)
-        self.first = nn.Linear(hidden_size, features)
-        self.second = nn.Linear(hidden_size, features, bias=False)
-        self.matrices = nn.Parameter(torch.randn(features, rank, rank) / rank / sqrt(features))
-        self.states = nn.Parameter(torch.randn(STATES, rank) / sqrt(rank))
+        self.features: int = features
+        self.fields: nn.Linear = nn.Linear(hidden_size, STATES)
+        self.query: nn.Linear = nn.Linear(hidden_size, features * width, bias=False)
+        self.key: nn.Linear = nn.Linear(hidden_size, features * width, bias=False)
+        self.first: nn.Linear = nn.Linear(hidden_size, features)
+        self.second: nn.Linear = nn.Linear(hidden_size, features, bias=False)
+        self.matrices: nn.Parameter = nn.Parameter(torch.randn(features, rank, rank) / rank / sqrt(features))
+        self.states: nn.Parameter = nn.Parameter(torch.randn(STATES, rank) / sqrt(rank))
 
     @classmethod
     def of_sizes(cls, tensors: Mapping[str, Tensor], prefix: str = "") -> Self:
