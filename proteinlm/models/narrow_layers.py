@@ -74,12 +74,13 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, *parameters = ctx.saved_tensors[: ctx.count + 1]
+        x, *saved = ctx.saved_tensors  # read once: PyTorch's recomputation allows no more
+        parameters, kept = saved[: ctx.count], saved[ctx.count :]
         gain, bias, *others = parameters
         gradient = torch.empty_like(x)
         sums = x.new_empty(_pieces(len(x)), sum(each.numel() for each in parameters))
         matrices = (each for each in others if each.ndim == 2)
-        tensors = (x, gain, bias, *matrices, *ctx.saved_tensors[ctx.count + 1 :], upstream.contiguous(), gradient)
+        tensors = (x, gain, bias, *matrices, *kept, upstream.contiguous(), gradient)
         _call(f"{ctx.name}_backward", tensors, sums, len(x), (x.shape[1], len(others[0])))
         whole = sums[0] if len(sums) == 1 else sums.sum(0)
         parts = whole.split([each.numel() for each in parameters])

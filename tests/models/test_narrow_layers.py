@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from proteinlm.config import ModelConfig
 from proteinlm.models import narrow_layers
@@ -34,6 +35,20 @@ def assert_close(found: list[Tensor], expected: list[Tensor], count: int):
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape
         assert (ours - theirs).norm() <= 2e-6 * theirs.norm()
+
+
+def test_a_block_that_is_computed_again_has_the_same_gradients():
+    modules = layers(32, 64)
+    torch.set_num_threads(1)
+    x = torch.randn(9, 32, requires_grad=True)
+    upstream = torch.randn(9, 32)
+
+    def whole(x: Tensor) -> Tensor:
+        return narrow_layers.add_feed_forward(x, *modules)
+
+    again = results(lambda x: checkpoint(whole, x, use_reentrant=False), x, upstream, modules)
+    for found, expected in zip(again, results(whole, x, upstream, modules), strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

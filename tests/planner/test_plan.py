@@ -101,6 +101,7 @@ def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatc
 @pytest.mark.parametrize("encoder", [("gelu", "learned"), ("gated", "rotary")])
 def test_flops_are_those_that_torch_counts(encoder: tuple[str, str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # what is compiled is not counted
+    monkeypatch.setattr(narrow_layers, "suits", lambda *_: False)
     model = ModelConfig(64, 3, 4, max_positions=128, feed_forward=encoder[0], positions=encoder[1])
     backbone, head = Backbone(model), LanguageModelHead(model)
     lengths, targets = [64] * 4, 32  # matrix products attend without filler, and are counted
