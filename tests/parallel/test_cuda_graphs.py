@@ -141,12 +141,13 @@ def test_gradients_add_up_over_micro_batches_and_start_from_zero():
     for parameter in model.parameters():
         parameter.grad = None
     model.replays = True
+    optimizer = torch.optim.SGD(model.parameters())
     for turn in range(2):
         for number, batch in enumerate(batches):
             loss = model.share_of_loss(batch)
             assert not loss.requires_grad
             if not number:
-                model.optimizer_zero_grad(0, 0, None)  # type: ignore[arg-type]
+                model.optimizer_zero_grad(0, 0, optimizer)
             model.backward(loss)
         for parameter, gradient in zip(model.parameters(), expected, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
@@ -172,7 +173,7 @@ def test_nothing_in_a_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
         slopes = torch.autograd.grad(loss, list(model.parameters()))
         assert all(slope.is_meta for slope in slopes)
         monkeypatch.undo()
-        with pytest.raises((RuntimeError, NotImplementedError)):  # the kernels of a CPU read the lengths
+        with pytest.raises(RuntimeError):  # the kernels of a CPU read the lengths
             model.losses_of(moved(batch.masked, "meta"))
 
 
