@@ -55,8 +55,8 @@ def write_contacts(model: AlignmentModel, paths: Sequence[Path], output: Path, p
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """The names of files without their endings; `InputError` if two are the same."""
-    names = [path.name.split(".")[0] for path in paths]
+    """The names of files without an ending such as ``.a3m.gz``; `InputError` if two are the same."""
+    names = [Path(path.name.removesuffix(".gz").removesuffix(".xz")).stem for path in paths]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise InputError(f"{paths[number]}: another alignment has the name {name} too: rename the file")

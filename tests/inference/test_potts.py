@@ -21,7 +21,7 @@ def a3m(tmp_path: Path) -> Path:
 
 def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
     """A map of each; what was finished before an interruption is not fitted again."""
-    second = tmp_path / "second.fasta"
+    second = tmp_path / "second.2.fasta"  # as a version of a sequence ends
     second.write_text(a3m.read_text().replace(QUERY, QUERY[::-1]))
     bad = tmp_path / "third.a3m"
     bad.write_text(">q\nAC\n>b\nA\n")
@@ -35,10 +35,10 @@ def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
     code, _, errors = run("contacts", *each, "--out", out, "--pictures", tmp_path / "pictures", *CPU)
     assert (code, errors) == (0, "")  # nothing was fitted
     with np.load(out) as maps:
-        assert list(maps) == ["first", "second"]
-        for name, path in (("first", a3m), ("second", second)):
+        assert list(maps) == ["first", "second.2"]
+        for name, path in (("first", a3m), ("second.2", second)):
             np.testing.assert_array_equal(maps[name], potts.add_neighbours(fitted(path).contacts(), potts.NEIGHBOURS))
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.png"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.2.png"]
     for share in (0.5, 0):
         assert run("contacts", "--alignment", a3m, "--neighbours", share, "--out", out, *CPU)[0] == 0
         with np.load(out) as maps:
