@@ -140,9 +140,9 @@ def align(
         above(0, "--evalue", evalue)
         below_one("--coverage", coverage)
         search = building.Search(rounds, evalue, coverage)
-        for name, rows, is_new in building.align_all(queries, corpus, out, search):
+        for file, rows, is_new in building.align_all(queries, corpus, out, search):
             found = f"{rows - 1:,} relatives" if rows > 1 else "no relatives: the query alone"
-            typer.echo(f"{out / name}: {found}{'' if is_new else ', already there'}")
+            typer.echo(f"{file}: {found}{'' if is_new else ', already there'}")
 
 
 @fetch_app.command()

@@ -4,7 +4,6 @@ A model that was fine-tuned for contacts gives the probabilities of its head, an
 couplings; for any other model the maps are read off its attention.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -29,9 +28,8 @@ from proteinlm.inference.proteins import Protein, Window, file_of
 from proteinlm.inference.stretches import Stretches, mean_of_maps
 from proteinlm.inference.writers import npz_name, write_npz_arrays
 from proteinlm.storage.atomic import check_output, written_whole
+from proteinlm.storage.names import shortened
 
-LONGEST_NAME = 200
-"""The length in bytes of a picture's name: file systems take 255 with the suffix."""
 METHODS = ("auto", "head", "couplings", *attention_contacts.METHODS)
 
 
@@ -116,7 +114,7 @@ def write_matrices(pictures: Path | None, path: Path, finished: FinishedWindows)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
         for name, matrix in _matrices(finished):
-            _draw(name, matrix, pictures / _picture_name(name))
+            _draw(name, matrix, pictures / f"{shortened(quote(name, safe='|'))}.png")
 
 
 def _pairs(protein: Protein) -> int:
@@ -140,14 +138,6 @@ def _matrices(finished: FinishedWindows) -> Iterator[tuple[str, np.ndarray]]:
         for row in range(len(part)):
             length = part["length"][row].as_py()
             yield part["id"][row].as_py(), part["map"][row].values.to_numpy().reshape(length, length)
-
-
-def _picture_name(name: str) -> str:
-    """A file name for the picture of the protein `name`; one that is too long for a file system ends in a digest."""
-    quoted = quote(name, safe="|")
-    if len(quoted) > LONGEST_NAME:
-        quoted = f"{quoted[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return f"{quoted}.png"
 
 
 def _draw(name: str, matrix: np.ndarray, path: Path) -> None:

@@ -29,6 +29,7 @@ from proteinlm.inference.proteins import Protein, read
 from proteinlm.interop import plmc
 from proteinlm.models.potts import GAP_STATE, Potts, states_of
 from proteinlm.storage.atomic import own_directory, write_text
+from proteinlm.storage.names import file_name
 from proteinlm.storage.untrusted import read_json
 
 SUMS = "alignments.json"
@@ -59,17 +60,15 @@ def write_couplings(paths: Sequence[Path], directory: Path, device: torch.device
 def write_couplings_of_proteins(model: Model, source: Path, directory: Path, letters: str) -> Iterator[Path]:
     """Write what a neural Potts model gives of each protein in a FASTA file, as `write_couplings` does of alignments.
 
-    `InputError` also for a protein whose name is none for a file.
+    The name of a file is `file_name` of its protein's; `InputError` if two have the same.
     """
 
     def made(protein: Protein) -> _Made:
         return _Made(potts_of(model, protein.letters), states_of(protein.letters[None]), np.ones(1), protein.letters)
 
     def found() -> Iterator[_Wanted]:
-        for protein in read(source, model.positions, letters=Letters(letters)):
-            if "/" in protein.name or protein.name.startswith("."):
-                raise InputError(f"{source}: {protein.name}: no name for a file")
-            yield protein.name, f"{model.fingerprint} {_sum(protein.letters[None])}", partial(made, protein)
+        for protein in read(source, model.positions, file_name, Letters(letters)):
+            yield file_name(protein.name), f"{model.fingerprint} {_sum(protein.letters[None])}", partial(made, protein)
 
     return _write_missing(found(), directory)
 

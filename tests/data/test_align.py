@@ -31,11 +31,11 @@ def test_without_pyhmmer_one_line_says_what_to_install(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("queries", "message"),
     [
-        (">a/b\nACD\n", "record 0 (a/b): no name for a file"),
-        (">a\nACD\n>a\nACE\n", "record 1 (a): a name that came before"),
+        (">a\nACD\n>a\nACE\n", "record 1 (a): a name that came before, as a"),
+        (">a/b\nACD\n>a_b\nACE\n", "record 1 (a_b): a name that came before, as a_b"),
     ],
 )
-def test_queries_that_are_no_file_names_are_refused(tmp_path: Path, queries: str, message: str):
+def test_queries_that_would_share_a_file_are_refused(tmp_path: Path, queries: str, message: str):
     (tmp_path / "q.fasta").write_text(queries)
     words = ("data", "align", tmp_path / "q.fasta", "--against", tmp_path / "q.fasta", "--out", tmp_path / "out")
     assert_refused(run(*words), message)
@@ -52,23 +52,24 @@ def test_relatives_are_found_once(tmp_path: Path):
         relative = "".join(a if same else b for a, b, same in zip(query, other, kept, strict=True))
         records.append(f">relative{number} of the query\nMKK{relative[:60]}GGG{relative[60:]}\n")
     (tmp_path / "corpus.fasta").write_text("".join(records))
-    (tmp_path / "q.fasta").write_text(f">query\n{query}\n>none\n{protein(100, 7)}\n")
+    (tmp_path / "q.fasta").write_text(f">query/1-120\n{query}\n>none\n{protein(100, 7)}\n")
     words = ("data", "align", tmp_path / "q.fasta", "--against", tmp_path / "corpus.fasta", "--out", tmp_path / "out")
     words += ("--evalue", "1e-9")
     code, output, _ = run(*words)
     assert (code, output.count("\n")) == (0, 2)
-    assert "query.a3m: 10 relatives\n" in output
+    assert "query_1-120.a3m: 10 relatives\n" in output
     assert "none.a3m: no relatives: the query alone\n" in output
-    alignment = read_alignment(tmp_path / "out/query.a3m")
+    alignment = read_alignment(tmp_path / "out/query_1-120.a3m")
+    assert alignment.names[0] == "query/1-120"
     assert alignment.query.tobytes().decode() == query
     assert {name.split("/")[0] for name in alignment.names[1:]} == {f"relative{number}" for number in range(10)}
     assert ((alignment.letters == alignment.query).mean(axis=1) > 0.5).all()
-    assert "ggg" in (tmp_path / "out/query.a3m").read_text()
-    before = (tmp_path / "out/query.a3m").stat().st_mtime_ns
+    assert "ggg" in (tmp_path / "out/query_1-120.a3m").read_text()
+    before = (tmp_path / "out/query_1-120.a3m").stat().st_mtime_ns
     (tmp_path / "out/none.a3m").unlink()
     code, output, _ = run(*words)
     assert code == 0
-    assert "query.a3m: 10 relatives, already there\n" in output
-    assert (tmp_path / "out/query.a3m").stat().st_mtime_ns == before
+    assert "query_1-120.a3m: 10 relatives, already there\n" in output
+    assert (tmp_path / "out/query_1-120.a3m").stat().st_mtime_ns == before
     assert (tmp_path / "out/none.a3m").is_file()
     assert_refused(run(*words, "--rounds", "2"), "belongs to another corpus or search")

@@ -102,6 +102,18 @@ def test_couplings_that_are_there_are_kept(tmp_path: Path, model: Path, fasta: P
     assert (out / "a.model").read_bytes() == before
 
 
+def test_files_are_named_after_proteins(tmp_path: Path, model: Path):
+    """As Pfam and UniProt name them; a name that no file can have is changed."""
+    names = {"Q8XYZ1_9BACT/25-180": "Q8XYZ1_9BACT_25-180", "sp|P1|A_B": "sp|P1|A_B", ".hidden": "_hidden"}
+    fasta, long = tmp_path / "named.fasta", "long" * 60
+    fasta.write_text("".join(f">{name}\n{protein(12, 3)}\n" for name in [*names, long]))
+    code, said, _ = run("couplings", fasta, "--model", model, "--out", tmp_path / "c", *CPU)
+    *files, of_long = (Path(line).stem for line in said.splitlines())
+    assert (code, files) == (0, [*names.values()])
+    assert of_long.startswith("long" * 50 + "-")
+    assert {path.stem for path in (tmp_path / "c").glob("*.model")} == {*files, of_long}
+
+
 def test_bad_input_is_refused_in_one_line(tmp_path: Path, model: Path, fasta: Path, monkeypatch: pytest.MonkeyPatch):
     plain, out = saved(tmp_path / "plain"), tmp_path / "out.npz"
     none = "no neural Potts model, which alone gives couplings"
@@ -112,8 +124,11 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, model: Path, fasta: Pa
     )
     assert_refused(run("couplings", fasta, fasta, "--model", model, "--out", tmp_path / "c", *CPU), "takes one file")
     named = tmp_path / "named.fasta"
-    named.write_text(">a/1\nACDE\n")
-    assert_refused(run("couplings", named, "--model", model, "--out", tmp_path / "c", *CPU), "a/1: no name for a file")
+    named.write_text(">a/1\nACDE\n>a_1\nACDE\n")
+    assert_refused(
+        run("couplings", named, "--model", model, "--out", tmp_path / "c", *CPU),
+        "(a_1): a name that came before, as a_1",
+    )
     named.write_text(f">a\n{protein(200, 1)}\n")
     assert_refused(run("couplings", named, "--model", model, "--out", tmp_path / "c", *CPU), "200 residues, more than")
     monkeypatch.setattr(neural_potts, "free_memory", lambda device: 1e6)

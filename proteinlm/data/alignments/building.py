@@ -19,6 +19,7 @@ from proteinlm.data.formats.letters import UNKNOWN, Letters
 from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.storage.atomic import write_text
+from proteinlm.storage.names import file_name
 from proteinlm.vocabulary import UNKNOWN_LETTER
 
 CHUNK = 10_000  # proteins that are searched between two steps of the progress bar
@@ -119,26 +120,24 @@ def a3m_rows(name: str, query: str, rows: Sequence[tuple[str, str]], search: Sea
     return kept
 
 
-def align_all(queries: Path, corpus: Path, directory: Path, search: Search) -> Iterator[tuple[str, int, bool]]:
-    """Write one a3m file of each query into `directory`; gives its name, its number of rows, and whether it is new.
+def align_all(queries: Path, corpus: Path, directory: Path, search: Search) -> Iterator[tuple[Path, int, bool]]:
+    """Write one a3m file of each query into `directory`; gives the file, its number of rows, and whether it is new.
 
     A file that is there is kept, so that an interrupted search goes on. `InputError` if the directory belongs to another
-    corpus or search, and for a query's name that comes twice or is no file name.
+    corpus or search, and for two queries whose names are the same as `file_name`.
     """
-    wanted = [(f"{_text(name)}.a3m", letters) for name, letters in _proteins(queries)]
-    names = [name for name, _ in wanted]
-    for place, name in enumerate(names):
-        if "/" in name or name.startswith(".") or name in names[:place]:
-            why = "a name that came before" if name in names[:place] else "no name for a file"
-            raise InputError(f"{queries}: record {place} ({name.removesuffix('.a3m')}): {why}")
+    wanted = [(_text(name), letters) for name, letters in _proteins(queries)]
+    files = [directory / f"{file_name(name)}.a3m" for name, _ in wanted]
+    for place, (name, _) in enumerate(wanted):
+        if files[place] in files[:place]:
+            raise InputError(f"{queries}: record {place} ({name}): a name that came before, as {files[place].stem}")
     _claim(directory, corpus, search)
-    missing = [name for name in names if not (directory / name).is_file()]
+    missing = {file for file in files if not file.is_file()}
     searched = Corpus(corpus) if missing else None
-    for name, letters in wanted:
-        file = directory / name
-        if searched and name in missing:
-            write_text(file, write_a3m(searched.align(name.removesuffix(".a3m"), letters, search)))
-        yield name, file.read_text().count(">"), name in missing
+    for (name, letters), file in zip(wanted, files, strict=True):
+        if searched and file in missing:
+            write_text(file, write_a3m(searched.align(name, letters, search)))
+        yield file, file.read_text().count(">"), file in missing
 
 
 def _claim(directory: Path, corpus: Path, search: Search) -> None:
