@@ -304,13 +304,12 @@ def energies(
     machine = Placement.choose(device, "fp32", 0).device
     if alignment:
         aligned = read_alignment(alignment)
-        proteins = read_in_columns(
-            source, aligned.columns, str(alignment)
-        )  # a mistake there should not wait for the fit
+        # a mistake there should not wait for the fit
+        proteins = read_in_columns(source, aligned.query, str(alignment))
         model, query = potts.fit(aligned, machine, couplings=not site_independent, says_depth=True), aligned.query
     else:
         model, query = energies.load_couplings(given, machine)
-        proteins = read_in_columns(source, len(query), str(given))
+        proteins = read_in_columns(source, query, str(given))
     energies.write_energies(model, query, *proteins, out)
 
 

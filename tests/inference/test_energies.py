@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from proteinlm.data.alignments.reading import read_alignment
 from proteinlm.inference import energies
 from proteinlm.interop import plmc
 from proteinlm.models.potts import GAP_STATE, states_of
@@ -46,6 +47,31 @@ def test_energies_are_those_of_the_model(tmp_path: Path, a3m: Path, monkeypatch:
     assert code == 0
     expected = fitted(a3m).energies(torch.from_numpy(states)).double().numpy()
     np.testing.assert_allclose([float(row["energy"]) for row in csv.DictReader(StringIO(said))], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("x.sto", {"q/1-6": "MK-.TAYI", "b": "MRWWTA-I"}),  # two columns in which the query has no residue
+        ("x.a2m", {"q/1-6": "mkTAYI", "b": "TAYV"}),  # two residues of the query outside of a profile
+    ],
+)
+def test_an_alignment_has_energies_by_its_own_model(tmp_path: Path, name: str, rows: dict[str, str]):
+    path = tmp_path / name
+    stockholm = name.endswith("sto")
+    lines = [f"{each} {row}\n" if stockholm else f">{each}\n{row}\n" for each, row in rows.items()]
+    path.write_text("".join(["# STOCKHOLM 1.0\n" if stockholm else "", *lines, "//\n" if stockholm else ""]))
+    alignment = read_alignment(path)
+    expected = fitted(path).energies(torch.from_numpy(states_of(alignment.letters)))
+    assert run("couplings", path, "--out", tmp_path, *CPU)[0] == 0
+    for words in (("--alignment", path), ("--couplings", tmp_path / "x.model")):
+        code, said, _ = run("energies", path, *words, *CPU)
+        assert code == 0
+        found = {row["id"]: float(row["energy"]) for row in csv.DictReader(StringIO(said))}
+        assert found == pytest.approx(dict(zip(rows, expected.tolist(), strict=True)), rel=1e-4)
+    other = path.with_stem("other")
+    other.write_text(path.read_text().replace("TAYI", "TAYV"))
+    assert_refused(run("energies", other, "--alignment", path, *CPU), "align it to that first")
 
 
 def test_couplings_are_fitted_once(tmp_path: Path, a3m: Path):

@@ -104,21 +104,27 @@ def read_alignment(path: Path) -> Alignment:
     return Alignment([names[row] for row in kept], np.ascontiguousarray(letters[kept]), str(path))
 
 
-def read_in_columns(path: Path, columns: int, of: str) -> tuple[list[str], np.ndarray]:
-    """Names, and letters (N, L) uint8, of proteins that are written in the L = `columns` columns of the alignment `of`.
+def read_in_columns(path: Path, query: np.ndarray, of: str) -> tuple[list[str], np.ndarray]:
+    """Names, and letters (N, L) uint8, of proteins that are written in the columns of the alignment `of`, with `query` (L,).
 
-    The formats are those of `read_alignment`, but no row is the query. Raises `InputError` for a row of another length.
+    The formats are those of `read_alignment`, but no row needs to be the query. Where the first row is, the file may also
+    have columns in which it has no residue, as the alignment itself. Raises `InputError` for a row of another length.
     """
     content = _content(path)
     names, rows = _rows(path, content)
     inserts = is_alignment(path)
     rows = [_columns(path, number, names[number], row, inserts) for number, row in enumerate(rows)]
-    for number, row in enumerate(rows):
-        if len(row) != columns:
+    lengths = [len(row) for row in rows]
+    if lengths[0] != len(query) and len({*lengths}) == 1:
+        alignment = read_alignment(path)
+        if np.array_equal(alignment.query, query):
+            return alignment.names, alignment.letters
+    for number, length in enumerate(lengths):
+        if length != len(query):
             raise InputError(
-                f"{path}: record {number} ({names[number]}) has {len(row)} columns, {of} {columns}: align it to that first"
+                f"{path}: record {number} ({names[number]}) has {length} columns, {of} {len(query)}: align it to that first"
             )
-    return names, np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), columns)
+    return names, np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), len(query))
 
 
 def is_stockholm(path: Path) -> bool:
@@ -192,7 +198,7 @@ def _fasta(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     before, *records = (b"\n" + content.removeprefix(b"\xef\xbb\xbf")).split(b"\n>")
     for number, line in enumerate(before.splitlines()[1:], 1):
         if line.strip() and not line.startswith(b"#"):
-            raise InputError(f"{path}: line {number}: a row without header")
+            raise InputError(f"{path}: line {number}: a row without header: neither FASTA, a3m nor Stockholm")
     names, rows = [], []
     for number, record in enumerate(records):
         header, _, row = record.partition(b"\n")
