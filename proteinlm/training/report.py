@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.optim import Optimizer
 
 from proteinlm.parallel.module import data_processes
 from proteinlm.records.run_directory import PROGRESS
@@ -49,6 +50,9 @@ class Report(L.Callback):
             self.bar.start()
             self.task = self.bar.add_task(self.name, total=self.steps, completed=trainer.global_step, figures="")
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        self.learning_rate = optimizer.param_groups[0]["lr"]  # after the step it is already that of the next one
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         processes = data_processes(pl_module.data_group)
         self.residues += batch.residues * processes
@@ -68,7 +72,7 @@ class Report(L.Callback):
         shown = "  ".join(f"{name.removeprefix('train/')} {value:.3f}" for name, value in figures.items())
         self.last.update(figures)
         if self.tracker:
-            figures["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+            figures["train/learning_rate"] = self.learning_rate
             figures["progress/residues_per_second"] = rate
             self.tracker.log(figures | self.progress, step)
         self._show(step, f"{shown}  {rate:,.0f} res/s")
