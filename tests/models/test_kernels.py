@@ -133,6 +133,16 @@ def test_without_a_compiler_pytorch_computes_and_one_line_says_so(
     assert not [*fresh.rglob("*.so")]
 
 
+def test_a_compiler_that_does_not_end_is_given_up(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("CC", "sh -c 'exec sleep 60'")
+    monkeypatch.setattr(kernels, "PATIENCE", 1.0)
+    assert kernels.load_kernels() is None
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == "warning: models train up to three times slower on this CPU: sh took longer than 1 s"
+
+
 def test_the_switch_leaves_everything_to_pytorch(fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(kernels.SWITCH, "0")
     assert kernels.load_kernels() is None

@@ -281,7 +281,8 @@ def test_the_budget_is_in_tokens_or_epochs_whichever_ends_first(tokens: int, epo
         assert epochs <= result.epochs < epochs + 0.5, "rounded up to whole steps"
     rows = [row.split(",") for row in (home(tmp_path, "stability") / "seed-0/metrics.csv").read_text().splitlines()]
     rates = [float(value) for _, name, value in rows if name == "train/learning_rate"]
-    assert len(rates) == result.steps and min(rates) == rates[-1] == 0, "each step's own rate, which falls to zero"
+    assert len(rates) == result.steps
+    assert min(rates) == rates[-1] == 0, "each step's own rate, which falls to zero"
 
 
 def test_killed_when_patience_is_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,9 +14,9 @@
 #define QUERIES 16
 #define PARTS (QUERIES / LANES)
 #if defined(__clang__)
-#define SHUFFLE(a, b, order) __builtin_shufflevector(a, b, (order)[0], (order)[1], (order)[2], (order)[3])
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__) /* GCC has it from version 12 */
 #else
-#define SHUFFLE(a, b, order) __builtin_shuffle(a, b, order)
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (FourIntegers){__VA_ARGS__})
 #endif
 #define KEYS 4  /* whose scores are computed at once: independent sums keep the processor busy */
 
@@ -106,13 +106,12 @@ static void scatter(void *to, float *each, int64_t at, int64_t stride, Rows rows
 static inline void transpose_four(float *to, int64_t to_stride, const float *from, int64_t from_stride) {
     Four a = load_four(from), b = load_four(from + from_stride);
     Four c = load_four(from + 2 * from_stride), d = load_four(from + 3 * from_stride);
-    const FourIntegers low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
-    Four ab = SHUFFLE(a, b, low), cd = SHUFFLE(c, d, low);
-    store_four(to, SHUFFLE(ab, cd, first));
-    store_four(to + to_stride, SHUFFLE(ab, cd, second));
-    ab = SHUFFLE(a, b, high), cd = SHUFFLE(c, d, high);
-    store_four(to + 2 * to_stride, SHUFFLE(ab, cd, first));
-    store_four(to + 3 * to_stride, SHUFFLE(ab, cd, second));
+    Four ab = SHUFFLE(a, b, 0, 4, 1, 5), cd = SHUFFLE(c, d, 0, 4, 1, 5);
+    store_four(to, SHUFFLE(ab, cd, 0, 1, 4, 5));
+    store_four(to + to_stride, SHUFFLE(ab, cd, 2, 3, 6, 7));
+    ab = SHUFFLE(a, b, 2, 6, 3, 7), cd = SHUFFLE(c, d, 2, 6, 3, 7);
+    store_four(to + 2 * to_stride, SHUFFLE(ab, cd, 0, 1, 4, 5));
+    store_four(to + 3 * to_stride, SHUFFLE(ab, cd, 2, 3, 6, 7));
 }
 
 /* (W, P) of rows (Q, W), with zeros beyond Q, where `rows` has room for P. */
@@ -212,7 +211,7 @@ void attention_forward(const void *joint, const float *turns, const int64_t *wan
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
-        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows tokens = {NULL, begin, length};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
         float *query = space, *key = query + size, *value = key + size, *columns = value + size;
         float *weights = columns + size, *sums = weights + filled(length, QUERIES) * QUERIES;

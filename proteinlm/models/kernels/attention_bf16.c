@@ -261,7 +261,7 @@ void attention_bf16_forward(const uint16_t *joint, const float *turns, const int
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t columns_wide = filled(queries, QUERIES);
-        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
+        Rows tokens = {NULL, begin, length};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
         char *space = (char *)filled((intptr_t)room, 64);
         uint16_t *rows = cut(&space, 2 * padded * wide), *key = cut(&space, 2 * padded * wide);

@@ -113,6 +113,8 @@ def _compiled() -> Path:
                 timeout=PATIENCE,
             )
             os.replace(partial, target)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{compiler[0]} took longer than {PATIENCE:.0f} s") from None
         except subprocess.CalledProcessError as error:
             said = error.stderr.decode(errors="replace").strip().splitlines()
             raise RuntimeError(f"{compiler[0]} failed: {said[0] if said else error.returncode}") from None
