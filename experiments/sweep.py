@@ -91,6 +91,8 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
         if options.launcher == "local":
             environment["OMP_NUM_THREADS"] = str(max(1, cores.physical_cores() // options.jobs))
         failed = 0
+        watch = Watch(directory, stages, options.jobs)
+        watch.say_what_there_is()
         for choice in choices:
             if signals.stop_requested():
                 break
@@ -98,7 +100,7 @@ def sweep(options: argparse.Namespace, group: str, overrides: list[str]) -> int:
             with (directory / "sweep.log").open("ab") as log:
                 process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
             with suppress(signals.Stopped), signals.deferred():
-                Watch(directory, stages, options.jobs).until_end_of(process)
+                watch.until_end_of(process)
             failed = failed or process.returncode
         if number := signals.stop_requested():
             jobs = f"; Slurm's jobs go on: scancel --name={group} ends them" if options.launcher == "slurm" else ""
@@ -209,11 +211,15 @@ class Watch:
     stages: list[Stage]
     jobs: int
 
+    def say_what_there_is(self) -> None:
+        """One line, since without a terminal the first stage's own comes only when that has ended."""
+        rows, there = {stage.row for stage in self.stages}, len(self._finished({}))
+        said = f"{self.directory}: {len(self.stages)} stages of {len(rows)} rows"
+        print(f"{said}, {there} already there" if there else said, file=sys.stderr)
+
     def until_end_of(self, process: subprocess.Popen[bytes]) -> None:
         console = Console(stderr=True, highlight=False)
         finished = self._finished({})
-        if finished:
-            console.print(f"{len(finished)} of {len(self.stages)} stages are already there")
         began = time.monotonic()
         with Live(console=console, auto_refresh=False, transient=True) as live:
             ended = passed_on = False
