@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import mup, narrow_layers, shape_buckets
+from proteinlm.models import bf16_layers, mup, narrow_layers, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.models.gelu import gelu
 from proteinlm.models.kernels.layers import is_plain
@@ -29,14 +29,25 @@ class Attention(nn.Module):
         self.output: nn.Linear = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(
-        self, x: Tensor, where: Boundaries, wanted: Tensor | None = None, norm: nn.LayerNorm | None = None
+        self,
+        x: Tensor,
+        where: Boundaries,
+        wanted: Tensor | None = None,
+        norm: nn.LayerNorm | None = None,
+        residual: Tensor | None = None,
     ) -> Tensor:
-        return self.output(attend(self.project(x, norm), where, wanted).flatten(-2))  # (T or K, H)
+        """Attention of x (T, H), or of its `norm`, with `residual` (T or K, H) added to it."""
+        mixed = attend(self.project(x, norm), where, wanted).flatten(-2)  # (T or K, H)
+        if bf16_layers.suits(mixed, self.output):
+            return bf16_layers.add_linear(mixed, self.output, residual)
+        return self.output(mixed) if residual is None else residual + self.output(mixed)
 
     def project(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """Queries, keys and values of each head, (T, N, 3, D), of x (T, H), or of its `norm`."""
         if norm is not None and narrow_layers.suits(x, norm, self.query_key_value):
             joint = narrow_layers.project(x, norm, self.query_key_value)
+        elif norm is not None and bf16_layers.suits(x, norm, self.query_key_value):
+            joint = bf16_layers.project(x, norm, self.query_key_value)
         else:
             joint = self.query_key_value(x if norm is None else norm(x))
         return joint.unflatten(-1, (-1, 3, self.head_dim))
@@ -55,10 +66,10 @@ class FeedForward(nn.Module):
         x = gelu(self.up(x), self.approximate)  # (T, I)
         return self.down(x)  # (T, H)
 
-    def suits_c(self, x: Tensor, norm: nn.LayerNorm) -> bool:
-        """Whether functions in C take x (T, H), the `norm` before this network, and the residual sum after it."""
-        suits = narrow_layers.suits(x, norm, self.up, self.down)
-        return suits and is_plain(self, FeedForward) and self.approximate == "tanh"
+    @property
+    def is_usual(self) -> bool:
+        """Whether it is of the form that the functions in C compute."""
+        return is_plain(self, FeedForward) and self.approximate == "tanh"
 
 
 class GatedFeedForward(FeedForward):
@@ -89,10 +100,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
         tokens = len(x)
-        attended = self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
-        x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
-        if not self.drops and self.feed_forward.suits_c(x, self.feed_forward_norm):
-            layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
+        before = x if wanted is None else x.index_select(0, wanted)  # (T or K, H)
+        if self.drops:
+            x = before + self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
+        else:
+            x = self.attention(x, where, wanted, self.attention_norm, before)
+        layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
+        if self.feed_forward.is_usual and bf16_layers.suits(x, *layers):
+            changed = bf16_layers.feed_forward(x, *layers, adds=not self.drops)
+            return x + self.drop(changed, tokens, wanted) if self.drops else changed
+        if self.feed_forward.is_usual and not self.drops and narrow_layers.suits(x, *layers):
             return narrow_layers.add_feed_forward(x, *layers)
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
 

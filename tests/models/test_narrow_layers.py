@@ -111,7 +111,7 @@ def test_a_block_is_the_same_with_them_and_without(
     starts = torch.tensor([0, 30, 70], dtype=torch.int32)
     where = boundaries(starts, 40, torch.float32)
     x, upstream = torch.randn(70, 64, requires_grad=True), torch.randn(70 if wanted is None else 3, 64)
-    assert block.feed_forward.suits_c(x, block.feed_forward_norm)
+    assert suits(block, x)
     parameters = [x, *block.parameters()]
     output = block(x, where, wanted)
     found = [output, *torch.autograd.grad(output, parameters, upstream)]
@@ -123,23 +123,29 @@ def test_a_block_is_the_same_with_them_and_without(
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+def suits(block: Block, x: Tensor) -> bool:
+    """Whether the function in C computes the second half of `block`."""
+    network = block.feed_forward
+    return network.is_usual and narrow_layers.suits(x, block.feed_forward_norm, network.up, network.down)
+
+
 def test_layers_that_are_more_than_themselves_are_called(block: Block):
     x = torch.randn(70, 64, requires_grad=True)
     norm, network = block.feed_forward_norm, block.feed_forward
     for module in (norm, network, network.up, network.down):
         handle = module.register_forward_hook(lambda *_: None)
-        assert not network.suits_c(x, norm)
+        assert not suits(block, x)
         handle.remove()
-    assert network.suits_c(x, norm)
+    assert suits(block, x)
     network.up.weight.requires_grad_(False)  # its gradient would be computed in vain
-    assert not network.suits_c(x, norm)
+    assert not suits(block, x)
     with torch.no_grad():
-        assert network.suits_c(x, norm)
+        assert suits(block, x)
         with torch.autocast("cpu", torch.bfloat16):
-            assert not network.suits_c(x, norm)
-        assert not network.suits_c(x.bfloat16(), norm)
+            assert not suits(block, x)
+        assert not suits(block, x.bfloat16())
         torch.set_num_threads(2)  # for one piece of work
-        assert not network.suits_c(x, norm)
+        assert not suits(block, x)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +158,7 @@ def test_layers_that_are_more_than_themselves_are_called(block: Block):
 def test_networks_of_another_form_are_pytorchs(config: ModelConfig):
     torch.set_num_threads(1)
     block = Block(config)
-    assert not block.feed_forward.suits_c(torch.randn(70, config.hidden_size), block.feed_forward_norm)
+    assert not suits(block, torch.randn(70, config.hidden_size))
 
 
 def test_dropout_is_pytorchs(block: Block, monkeypatch: pytest.MonkeyPatch):

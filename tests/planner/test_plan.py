@@ -24,7 +24,7 @@ from proteinlm import optim, planner
 from proteinlm.cli import main
 from proteinlm.config import ModelConfig, RunConfig, max_scored_tokens
 from proteinlm.errors import InputError
-from proteinlm.models import attention_compiled, narrow_layers
+from proteinlm.models import attention_compiled, bf16_layers, narrow_layers
 from proteinlm.models.attention import boundaries
 from proteinlm.models.backbone import Backbone, Block
 from proteinlm.models.heads import LanguageModelHead
@@ -81,7 +81,8 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 @pytest.mark.parametrize("longer", [0, 1])
 def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # with it, less is kept than planned
-    monkeypatch.setattr(narrow_layers, "suits", lambda *_: False)  # so it is with this
+    for layers in (bf16_layers, narrow_layers):  # so it is with these
+        monkeypatch.setattr(layers, "suits", lambda *_: False)
     length = max_scored_tokens(mixed) + longer
     model = ModelConfig(128, 1, 4, dropout=dropout)
     block = Block(model)

@@ -1,9 +1,8 @@
 /* Self-attention in bfloat16, and its gradient, by the processor's own products of numbers in bfloat16.
  *
- * One head of one protein at a time. The instruction adds to each of 16 lanes the products of two neighbouring numbers, so
- * what is summed over lies in pairs: one operand in 16 lanes of pairs, the other one pair for all lanes. As in attention.c,
- * queries lie side by side in the lanes, the softmax is in float32, and the forward pass keeps two numbers of each query.
- * Scores are held for a few queries at a time: memory grows with the length of a protein, not with its square.
+ * One head of one protein at a time. As in attention.c, queries lie side by side in the lanes, the softmax is in float32, and
+ * the forward pass keeps two numbers of each query. Scores are held for a few queries at a time: memory grows with the length
+ * of a protein, not with its square.
  *
  * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein; W, the head dimension filled up with zeros to a
  * multiple of 16; P, the number of tokens or of queries, filled up to a multiple of 32.
@@ -11,80 +10,20 @@
 #include <math.h>
 #include <stddef.h>
 
-#include "vectors.h"
-
 #ifdef __AVX512BF16__
+#include "bf16.h"
 
-#define ALL 16     /* lanes */
 #define QUERIES 32 /* whose scores are held at once */
 #define PARTS (QUERIES / ALL)
 #define KEYS 4 /* whose scores are computed at once: independent sums keep the processor busy */
-
-typedef uint32_t Pair; /* of bfloat16 */
 
 typedef struct {
     int64_t heads, dim, wide; /* N, D, W */
     const float *turns;       /* (T, D / 2, 2) cosines and sines, or null */
 } Shape;
 
-static inline Vector of_pairs(Vector sum, Unsigned a, Unsigned b) {
-    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-}
-
-static inline Unsigned load_pairs(const Pair *from) {
-    Unsigned x;
-    memcpy(&x, from, sizeof x);
-    return x;
-}
-
-static inline void store_pairs(Pair *to, Unsigned x) { memcpy(to, &x, sizeof x); }
-
-static inline Unsigned everywhere(Pair x) { return (Unsigned)_mm512_set1_epi32((int)x); }
-
-/* In each lane a and b, rounded. */
-static inline Unsigned paired(Vector a, Vector b) {
-    return __builtin_convertvector(halves(a), Unsigned) | __builtin_convertvector(halves(b), Unsigned) << 16;
-}
-
-/* exp(x) to about 5e-6 of it, enough for a weight that is rounded to bfloat16. */
-static inline Vector weight_of(Vector x) {
-    __m512 y = _mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504088896341f));
-    __m512 n = _mm512_roundscale_ps(y, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Vector r = (Vector)_mm512_sub_ps(y, n);
-    Vector p = r * 9.6713e-3f + 5.55033e-2f;
-    p = p * r + 2.402265e-1f;
-    p = p * r + 6.9314718e-1f;
-    p = p * r + 1.0f;
-    return (Vector)_mm512_scalef_ps((__m512)p, n);
-}
-
-/* The transpose of 16 rows of 16 pairs, `from_stride` apart. */
-static inline void transpose_block(Pair *to, int64_t to_stride, const Pair *from, int64_t from_stride) {
-    __m512i a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = (__m512i)load_pairs(from + i * from_stride);
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        store_pairs(to + i * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-        store_pairs(to + (i + 4) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-        store_pairs(to + (i + 8) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-        store_pairs(to + (i + 12) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
-    }
-}
+/* exp(x), enough for a weight that is rounded to bfloat16. */
+static inline Vector weight_of(Vector x) { return power_of_two(x * 1.44269504088896341f); }
 
 /* The rows of a tensor that a protein has: those of `places` (length), or if it is null those from `begin` on. */
 typedef struct {
@@ -228,12 +167,6 @@ static void add_rows_of_product(float *rows, const uint16_t *weights, const Pair
         add_products(rows, weights, others, length, wide, 2);
     else
         add_products(rows, weights, others, length, wide, 1);
-}
-
-static inline void *cut(char **space, int64_t bytes) {
-    void *start = *space;
-    *space += filled(bytes, 64);
-    return start;
 }
 
 /* Floats of the working space of `attention_bf16_forward`, for proteins of up to `length` tokens. */

@@ -23,8 +23,11 @@ import torch
 
 from proteinlm.storage.cache import default_cache
 
-SOURCES = ("attention.c", "attention_bf16.c", "feed_forward.c", "gelu.c", "norm_linear.c", "pairs.c")
-HEADERS = ("gelu.h", "narrow.h", "vectors.h")
+SOURCES = (
+    *("attention.c", "attention_bf16.c", "feed_forward.c", "feed_forward_bf16.c", "gelu.c", "linear_bf16.c"),
+    *("norm_linear.c", "pairs.c", "weights_bf16.c"),
+)
+HEADERS = ("bf16.h", "gelu.h", "narrow.h", "norm.h", "norm_bf16.h", "products_bf16.h", "vectors.h")
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By the instructions that PyTorch has chosen; other processors have theirs by default."""
@@ -60,6 +63,18 @@ SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
     "attention_bf16_backward_space": (_number, [_number] * 2),
     "attention_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
     "attention_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_float, _pointer]),
+    "feed_forward_bf16_space": (_number, [_number] * 2),
+    "feed_forward_bf16_forward": (None, [_pointer] * 10 + [_number] * 6 + [_float, _pointer]),
+    "feed_forward_bf16_backward": (None, [_pointer] * 14 + [_number] * 6 + [_pointer]),
+    "linear_bf16_space": (_number, [_number] * 2),
+    "linear_bf16_forward": (None, [_pointer] * 5 + [_number] * 5 + [_pointer]),
+    "linear_bf16_backward": (None, [_pointer] * 4 + [_number] * 5),
+    "norm_linear_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
+    "norm_linear_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_pointer]),
+    "weights_bf16_pack": (None, [_pointer] * 2 + [_number] * 3),
+    "weights_bf16_pack_back": (None, [_pointer] * 2 + [_number] * 4),
+    "weights_bf16_space": (_number, [_number] * 2),
+    "weights_bf16_gradient": (None, [_pointer] * 4 + [_number] * 7 + [_pointer]),
 }
 """The same of those that there are only if `has_bf16_products`."""
 

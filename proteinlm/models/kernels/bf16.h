@@ -1,0 +1,82 @@
+/* Pairs of numbers in bfloat16, by the processor's own instructions.
+ *
+ * The instruction adds to each of 16 lanes the products of two neighbouring numbers. So what is summed over lies in pairs: one
+ * operand in 16 lanes of pairs, the other one pair for all lanes.
+ */
+#pragma once
+#include "vectors.h"
+
+#define ALL 16 /* lanes */
+
+typedef uint32_t Pair; /* of bfloat16 */
+
+static inline Vector of_pairs(Vector sum, Unsigned a, Unsigned b) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+
+static inline Unsigned load_pairs(const Pair *from) {
+    Unsigned x;
+    memcpy(&x, from, sizeof x);
+    return x;
+}
+
+static inline void store_pairs(Pair *to, Unsigned x) { memcpy(to, &x, sizeof x); }
+
+static inline Unsigned everywhere(Pair x) { return (Unsigned)_mm512_set1_epi32((int)x); }
+
+/* In each lane a and b, rounded. */
+static inline Unsigned paired(Vector a, Vector b) {
+    return __builtin_convertvector(halves(a), Unsigned) | __builtin_convertvector(halves(b), Unsigned) << 16;
+}
+
+/* 2^x to about 5e-6 of it, enough for what is rounded to bfloat16. */
+static inline Vector power_of_two(Vector x) {
+    __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    Vector r = x - (Vector)n;
+    Vector p = r * 9.6713e-3f + 5.55033e-2f;
+    p = p * r + 2.402265e-1f;
+    p = p * r + 6.9314718e-1f;
+    p = p * r + 1.0f;
+    return (Vector)_mm512_scalef_ps((__m512)p, n);
+}
+
+/* The transpose of 16 rows of 16 pairs, which are in `a`. It overwrites them. */
+static inline void store_transpose(Pair *to, int64_t to_stride, __m512i a[16]) {
+    __m512i b[16];
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
+        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
+        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
+        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        store_pairs(to + i * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
+        store_pairs(to + (i + 4) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
+        store_pairs(to + (i + 8) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
+        store_pairs(to + (i + 12) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
+    }
+}
+
+/* The transpose of 16 rows of 16 pairs, `from_stride` apart. */
+static inline void transpose_block(Pair *to, int64_t to_stride, const Pair *from, int64_t from_stride) {
+    __m512i rows[16];
+    for (int i = 0; i < 16; i++) rows[i] = (__m512i)load_pairs(from + i * from_stride);
+    store_transpose(to, to_stride, rows);
+}
+
+/* The next `bytes` of a working space. */
+static inline void *cut(char **space, int64_t bytes) {
+    void *start = *space;
+    *space += filled(bytes, 64);
+    return start;
+}
