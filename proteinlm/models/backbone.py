@@ -34,23 +34,30 @@ class Attention(nn.Module):
         where: Boundaries,
         wanted: Tensor | None = None,
         norm: nn.LayerNorm | None = None,
-        residual: Tensor | None = None,
+        *,
+        adds: bool = False,
     ) -> Tensor:
-        """Attention of x (T, H), or of its `norm`, with `residual` (T or K, H) added to it."""
-        mixed = attend(self.project(x, norm), where, wanted).flatten(-2)  # (T or K, H)
+        """Attention of x (T, H), or of its `norm`: (T or K, H). x itself is added if it `adds`."""
+        joint, x = self._project(x, norm)
+        mixed = attend(joint, where, wanted).flatten(-2)  # (T or K, H)
+        residual = (x if wanted is None else x.index_select(0, wanted)) if adds else None
         if bf16_layers.suits(mixed, self.output):
             return bf16_layers.add_linear(mixed, self.output, residual)
         return self.output(mixed) if residual is None else residual + self.output(mixed)
 
     def project(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """Queries, keys and values of each head, (T, N, 3, D), of x (T, H), or of its `norm`."""
+        return self._project(x, norm)[0]
+
+    def _project(self, x: Tensor, norm: nn.LayerNorm | None) -> tuple[Tensor, Tensor]:
+        """What `project` gives, and x, for all that else is computed of it."""
         if norm is not None and narrow_layers.suits(x, norm, self.query_key_value):
             joint = narrow_layers.project(x, norm, self.query_key_value)
         elif norm is not None and bf16_layers.suits(x, norm, self.query_key_value):
-            joint = bf16_layers.project(x, norm, self.query_key_value)
+            joint, x = bf16_layers.project(x, norm, self.query_key_value)
         else:
             joint = self.query_key_value(x if norm is None else norm(x))
-        return joint.unflatten(-1, (-1, 3, self.head_dim))
+        return joint.unflatten(-1, (-1, 3, self.head_dim)), x
 
 
 class FeedForward(nn.Module):
@@ -100,11 +107,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
         tokens = len(x)
-        before = x if wanted is None else x.index_select(0, wanted)  # (T or K, H)
         if self.drops:
-            x = before + self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
+            attended = self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
+            x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
         else:
-            x = self.attention(x, where, wanted, self.attention_norm, before)
+            x = self.attention(x, where, wanted, self.attention_norm, adds=True)
         layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
         if self.feed_forward.is_usual and bf16_layers.suits(x, *layers):
             changed = bf16_layers.feed_forward(x, *layers, adds=not self.drops)

@@ -8,7 +8,7 @@ registers. With AMX, PyTorch's products are several times as fast, so they stay 
 T tokens, H hidden size, I outputs or intermediate size.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from proteinlm.models.kernels.layers import has_kernels, is_plain
 
 MULTIPLE = 32
 """Of the sizes that the functions take."""
-ROWS, TILE, GAP = 96, 12, 32
-"""Rows that a thread takes at once, rows of a product, and numbers between rows, as in ``kernels/products_bf16.h``."""
+ROWS, TILE, STRIP = 96, 12, 32
+"""Rows that a thread takes at once, rows of a product, and columns of a strip, as in ``kernels/products_bf16.h``."""
 PIECE = 10 * ROWS
 """Rows whose factors of the gradients of weights are held at once."""
 
@@ -47,9 +47,13 @@ def _computes_in_bf16() -> bool:
     return wanted and has_bf16_products() and not torch.cpu._is_amx_tile_supported()
 
 
-def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """``linear(norm(x))`` (T, I) bfloat16 of x (T, H) float32."""
-    return _checked(_NormLinear.apply(norm.eps, x.contiguous(), *_parameters(norm, linear)))
+def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    """``linear(norm(x))`` (T, I) bfloat16 of x (T, H) float32, and x.
+
+    What else is computed of x shall be computed of that, so that its gradient is added on the way.
+    """
+    output, x = cast("tuple[Tensor, Tensor]", _NormLinear.apply(norm.eps, x.contiguous(), *_parameters(norm, linear)))
+    return output, x
 
 
 def add_linear(x: Tensor, linear: nn.Linear, residual: Tensor | None) -> Tensor:
@@ -59,7 +63,7 @@ def add_linear(x: Tensor, linear: nn.Linear, residual: Tensor | None) -> Tensor:
 
 
 def feed_forward(x: Tensor, norm: nn.LayerNorm, up: nn.Linear, down: nn.Linear, *, adds: bool) -> Tensor:
-    """``down(gelu(up(norm(x))))`` (T, H) of x (T, H), both float32, and x itself if it `adds`. GELU is its tanh approximation."""
+    """``down(gelu(up(norm(x))))`` (T, H) of x (T, H), both float32, and x if it `adds`; GELU in the tanh approximation."""
     keeps = torch.is_grad_enabled()
     return _checked(_FeedForward.apply(norm.eps, adds, keeps, x.contiguous(), *_parameters(norm, up, down)))
 
@@ -79,37 +83,35 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, epsilon: float, x: Tensor, gain: Tensor, norm_bias: Tensor, weight: Tensor, bias: Tensor
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         rows, sizes = len(x), (x.shape[1], len(weight))
         output, kept = x.new_empty(rows, len(weight), dtype=torch.bfloat16), x.new_empty(rows, 2)
         tensors = (x, gain, norm_bias, _packed(weight), bias, output, kept)
         _over_blocks("norm_linear_bf16_forward", tensors, rows, (*sizes, epsilon), _space("linear", sizes))
         ctx.save_for_backward(x, gain, norm_bias, weight, kept)
-        return output
+        ctx.set_materialize_grads(False)
+        return output, x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, upstream: Tensor | None, residual: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x, gain, norm_bias, weight, kept = ctx.saved_tensors
-        upstream = upstream.contiguous()
+        if upstream is None:
+            return None, residual, None, None, None, None
+        upstream, residual = upstream.contiguous(), None if residual is None else residual.contiguous()
         sizes = (x.shape[1], len(weight))
-        gradient, normal, sums = torch.empty_like(x), _factor(x.shape[1]), _sums_of(x)
+        gradient, sums = torch.empty_like(x), _sums_of(x)
+        normal, above = _strips(x, x.shape[1]), _strips(x, len(weight))
         packed, of_linear = _packed_back(weight), _Gradient(weight)
         for piece, blocks in _pieces(len(x)):
-            tensors = (
-                x[piece],
-                gain,
-                norm_bias,
-                packed,
-                kept[piece],
-                upstream[piece],
-                gradient[piece],
-                normal,
-                sums[blocks],
-            )
-            rows = len(x[piece])
-            _over_blocks("norm_linear_bf16_backward", tensors, rows, sizes, _space("linear", sizes))
-            of_linear.add(upstream[piece], normal[:rows])
+            given = (x[piece], gain, norm_bias, packed, kept[piece], upstream[piece])
+            more = None if residual is None else residual[piece]
+            tensors = (*given, more, gradient[piece], normal, above, sums[blocks])
+            numbers, rows = (*sizes, normal.stride(0)), len(x[piece])
+            _over_blocks("norm_linear_bf16_backward", tensors, rows, numbers, _space("linear", sizes))
+            of_linear.add(rows, above, normal)
         return None, gradient, *sums.sum(0), *of_linear.parts
 
 
@@ -129,12 +131,12 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         upstream = upstream.contiguous()
-        gradient, above = torch.empty_like(x), _factor(len(weight))
+        gradient, above = torch.empty_like(x), _strips(x, len(weight))
         packed, of_linear = _packed_back(weight), _Gradient(weight)
         for piece, _ in _pieces(len(x)):
             tensors, rows = (packed, upstream[piece], gradient[piece], above), len(x[piece])
-            _over_blocks("linear_bf16_backward", tensors, rows, (x.shape[1], len(weight)))
-            of_linear.add(above[:rows], x[piece])
+            _over_blocks("linear_bf16_backward", tensors, rows, (x.shape[1], len(weight), above.stride(0)))
+            of_linear.add(rows, above, _in_strips(x[piece]))
         return gradient, upstream if ctx.adds else None, *of_linear.parts
 
 
@@ -146,7 +148,7 @@ class _FeedForward(torch.autograd.Function):
         gain, norm_bias, up, up_bias, down, down_bias = parameters
         rows, sizes = len(x), (x.shape[1], len(up))
         output, kept = torch.empty_like(x), x.new_empty(rows, 2)
-        inner = x.new_empty(rows, len(up), dtype=torch.bfloat16) if keeps else None
+        inner = x.new_empty(_blocks(rows) * ROWS, len(up), dtype=torch.bfloat16) if keeps else None
         tensors = (x, gain, norm_bias, _packed(up), up_bias, _packed(down), down_bias, output, kept, inner)
         numbers = (*sizes, int(adds), epsilon)
         _over_blocks("feed_forward_bf16_forward", tensors, rows, numbers, _space("feed_forward", sizes))
@@ -162,16 +164,16 @@ class _FeedForward(torch.autograd.Function):
         upstream = upstream.contiguous()
         sizes = hidden, wide = x.shape[1], len(up)
         gradient, sums = torch.empty_like(x), _sums_of(x)
-        normal, above, active, of_inner = _factor(hidden), _factor(hidden), _factor(wide), _factor(wide)
+        normal, above, active, of_inner = (_strips(x, size) for size in (hidden, hidden, wide, wide))
         packed, of_up, of_down = (_packed_back(up), _packed_back(down)), _Gradient(up), _Gradient(down)
         for piece, blocks in _pieces(len(x)):
             rows = len(x[piece])
             given = (x[piece], gain, norm_bias, *packed, kept[piece], inner[piece], upstream[piece])
             tensors = (*given, gradient[piece], normal, above, active, of_inner, sums[blocks])
-            numbers = (*sizes, int(ctx.adds))
+            numbers = (*sizes, int(ctx.adds), normal.stride(0))
             _over_blocks("feed_forward_bf16_backward", tensors, rows, numbers, _space("feed_forward", sizes))
-            of_up.add(of_inner[:rows], normal[:rows])
-            of_down.add(above[:rows], active[:rows])
+            of_up.add(rows, of_inner, normal)
+            of_down.add(rows, above, active)
         return None, None, None, gradient, *sums.sum(0), *of_up.parts, *of_down.parts
 
 
@@ -181,13 +183,15 @@ class _Gradient:
     def __init__(self, weight: Tensor) -> None:
         self.parts: tuple[Tensor, Tensor] = torch.zeros_like(weight), weight.new_zeros(len(weight))
 
-    def add(self, above: Tensor, x: Tensor) -> None:
-        """Add the products of the gradient of the output, `above` (t, I), and the input x (t, H), both bfloat16."""
+    def add(self, rows: int, above: Tensor, x: Tensor) -> None:
+        """Add the products of `rows` of the gradient of the output, `above` (I / 32, t, 32), and of the input, x
+        (H / 32, t, 32), both in bfloat16.
+        """
         compiled = load_kernels()
         assert compiled is not None
-        outputs, inputs = above.shape[1], x.shape[1]
+        outputs, inputs = self.parts[0].shape
         addresses = [each.data_ptr() for each in (above, x, *self.parts)]
-        numbers = (len(x), above.stride(0), x.stride(0), outputs, inputs)
+        numbers = (rows, above.stride(1), above.stride(0), x.stride(1), x.stride(0), outputs, inputs)
 
         def work(first: int, last: int) -> None:
             room = torch.empty(compiled.weights_bf16_space((last - first) * TILE, inputs), dtype=torch.uint8)
@@ -208,9 +212,14 @@ def _pieces(rows: int) -> list[tuple[slice, slice]]:
     ]
 
 
-def _factor(size: int) -> Tensor:
-    """Room for the rows of a piece with `size` numbers each, and for those that a product may read behind them."""
-    return torch.empty(PIECE + TILE, size + GAP, dtype=torch.bfloat16)[:, :size]
+def _strips(x: Tensor, size: int) -> Tensor:
+    """Room in bfloat16 for `size` numbers of each row of a piece of x (T, H): (size / 32, t, 32)."""
+    return torch.empty(size // STRIP, min(PIECE, _blocks(len(x)) * ROWS), STRIP, dtype=torch.bfloat16)
+
+
+def _in_strips(x: Tensor) -> Tensor:
+    """X (t, H) seen as (H / 32, t, 32)."""
+    return x.unflatten(1, (-1, STRIP)).transpose(0, 1)
 
 
 def _sums_of(x: Tensor) -> Tensor:

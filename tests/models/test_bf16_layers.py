@@ -49,7 +49,7 @@ def inputs(kind: str, rows: int, hidden: int, wide: int) -> list[Tensor]:
 
 def ours(kind: str, modules: tuple[Any, ...], x: list[Tensor]) -> Tensor:
     if kind == "project":
-        return bf16_layers.project(x[0], *modules)
+        return bf16_layers.project(x[0], *modules)[0]
     if kind == "add_linear":
         return bf16_layers.add_linear(x[0], modules[0], x[1])
     return bf16_layers.feed_forward(x[0], *modules, adds=True)
@@ -129,6 +129,18 @@ def test_without_the_residual_sum_the_rest_is_the_same():
     torch.testing.assert_close(alone[0] + x, whole[0])
     torch.testing.assert_close(alone[1] + upstream, whole[1])
     assert all(torch.equal(*pair) for pair in zip(alone[2:], whole[2:], strict=True))
+
+
+def test_the_gradient_of_what_else_is_computed_of_x_is_added():
+    modules, x = layers("project", 32, 64), inputs("project", 200, 32, 64)[0]
+    upstream, more = torch.randn(200, 64).bfloat16(), torch.randn(200, 32)
+    output, same = bf16_layers.project(x, *modules)
+    assert torch.equal(same, x)
+    (alone,) = torch.autograd.grad(output, x, upstream, retain_graph=True)
+    (other,) = torch.autograd.grad(same, x, more, retain_graph=True)
+    (both,) = torch.autograd.grad([output, same], x, [upstream, more])
+    assert torch.equal(other, more)
+    torch.testing.assert_close(both, alone + more)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])

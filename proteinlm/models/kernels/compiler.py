@@ -65,16 +65,16 @@ SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
     "attention_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_float, _pointer]),
     "feed_forward_bf16_space": (_number, [_number] * 2),
     "feed_forward_bf16_forward": (None, [_pointer] * 10 + [_number] * 6 + [_float, _pointer]),
-    "feed_forward_bf16_backward": (None, [_pointer] * 14 + [_number] * 6 + [_pointer]),
+    "feed_forward_bf16_backward": (None, [_pointer] * 14 + [_number] * 7 + [_pointer]),
     "linear_bf16_space": (_number, [_number] * 2),
     "linear_bf16_forward": (None, [_pointer] * 5 + [_number] * 5 + [_pointer]),
-    "linear_bf16_backward": (None, [_pointer] * 4 + [_number] * 5),
+    "linear_bf16_backward": (None, [_pointer] * 4 + [_number] * 6),
     "norm_linear_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
-    "norm_linear_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_pointer]),
+    "norm_linear_bf16_backward": (None, [_pointer] * 11 + [_number] * 6 + [_pointer]),
     "weights_bf16_pack": (None, [_pointer] * 2 + [_number] * 3),
     "weights_bf16_pack_back": (None, [_pointer] * 2 + [_number] * 4),
     "weights_bf16_space": (_number, [_number] * 2),
-    "weights_bf16_gradient": (None, [_pointer] * 4 + [_number] * 7 + [_pointer]),
+    "weights_bf16_gradient": (None, [_pointer] * 4 + [_number] * 9 + [_pointer]),
 }
 """The same of those that there are only if `has_bf16_products`."""
 

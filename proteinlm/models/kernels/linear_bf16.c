@@ -7,12 +7,10 @@
  */
 #ifdef __AVX512BF16__
 #include "norm_bf16.h"
-#include "products_bf16.h"
 
 /* Bytes of the working space of all of these functions. */
 int64_t linear_bf16_space(int64_t hidden, int64_t wide) {
-    int64_t widest = hidden > wide ? hidden : wide;
-    return (ROWS + TILE) * 2 * (widest + GAP) + ROWS * 4 * hidden + 3 * 64;
+    return ROWS * 2 * (hidden > wide ? hidden : wide) + ROWS * 4 * hidden + 3 * 64;
 }
 
 /* y (T, I) = norm(x) W^T + bias, of x (T, H), in the blocks first to last - 1 of `ROWS` of all `total` rows. It keeps the mean
@@ -22,35 +20,37 @@ void norm_linear_bf16_forward(const float *x, const float *gain, const float *no
                               const float *bias, uint16_t *y, float *kept, int64_t first, int64_t last, int64_t total,
                               int64_t hidden, int64_t wide, float epsilon, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    uint16_t *normal = cut(&space, (ROWS + TILE) * 2 * (hidden + GAP));
+    uint16_t *normal = cut(&space, ROWS * 2 * hidden);
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
         measure(kept + 2 * row, x + row * hidden, rows, hidden, epsilon);
-        round_norm(normal, hidden + GAP, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
+        round_norm(normal, BLOCK_STRIP, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
         Output output = {y + row * wide, wide, bias, NULL};
-        multiply(normal, hidden + GAP, weight, rows, wide, hidden, prepare_output, round_row, &output);
+        multiply(normal, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, round_row, &output);
     }
 }
 
-/* The gradient (T, H) of x from that of y, `upstream` (T, I), and `normal` (T, H + GAP), what the product was of. Each block
- * writes what its rows add to the gradients of gain and bias of the norm to its row of `sums` (2, H).
+/* The gradient (T, H) of x from that of y, `upstream` (T, I), added to `residual` (T, H), unless that is null. What the
+ * gradient of the weight is a product of, `normal` and `above`, the input of the product and `upstream`, is left in strips that
+ * are `apart`. Each block writes what its rows add to the gradients of gain and bias of the norm to its row of `sums` (2, H).
  */
 void norm_linear_bf16_backward(const float *x, const float *gain, const float *norm_bias, const Pair *weight,
-                               const float *kept, const uint16_t *upstream, float *gradient, uint16_t *normal, float *sums,
-                               int64_t first, int64_t last, int64_t total, int64_t hidden, int64_t wide, char *room) {
+                               const float *kept, const uint16_t *upstream, const float *residual, float *gradient,
+                               uint16_t *normal, uint16_t *above, float *sums, int64_t first, int64_t last, int64_t total,
+                               int64_t hidden, int64_t wide, int64_t apart, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    uint16_t *above = cut(&space, (ROWS + TILE) * 2 * (wide + GAP));
     float *of_normal = cut(&space, ROWS * 4 * hidden);
     for (int64_t block = first; block < last; block++) {
         int64_t row = block * ROWS, rows = smallest(ROWS, total - row);
         const float *from = x + row * hidden;
         float *of_gain = sums + block * 2 * hidden;
-        for (int64_t r = 0; r < rows; r++) memcpy(above + r * (wide + GAP), upstream + (row + r) * wide, 2 * wide);
+        copy_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {of_normal, hidden, NULL, NULL};
-        multiply(above, wide + GAP, weight, rows, hidden, wide, prepare_output, add_row, &output);
-        round_norm(normal + row * (hidden + GAP), hidden + GAP, from, kept + 2 * row, gain, norm_bias, rows, hidden);
+        multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, add_row, &output);
+        round_norm(normal + row * STRIP, apart, from, kept + 2 * row, gain, norm_bias, rows, hidden);
         memset(of_gain, 0, 2 * hidden * sizeof(float));
-        norm_backward(from, gain, kept + 2 * row, of_normal, NULL, gradient + row * hidden, of_gain, of_gain + hidden, rows, hidden);
+        norm_backward(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL, gradient + row * hidden,
+                      of_gain, of_gain + hidden, rows, hidden);
     }
 }
 
@@ -58,24 +58,23 @@ void norm_linear_bf16_backward(const float *x, const float *gain, const float *n
 void linear_bf16_forward(const uint16_t *x, const Pair *weight, const float *bias, const float *residual, float *y,
                          int64_t first, int64_t last, int64_t total, int64_t hidden, int64_t wide, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    uint16_t *copy = cut(&space, (ROWS + TILE) * 2 * (hidden + GAP));
+    uint16_t *strips = cut(&space, ROWS * 2 * hidden);
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
-        for (int64_t r = 0; r < rows; r++) memcpy(copy + r * (hidden + GAP), x + (row + r) * hidden, 2 * hidden);
+        copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
         Output output = {y + row * wide, wide, bias, residual ? residual + row * wide : NULL};
-        multiply(copy, hidden + GAP, weight, rows, wide, hidden, prepare_output, add_row, &output);
+        multiply(strips, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, add_row, &output);
     }
 }
 
-/* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left rounded in `above` (T, I + GAP). */
+/* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left rounded in `above`, strips that are `apart`. */
 void linear_bf16_backward(const Pair *weight, const float *upstream, uint16_t *gradient, uint16_t *above, int64_t first,
-                          int64_t last, int64_t total, int64_t hidden, int64_t wide) {
+                          int64_t last, int64_t total, int64_t hidden, int64_t wide, int64_t apart) {
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
-        uint16_t *rounded = above + row * (wide + GAP);
-        round_rows(rounded, wide + GAP, upstream + row * wide, rows, wide);
+        round_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {gradient + row * hidden, hidden, NULL, NULL};
-        multiply(rounded, wide + GAP, weight, rows, hidden, wide, prepare_output, round_row, &output);
+        multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, round_row, &output);
     }
 }
 #endif
