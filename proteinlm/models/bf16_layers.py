@@ -19,9 +19,9 @@ from proteinlm.models.kernels.layers import has_kernels, is_plain
 
 MULTIPLE = 32
 """Of the sizes that the functions take."""
-ROWS, TILE, STRIP = 96, 12, 32
+ROWS, TILE, STRIP = 192, 12, 32
 """Rows that a thread takes at once, rows of a product, and columns of a strip, as in ``kernels/products_bf16.h``."""
-PIECE = 10 * ROWS
+PIECE = 5 * ROWS
 """Rows whose factors of the gradients of weights are held at once."""
 
 
@@ -39,7 +39,8 @@ def suits(x: Tensor, *layers: nn.LayerNorm | nn.Linear) -> bool:
     if any(size % MULTIPLE for layer in layers for size in layer.weight.shape):
         return False
     frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)
-    return not frozen and _blocks(len(x)) >= 2 * torch.get_num_threads()
+    threads = torch.get_num_threads()
+    return not frozen and (threads == 1 or _blocks(len(x)) >= 2 * threads)
 
 
 def _computes_in_bf16() -> bool:

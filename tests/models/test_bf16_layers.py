@@ -186,7 +186,7 @@ def test_layers_that_are_more_than_themselves_are_pytorchs(monkeypatch: pytest.M
             assert not bf16_layers.suits(x, *modules)
         with torch.autocast("cpu", torch.float16):
             assert not bf16_layers.suits(x, *modules)
-        torch.set_num_threads(2)  # for three pieces of work
+        torch.set_num_threads(2)  # for two pieces of work
         assert not bf16_layers.suits(x, *modules)
         torch.set_num_threads(1)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)

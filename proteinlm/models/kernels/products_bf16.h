@@ -9,7 +9,7 @@
 
 #define TILE 12 /* rows of a sum */
 #define PANEL 32 /* columns of a sum, and of a panel */
-#define ROWS 96 /* computed at once */
+#define ROWS 192 /* computed at once */
 #define STRIP 32 /* columns of a strip */
 #define BLOCK_STRIP (ROWS * STRIP) /* numbers from a strip of a block of rows to the next */
 #define INLINE static inline __attribute__((always_inline))
@@ -53,7 +53,7 @@ INLINE void multiply(const uint16_t *x, int64_t apart, const Pair *panels, int64
         for (int64_t row = 0; row < rows; row += TILE) {
             Vector sums[TILE][2];
             for (int r = 0; r < TILE; r++) prepare(to, row + r, column);
-            const char *next = (const char *)(panels + size / 2 * PANEL) + row / TILE * size * 8; /* an eighth of a panel */
+            const char *next = (const char *)(panels + size / 2 * PANEL) + row / TILE * size * 4; /* a sixteenth of a panel */
             tile_of_rows(sums, x + row * STRIP, apart, panels, size, next);
 #pragma GCC unroll 12
             for (int r = 0; r < TILE; r++)
