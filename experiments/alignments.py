@@ -41,7 +41,7 @@ from proteinlm.inference.msa import MSAReader
 from proteinlm.inference.neural_potts import potts_of
 from proteinlm.launch import entry
 from proteinlm.models import potts
-from proteinlm.models.potts import NEIGHBOURS
+from proteinlm.models.contact_evidence import add_evidence
 from proteinlm.records import contact_map, predictions
 from proteinlm.records.bootstrap import Sample, bootstrap
 from proteinlm.records.contact_map import SHORT
@@ -75,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     fitted = _remembering(pseudo_likelihood)
     methods: dict[str, Contacts] = {
         "potts": fitted,
-        "potts, neighbours": lambda aligned: potts.add_neighbours(
-            torch.from_numpy(fitted(aligned)), NEIGHBOURS
-        ).numpy(),
+        "potts, evidence": lambda aligned: with_evidence(aligned, fitted(aligned)),
         "mean field": mean_field,
         "separation alone": lambda aligned: -_separation(len(aligned.chain.letters)),
     }
@@ -268,6 +266,13 @@ def pseudo_likelihood(aligned: AlignedChain) -> np.ndarray:
     letters = aligned.alignment.letters
     weights = torch.from_numpy(sequence_weights(letters)).float()
     return potts.fit(torch.from_numpy(potts.states_of(letters)), weights).contacts().numpy()
+
+
+def with_evidence(aligned: AlignedChain, scores: np.ndarray) -> np.ndarray:
+    """Scores (L, L) of a Potts model with what `contacts` adds to them."""
+    letters = aligned.alignment.letters
+    weights = torch.from_numpy(sequence_weights(letters)).float()
+    return add_evidence(torch.from_numpy(scores), torch.from_numpy(potts.states_of(letters)), weights).numpy()
 
 
 def mean_field(aligned: AlignedChain) -> np.ndarray:

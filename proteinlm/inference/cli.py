@@ -187,13 +187,22 @@ def contacts(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
     alignment: Alignments = None,
+    potential: Annotated[
+        float | None,
+        typer.Option(
+            "--potential",
+            min=0,
+            help="Of a Potts model: how much the residues of a pair count, by how often such residues touch.",
+            show_default="3",
+        ),
+    ] = None,
     neighbours: Annotated[
         float | None,
         typer.Option(
             "--neighbours",
             min=0,
             help="Of a Potts model: add so much of the scores above zero of the eight pairs around.",
-            show_default="0.2",
+            show_default="0.25",
         ),
     ] = None,
     depth: Depth = 256,
@@ -223,14 +232,15 @@ def contacts(
     from proteinlm.inference.model import Placement
 
     _check_letters(letters)
-    if neighbours is not None and (model or not alignment):
-        raise InputError("--neighbours is of a Potts model: name an alignment by --alignment, and no --model")
+    for option, given in (("--potential", potential), ("--neighbours", neighbours)):
+        if given is not None and (model or not alignment):
+            raise InputError(f"{option} is of a Potts model: name an alignment by --alignment, and no --model")
     if alignment:
         if source:
             raise InputError("contacts: name either proteins, or alignments by --alignment")
         _check_no_window(window, overlap)
         machine = Placement.choose(device, precision, batch_tokens)
-        reader = _reader(model, machine.device, depth, rows, neighbours=neighbours)
+        reader = _reader(model, machine.device, depth, rows, potential=potential, neighbours=neighbours)
         alignments.write_contacts(reader, alignment, out, pictures)
         return
     if source is None or model is None:
@@ -357,6 +367,7 @@ def _reader(
     rows: str,
     *,
     couplings: bool = True,
+    potential: float | None = None,
     neighbours: float | None = None,
 ) -> "AlignmentModel":
     """A Potts model, or the MSA Transformer in the directory `model`."""
@@ -367,7 +378,7 @@ def _reader(
     if model is None:
         from proteinlm.inference.potts import PottsReader
 
-        return PottsReader(device, couplings=couplings, neighbours=neighbours)
+        return PottsReader(device, couplings=couplings, potential=potential, neighbours=neighbours)
     from proteinlm.inference.msa import MSAReader
 
     return MSAReader(model, device, depth, rows)

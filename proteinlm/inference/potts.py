@@ -12,6 +12,7 @@ from proteinlm.data.progress import Bar
 from proteinlm.errors import InputError
 from proteinlm.inference.memory import free_memory
 from proteinlm.models import potts
+from proteinlm.models.contact_evidence import NEIGHBOURS, POTENTIAL, add_evidence
 from proteinlm.models.potts import Potts, states_of
 
 SHALLOW = 0.5
@@ -62,20 +63,36 @@ def _say_depth(alignment: Alignment, depth: float) -> None:
 
 
 class PottsReader:
-    """Potts models that are fitted to each alignment; `neighbours` is the share that contacts get of those around."""
+    """Potts models that are fitted to each alignment.
 
-    def __init__(self, device: torch.device, *, couplings: bool = True, neighbours: float | None = None) -> None:
+    `potential` and `neighbours` say how much else contacts are read from, as `add_evidence` does; None: as it does.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        couplings: bool = True,
+        potential: float | None = None,
+        neighbours: float | None = None,
+    ) -> None:
         self.device, self.couplings = device, couplings
-        self.neighbours = potts.NEIGHBOURS if neighbours is None else neighbours
+        self.potential = POTENTIAL if potential is None else potential
+        self.neighbours = NEIGHBOURS if neighbours is None else neighbours
         self.settings: dict[str, object] = {
             "method": "potts",
             "couplings": couplings,
+            "potential": self.potential,
             "neighbours above zero": self.neighbours,
         }
 
     def contacts(self, alignment: Alignment) -> np.ndarray:
-        scores = fit(alignment, self.device, says_depth=True).contacts()
-        return potts.add_neighbours(scores, self.neighbours).float().cpu().numpy()
+        weights = sequence_weights(alignment.letters)
+        scores = fit(alignment, self.device, weights=weights, says_depth=True).contacts()
+        states = torch.from_numpy(states_of(alignment.letters)).to(self.device)
+        counted = torch.from_numpy(weights).float().to(self.device)
+        found = add_evidence(scores, states, counted, potential=self.potential, neighbours=self.neighbours)
+        return found.float().cpu().numpy()
 
     def log_odds(self, alignment: Alignment, variants: Sequence[Mapping[int, str]]) -> list[float]:
         states = np.tile(states_of(alignment.query), (1 + len(variants), 1))  # the query first

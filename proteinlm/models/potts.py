@@ -34,8 +34,6 @@ DIRECTIONS = 128
 DENSE = 5
 """Rows for each column, up to which it is quicker to keep the inner products of all rows."""
 SECANTS = 3
-NEIGHBOURS = 0.2
-"""The share for `add_neighbours` that was best on chains with alignments of the corpus (docs/results/alignments.md)."""
 
 _STATE_OF_BYTE = np.full(256, GAP_STATE, np.int64)
 _STATE_OF_BYTE[list(AMINO_ACIDS.encode())] = range(len(AMINO_ACIDS))
@@ -85,17 +83,6 @@ class Potts:
         norm.fill_diagonal_(0)
         score = norm - norm.sum(dim=0) * norm.sum(dim=1, keepdim=True) / norm.sum().clamp_min(1e-12) * _unbiased(norm)
         return score.fill_diagonal_(0)
-
-
-def add_neighbours(scores: Tensor, share: float) -> Tensor:
-    """Scores (L, L) of pairs, each with `share` of the scores above zero of the eight around it; zero on the diagonal.
-
-    Contacts lie in patches, where elements of the fold touch, while chance puts high scores anywhere. A score below zero
-    says only that the average product was too large.
-    """
-    high = scores.clamp_min(0)
-    around = F.avg_pool2d(high[None], 3, stride=1, padding=1, divisor_override=1)[0] - high
-    return (scores + share * around).fill_diagonal_(0)
 
 
 def bytes_needed(rows: int, columns: int) -> int:

@@ -58,7 +58,7 @@ def test_alignments_stand_beside_the_rows(
     first = capsys.readouterr().out
     scored = json.loads((sweep / "alignments/scores.json").read_text())["scores"]
     made = ["neural Potts", "neural Potts, untrained", "MSA Transformer"]
-    assert list(scored) == ["potts", "potts, neighbours", "mean field", "separation alone", *made, "hidden-8"]
+    assert list(scored) == ["potts", "potts, evidence", "mean field", "separation alone", *made, "hidden-8"]
     assert {score["n"] for scores in scored.values() for score in scores} == {2}
     best = {name: scores[2]["value"] for name, scores in scored.items()}  # P@L/5
     assert best["potts"] >= 0.8

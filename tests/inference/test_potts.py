@@ -1,14 +1,18 @@
 """Alignments given on the command line become contact maps and scores of variants, those of the model fitted to them."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from proteinlm.data.alignments.reading import read_alignment
+from proteinlm.data.alignments.weights import sequence_weights
 from proteinlm.inference import potts as commands
 from proteinlm.models import potts
+from proteinlm.models.contact_evidence import add_evidence
 from proteinlm.models.potts import states_of
 from tests.inference.alignment_samples import CPU, QUERY, fitted, write_a3m
 from tests.inference.commands import assert_refused, run
@@ -17,6 +21,12 @@ from tests.inference.commands import assert_refused, run
 @pytest.fixture
 def a3m(tmp_path: Path) -> Path:
     return write_a3m(tmp_path / "first.a3m", QUERY)
+
+
+def expected(path: Path, **chosen: float) -> np.ndarray:
+    letters = read_alignment(path).letters
+    weights = torch.from_numpy(sequence_weights(letters)).float()
+    return add_evidence(fitted(path).contacts(), torch.from_numpy(states_of(letters)), weights, **chosen).numpy()
 
 
 def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
@@ -37,12 +47,13 @@ def test_contacts_of_alignments(tmp_path: Path, a3m: Path):
     with np.load(out) as maps:
         assert list(maps) == ["first", "second.2"]
         for name, path in (("first", a3m), ("second.2", second)):
-            np.testing.assert_array_equal(maps[name], potts.add_neighbours(fitted(path).contacts(), potts.NEIGHBOURS))
+            np.testing.assert_array_equal(maps[name], expected(path))
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["first.png", "second.2.png"]
-    for share in (0.5, 0):
-        assert run("contacts", "--alignment", a3m, "--neighbours", share, "--out", out, *CPU)[0] == 0
+    for chosen in ({"neighbours": 0.5}, {"potential": 0}, {"potential": 1.5, "neighbours": 0}):
+        words = [word for name, value in chosen.items() for word in (f"--{name}", value)]
+        assert run("contacts", "--alignment", a3m, *words, "--out", out, *CPU)[0] == 0
         with np.load(out) as maps:
-            np.testing.assert_array_equal(maps["first"], potts.add_neighbours(fitted(a3m).contacts(), share))
+            np.testing.assert_array_equal(maps["first"], expected(a3m, **chosen))
 
 
 @pytest.mark.parametrize("control", [False, True])
@@ -92,8 +103,10 @@ def test_alignments_that_do_not_fit_are_refused(tmp_path: Path, text: str, messa
 def test_what_does_not_go_together_is_refused(tmp_path: Path, a3m: Path):
     out = ("--out", tmp_path / "out.npz")
     assert_refused(run("contacts", a3m, "--alignment", a3m, *out), "name either proteins, or alignments")
-    for words in ((a3m,), ("--alignment", a3m, "--model", tmp_path)):
-        assert_refused(run("contacts", *words, "--neighbours", "0.25", *out), "--neighbours is of a Potts model")
+    for words, option in itertools.product(
+        ((a3m,), ("--alignment", a3m, "--model", tmp_path)), ("--neighbours", "--potential")
+    ):
+        assert_refused(run("contacts", *words, option, "0.25", *out), f"{option} is of a Potts model")
     assert_refused(run("contacts", *out), "name proteins, IN.fasta, and --model DIR; or an alignment")
     assert_refused(
         run("contacts", "--alignment", a3m, "--alignment", a3m, *out), "another alignment has the name first too"

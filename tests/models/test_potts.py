@@ -13,7 +13,7 @@ from proteinlm.data.synthetic.families import Role, generator_of, members, unive
 from proteinlm.data.synthetic.folds import contacts
 from proteinlm.data.synthetic.records import LETTERS
 from proteinlm.models import potts
-from proteinlm.models.potts import GAP_STATE, Potts, add_neighbours, fit, fit_independent, states_of
+from proteinlm.models.potts import GAP_STATE, Potts, fit, fit_independent, states_of
 from proteinlm.records.contact_map import most_confident
 
 COLUMNS, Q, ROWS = 4, 3, 30
@@ -143,22 +143,6 @@ def test_contacts_are_corrected_norms_among_amino_acids():
         found = Potts(torch.zeros(length, q), couplings).contacts()
         assert float(found[i, j]) == pytest.approx(corrected, abs=1e-4)
         assert found[i, i] == 0
-
-
-def test_neighbours_are_the_eight_pairs_around_with_scores_above_zero():
-    scores = torch.randn(6, 6, generator=torch.Generator().manual_seed(4))
-    scores = (scores + scores.T).fill_diagonal_(0)
-    found = add_neighbours(scores, 0.25)
-    for i, j in itertools.product(range(6), repeat=2):
-        around = [
-            max(0.0, float(scores[k, m]))
-            for k in range(max(0, i - 1), min(6, i + 2))
-            for m in range(max(0, j - 1), min(6, j + 2))
-            if (k, m) != (i, j)
-        ]
-        expected = 0 if i == j else float(scores[i, j]) + 0.25 * sum(around)
-        assert float(found[i, j]) == pytest.approx(expected, abs=1e-5)
-    torch.testing.assert_close(add_neighbours(scores, 0), scores)
 
 
 def test_letters_that_are_no_amino_acids_count_as_gaps():
