@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Fasta = Annotated[Path, typer.Argument(metavar="IN.fasta", help="Proteins, plain, .gz or .xz; - reads standard input.")]
 _WEIGHTS = "Directory of weights: pretrained, fine-tuned, imported."
+_POTENTIAL = "Of a Potts model: how much the residues of a pair count, by how often such residues touch."
+_NEIGHBOURS = "Of a Potts model: add so much of the scores above zero of the eight pairs around."
 ModelDirectory = Annotated[Path, typer.Option("--model", help=_WEIGHTS)]
 OptionalModel = Annotated[
     Path, typer.Option("--model", help=_WEIGHTS, show_default="the model that comes with proteinlm")
@@ -187,23 +189,9 @@ def contacts(
     ] = None,
     model: Annotated[Path | None, typer.Option("--model", help=_WEIGHTS, show_default=False)] = None,
     alignment: Alignments = None,
-    potential: Annotated[
-        float | None,
-        typer.Option(
-            "--potential",
-            min=0,
-            help="Of a Potts model: how much the residues of a pair count, by how often such residues touch.",
-            show_default="3",
-        ),
-    ] = None,
+    potential: Annotated[float | None, typer.Option("--potential", min=0, help=_POTENTIAL, show_default="3")] = None,
     neighbours: Annotated[
-        float | None,
-        typer.Option(
-            "--neighbours",
-            min=0,
-            help="Of a Potts model: add so much of the scores above zero of the eight pairs around.",
-            show_default="0.25",
-        ),
+        float | None, typer.Option("--neighbours", min=0, help=_NEIGHBOURS, show_default="0.25")
     ] = None,
     depth: Depth = 256,
     rows: Rows = "diverse",
