@@ -216,7 +216,7 @@ def score(aligned: Iterable[tuple[int, AlignedChain]], methods: dict[str, Contac
             alone = ContactPrecision()
             alone.update(found, *truth)
             values = [alone.per_record()[column].estimate() for column in COLUMNS]
-            print(f"  {name:24}" + " ".join(f"{value:.3f}" for value in values) + f"  {seconds:6.2f} s", flush=True)
+            print(f"  {name:26}" + " ".join(f"{value:.3f}" for value in values) + f"  {seconds:6.2f} s", flush=True)
     return {name: {column: metric.per_record()[column] for column in COLUMNS} for name, metric in metrics.items()}
 
 
