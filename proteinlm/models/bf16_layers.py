@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from proteinlm.models.kernels.compiler import has_bf16_products, load_kernels, share
-from proteinlm.models.kernels.layers import has_kernels, is_plain
+from proteinlm.models.kernels.layers import are_usable, has_kernels
 
 MULTIPLE = 32
 """Of the sizes that the functions take."""
@@ -26,21 +26,11 @@ PIECE = 5 * ROWS
 
 
 def suits(x: Tensor, *layers: nn.LayerNorm | nn.Linear) -> bool:
-    """Whether the functions take x (T, H) and these layers, and are worth it.
-
-    They are not if there is too little work for all threads, or if the gradient of x alone is needed.
-    """
+    """Whether the functions take x (T, H) and these layers, and are worth it."""
     if not has_kernels(x) or x.ndim != 2 or not _computes_in_bf16():
         return False
-    if x.dtype != (torch.float32 if isinstance(layers[0], nn.LayerNorm) else torch.bfloat16):
-        return False
-    if not all(is_plain(layer, nn.Linear if isinstance(layer, nn.Linear) else nn.LayerNorm) for layer in layers):
-        return False
-    if any(size % MULTIPLE for layer in layers for size in layer.weight.shape):
-        return False
-    frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)
-    threads = torch.get_num_threads()
-    return not frozen and (threads == 1 or _blocks(len(x)) >= 2 * threads)
+    wanted = torch.float32 if isinstance(layers[0], nn.LayerNorm) else torch.bfloat16
+    return x.dtype == wanted and are_usable(layers, x, MULTIPLE, ROWS)
 
 
 def _computes_in_bf16() -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from proteinlm.models.kernels.compiler import load_kernels, share
-from proteinlm.models.kernels.layers import has_kernels, is_plain
+from proteinlm.models.kernels.layers import are_usable, has_kernels
 
 WIDEST = 256
 """Hidden sizes up to which the functions are faster than PyTorch's products."""
@@ -24,20 +24,10 @@ PIECE = 512
 
 
 def suits(x: Tensor, norm: nn.LayerNorm, *linear: nn.Linear) -> bool:
-    """Whether the functions take the states x (T, H) and these layers, and are worth it.
-
-    They are not if there is too little work for all threads, or if the gradient of x alone is needed.
-    """
+    """Whether the functions take the states x (T, H) and these layers, and are worth it."""
     if not has_kernels(x) or x.ndim != 2 or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return False
-    if not (is_plain(norm, nn.LayerNorm) and all(is_plain(layer, nn.Linear) for layer in linear)):
-        return False
-    layers = (norm, *linear)
-    if x.shape[-1] > WIDEST or any(size % MULTIPLE for layer in layers for size in layer.weight.shape):
-        return False
-    threads = torch.get_num_threads()
-    frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)
-    return not frozen and (threads == 1 or _pieces(len(x)) >= 2 * threads)
+    return x.shape[-1] <= WIDEST and are_usable((norm, *linear), x, MULTIPLE, PIECE)
 
 
 def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:

@@ -1,5 +1,7 @@
 """When functions in C may stand in for layers."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -20,3 +22,17 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     usual = all(type(each) is nn.Parameter and each.dtype == torch.float32 for each in layer._parameters.values())
     return type(layer) is kind and usual and not any(hooks)
+
+
+def are_usable(layers: Sequence[nn.LayerNorm | nn.Linear], x: Tensor, multiple: int, rows: int) -> bool:
+    """Whether `layers` are plain, their sizes are multiples, and functions that take so many `rows` at once are worth it.
+
+    They are not if x (T, H) is too little work for all threads, or if its gradient alone is needed.
+    """
+    if not all(is_plain(layer, nn.Linear if isinstance(layer, nn.Linear) else nn.LayerNorm) for layer in layers):
+        return False
+    if any(size % multiple for layer in layers for size in layer.weight.shape):
+        return False
+    frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)
+    threads = torch.get_num_threads()
+    return not frozen and (threads == 1 or -(-len(x) // rows) >= 2 * threads)
