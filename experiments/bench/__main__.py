@@ -35,6 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument("--repeats", type=int, default=5, help="rounds, after those that do not count")
         one.add_argument("--recipe", choices=("paper", "modern"), default="paper")
         one.add_argument("--threads", type=int, default=0)
+    published = kinds.add_parser(
+        "published", help="mean embeddings at ESM-2's shapes, beside EsmModel, in processor time"
+    )
+    published.add_argument("--shape", choices=("8M", "35M", "150M"), default="8M")
+    published.add_argument("--proteins", type=int, default=64)
+    published.add_argument("--longest", type=int, default=1000, help="residues")
+    published.add_argument("--data", type=Path, help="directory of real data; by default letters are random")
+    published.add_argument("--repeats", type=int, default=3)
+    published.add_argument("--precision", choices=("fp32", "bf16-mixed"), default="fp32")
+    published.add_argument("--threads", type=int, default=0)
     growth = kinds.add_parser("growth", help="cost over depth, width and the size of the corpus")
     growth.add_argument("--proteins", type=int, default=16)
     growth.add_argument("--longest", type=int, default=1023, help="residues")
@@ -70,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
             options.output,
             "growth",
         )
+    elif options.what == "published":
+        embed_published(options)
     elif options.what == "scale":
         from experiments.bench import scale as growing
 
@@ -97,6 +109,21 @@ def choose_device(threads: int) -> "tuple[TrainingDevice, str]":
 
     device = TrainingDevice.choose(MachineConfig(accelerator="cpu", threads=threads), StrategyConfig())
     return device, f"{torch.get_num_threads()} threads, {device.hardware}"
+
+
+def embed_published(options: argparse.Namespace) -> None:
+    """Ours beside EsmModel."""
+    from experiments.bench import peers, published, workload
+
+    _, described = choose_device(options.threads)
+    sample = workload.proteins(options.proteins, options.longest, options.data)
+    title = (
+        f"ESM-2 {options.shape}: {len(sample)} proteins of {statistics.mean(map(len, sample)):.0f} residues "
+        f"({'random letters' if options.data is None else 'real'}), {options.precision}, {described}; {peers.version()}"
+    )
+    figures = published.embed(options.shape, sample, options.repeats, options.precision)
+    name = f"published-{options.shape}-{options.threads}-{options.precision}"
+    report(title, figures, options.output, name)
 
 
 def compare(options: argparse.Namespace) -> None:

@@ -26,21 +26,26 @@ class Figure(NamedTuple):
     """What it should be; empty where it only explains another."""
 
 
-def seconds_of(action: Callable[[], object]) -> float:
-    """Seconds that `action` takes."""
-    begin = time.perf_counter()
+def seconds_of(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds that `action` takes by the `clock`."""
+    begin = clock()
     action()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
-def time_in_turns(arms: Mapping[str, Callable[[], object]], repeats: int, warming: int = 1) -> dict[str, list[float]]:
-    """Seconds of each arm, one after the other, `repeats` times after `warming` rounds that do not count."""
+def time_in_turns(
+    arms: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warming: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of each arm by the `clock`, one after the other, `repeats` times after `warming` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     rounds = warming + repeats
     for number in range(rounds):
         began = time.perf_counter()
         for name, action in arms.items():
-            seconds[name].append(seconds_of(action))
+            seconds[name].append(seconds_of(action, clock))
         print(f"round {number + 1} of {rounds}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return {name: taken[warming:] for name, taken in seconds.items()}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import bf16_layers, mup, narrow_layers, shape_buckets
+from proteinlm.models import fused_layers, mup, narrow_layers, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
 from proteinlm.models.gelu import gelu
 from proteinlm.models.kernels.layers import is_plain
@@ -41,8 +41,8 @@ class Attention(nn.Module):
         joint, x = self._project(x, norm)
         mixed = attend(joint, where, wanted).flatten(-2)  # (T or K, H)
         residual = (x if wanted is None else x.index_select(0, wanted)) if adds else None
-        if bf16_layers.suits(mixed, self.output):
-            return bf16_layers.add_linear(mixed, self.output, residual)
+        if fused_layers.suits(mixed, self.output):
+            return fused_layers.add_linear(mixed, self.output, residual)
         return self.output(mixed) if residual is None else residual + self.output(mixed)
 
     def project(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
@@ -53,8 +53,8 @@ class Attention(nn.Module):
         """What `project` gives, and x, for all that else is computed of it."""
         if norm is not None and narrow_layers.suits(x, norm, self.query_key_value):
             joint = narrow_layers.project(x, norm, self.query_key_value)
-        elif norm is not None and bf16_layers.suits(x, norm, self.query_key_value):
-            joint, x = bf16_layers.project(x, norm, self.query_key_value)
+        elif norm is not None and fused_layers.suits(x, norm, self.query_key_value):
+            joint, x = fused_layers.project(x, norm, self.query_key_value)
         else:
             joint = self.query_key_value(x if norm is None else norm(x))
         return joint.unflatten(-1, (-1, 3, self.head_dim)), x
@@ -76,7 +76,7 @@ class FeedForward(nn.Module):
     @property
     def is_usual(self) -> bool:
         """Whether it is of the form that the functions in C compute."""
-        return is_plain(self, FeedForward) and self.approximate == "tanh"
+        return is_plain(self, FeedForward)
 
 
 class GatedFeedForward(FeedForward):
@@ -113,11 +113,13 @@ class Block(nn.Module):
         else:
             x = self.attention(x, where, wanted, self.attention_norm, adds=True)
         layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
-        if self.feed_forward.is_usual and bf16_layers.suits(x, *layers):
-            changed = bf16_layers.feed_forward(x, *layers, adds=not self.drops)
-            return x + self.drop(changed, tokens, wanted) if self.drops else changed
-        if self.feed_forward.is_usual and not self.drops and narrow_layers.suits(x, *layers):
-            return narrow_layers.add_feed_forward(x, *layers)
+        if self.feed_forward.is_usual:
+            approximate = self.feed_forward.approximate
+            if approximate == "tanh" and not self.drops and narrow_layers.suits(x, *layers):
+                return narrow_layers.add_feed_forward(x, *layers)
+            if fused_layers.suits(x, *layers):
+                changed = fused_layers.feed_forward(x, *layers, adds=not self.drops, approximate=approximate)
+                return x + self.drop(changed, tokens, wanted) if self.drops else changed
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from proteinlm import checkpoint, load
 from proteinlm.config import EvaluateConfig, LoraConfig, ModelConfig
 from proteinlm.errors import InputError
-from proteinlm.models import lora, narrow_layers
+from proteinlm.models import fused_layers, lora, narrow_layers
 from proteinlm.models.backbone import Backbone
 from proteinlm.models.lora import Factors, adapt, layers_of, merge
 from proteinlm.records import results
@@ -62,7 +62,8 @@ def drawn(adapted: nn.Module) -> None:
 
 
 def test_at_first_nothing_changes_bit_for_bit(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(narrow_layers, "suits", lambda *_: False)  # adapted layers are PyTorch's
+    for layers in (fused_layers, narrow_layers):  # adapted layers are PyTorch's
+        monkeypatch.setattr(layers, "suits", lambda *_: False)
     plain, adapted = backbone(), backbone()
     adapt(adapted, LoraConfig())
     assert torch.equal(hidden(adapted), hidden(plain))

@@ -24,7 +24,7 @@ from proteinlm import optim, planner
 from proteinlm.cli import main
 from proteinlm.config import ModelConfig, RunConfig, max_scored_tokens
 from proteinlm.errors import InputError
-from proteinlm.models import attention_compiled, bf16_layers, narrow_layers
+from proteinlm.models import attention_compiled, fused_layers, narrow_layers
 from proteinlm.models.attention import boundaries
 from proteinlm.models.backbone import Backbone, Block
 from proteinlm.models.heads import LanguageModelHead
@@ -81,7 +81,7 @@ def saved(work: Callable[[], torch.Tensor]) -> int:
 @pytest.mark.parametrize("longer", [0, 1])
 def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # with it, less is kept than planned
-    for layers in (bf16_layers, narrow_layers):  # so it is with these
+    for layers in (fused_layers, narrow_layers):  # so it is with these
         monkeypatch.setattr(layers, "suits", lambda *_: False)
     length = max_scored_tokens(mixed) + longer
     model = ModelConfig(128, 1, 4, dropout=dropout)
@@ -102,7 +102,8 @@ def test_what_a_block_saves(mixed: bool, dropout: float, longer: int, monkeypatc
 @pytest.mark.parametrize("encoder", [("gelu", "learned"), ("gated", "rotary")])
 def test_flops_are_those_that_torch_counts(encoder: tuple[str, str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(attention_compiled, "load_kernels", lambda: None)  # what is compiled is not counted
-    monkeypatch.setattr(narrow_layers, "suits", lambda *_: False)
+    for layers in (fused_layers, narrow_layers):
+        monkeypatch.setattr(layers, "suits", lambda *_: False)
     model = ModelConfig(64, 3, 4, max_positions=128, feed_forward=encoder[0], positions=encoder[1])
     backbone, head = Backbone(model), LanguageModelHead(model)
     lengths, targets = [64] * 4, 32  # matrix products attend without filler, and are counted

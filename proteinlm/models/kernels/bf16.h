@@ -4,9 +4,7 @@
  * operand in 16 lanes of pairs, the other one pair for all lanes.
  */
 #pragma once
-#include "vectors.h"
-
-#define ALL 16 /* lanes */
+#include "lanes.h"
 
 typedef uint32_t Pair; /* of bfloat16 */
 
@@ -40,43 +38,9 @@ static inline Vector power_of_two(Vector x) {
     return (Vector)_mm512_scalef_ps((__m512)p, n);
 }
 
-/* The transpose of 16 rows of 16 pairs, which are in `a`. It overwrites them. */
-static inline void store_transpose(Pair *to, int64_t to_stride, __m512i a[16]) {
-    __m512i b[16];
-    for (int i = 0; i < 16; i += 2) {
-        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
-        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
-        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
-        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-    }
-    for (int i = 0; i < 4; i++) {
-        b[i] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0x88);
-        b[i + 4] = _mm512_shuffle_i32x4(a[i], a[i + 4], 0xdd);
-        b[i + 8] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0x88);
-        b[i + 12] = _mm512_shuffle_i32x4(a[i + 8], a[i + 12], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        store_pairs(to + i * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0x88));
-        store_pairs(to + (i + 4) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0x88));
-        store_pairs(to + (i + 8) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
-        store_pairs(to + (i + 12) * to_stride, (Unsigned)_mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
-    }
-}
-
 /* The transpose of 16 rows of 16 pairs, `from_stride` apart. */
 static inline void transpose_block(Pair *to, int64_t to_stride, const Pair *from, int64_t from_stride) {
     __m512i rows[16];
     for (int i = 0; i < 16; i++) rows[i] = (__m512i)load_pairs(from + i * from_stride);
     store_transpose(to, to_stride, rows);
-}
-
-/* The next `bytes` of a working space. */
-static inline void *cut(char **space, int64_t bytes) {
-    void *start = *space;
-    *space += filled(bytes, 64);
-    return start;
 }

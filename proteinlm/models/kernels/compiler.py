@@ -24,10 +24,13 @@ import torch
 from proteinlm.storage.cache import default_cache
 
 SOURCES = (
-    *("attention.c", "attention_bf16.c", "feed_forward.c", "feed_forward_bf16.c", "gelu.c", "linear_bf16.c"),
-    *("norm_linear.c", "pairs.c", "weights_bf16.c"),
+    *("attention.c", "attention_bf16.c", "feed_forward.c", "fused_bf16.c", "fused_fp32.c", "gelu.c", "norm_linear.c"),
+    "pairs.c",
 )
-HEADERS = ("bf16.h", "gelu.h", "narrow.h", "norm.h", "norm_bf16.h", "products_bf16.h", "vectors.h")
+HEADERS = (
+    *("bf16.h", "fused_feed_forward.h", "fused_linear.h", "fused_weights.h", "gelu.h", "lanes.h", "narrow.h", "norm.h"),
+    *("numbers_bf16.h", "numbers_fp32.h", "products.h", "strips.h", "vectors.h"),
+)
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
 """By the instructions that PyTorch has chosen; other processors have theirs by default."""
@@ -58,23 +61,27 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
 }
 """What each function returns and takes."""
+FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "feed_forward_space": (_number, [_number] * 2),
+    "feed_forward_forward": (None, [_pointer] * 10 + [_number] * 7 + [_float, _pointer]),
+    "feed_forward_backward": (None, [_pointer] * 14 + [_number] * 8 + [_pointer]),
+    "linear_space": (_number, [_number] * 2),
+    "linear_forward": (None, [_pointer] * 5 + [_number] * 5 + [_pointer]),
+    "linear_backward": (None, [_pointer] * 4 + [_number] * 6),
+    "norm_linear_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
+    "norm_linear_backward": (None, [_pointer] * 11 + [_number] * 6 + [_pointer]),
+    "weights_pack": (None, [_pointer] * 2 + [_number] * 3),
+    "weights_pack_back": (None, [_pointer] * 2 + [_number] * 4),
+    "weights_space": (_number, [_number] * 2),
+    "weights_gradient": (None, [_pointer] * 4 + [_number] * 9 + [_pointer]),
+}
+"""The same of the functions of ``fused_fp32.c``, named so with ``_fp32``, which there are only with AVX-512."""
 SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
     "attention_bf16_forward_space": (_number, [_number] * 2),
     "attention_bf16_backward_space": (_number, [_number] * 2),
     "attention_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
     "attention_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_float, _pointer]),
-    "feed_forward_bf16_space": (_number, [_number] * 2),
-    "feed_forward_bf16_forward": (None, [_pointer] * 10 + [_number] * 6 + [_float, _pointer]),
-    "feed_forward_bf16_backward": (None, [_pointer] * 14 + [_number] * 7 + [_pointer]),
-    "linear_bf16_space": (_number, [_number] * 2),
-    "linear_bf16_forward": (None, [_pointer] * 5 + [_number] * 5 + [_pointer]),
-    "linear_bf16_backward": (None, [_pointer] * 4 + [_number] * 6),
-    "norm_linear_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
-    "norm_linear_bf16_backward": (None, [_pointer] * 11 + [_number] * 6 + [_pointer]),
-    "weights_bf16_pack": (None, [_pointer] * 2 + [_number] * 3),
-    "weights_bf16_pack_back": (None, [_pointer] * 2 + [_number] * 4),
-    "weights_bf16_space": (_number, [_number] * 2),
-    "weights_bf16_gradient": (None, [_pointer] * 4 + [_number] * 9 + [_pointer]),
+    **{f"{name}_bf16": signature for name, signature in FUSED_SIGNATURES.items()},
 }
 """The same of those that there are only if `has_bf16_products`."""
 
@@ -94,6 +101,8 @@ def _load_once() -> ctypes.CDLL | None:
     try:
         opened = ctypes.CDLL(str(_compiled()))
         signatures = SIGNATURES | (SIGNATURES_WITH_BF16_PRODUCTS if has_bf16_products() else {})
+        if has_avx512():
+            signatures |= {f"{name}_fp32": signature for name, signature in FUSED_SIGNATURES.items()}
         for name, (result, arguments) in signatures.items():
             function = getattr(opened, name)
             function.restype, function.argtypes = result, arguments
@@ -140,8 +149,12 @@ def _compiled() -> Path:
 
 def has_bf16_products() -> bool:
     """Whether the processor has instructions for products in bfloat16, and PyTorch is not kept from using them."""
-    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return wide and torch.cpu._is_avx512_bf16_supported()
+    return has_avx512() and torch.cpu._is_avx512_bf16_supported()
+
+
+def has_avx512() -> bool:
+    """Whether the processor has AVX-512, and PyTorch is not kept from using it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _instructions() -> list[str]:

@@ -1,32 +1,33 @@
-/* Linear layers with products in bfloat16, and the gradient of their inputs: with a LayerNorm before them, or with a residual
- * sum after them, both in float32.
+/* Linear layers and the gradient of their inputs: with a LayerNorm before them, or with a residual sum after them, both in
+ * float32.
  *
- * A few rows at a time, so that what surrounds a product costs no way to the memory. Weights are packed by `weights_bf16.c`.
+ * A few rows at a time, so that what surrounds a product costs no way to the memory. Weights are packed by
+ * `fused_weights.h`.
  *
  * T rows, H inputs, I outputs, multiples of 32.
  */
-#ifdef __AVX512BF16__
-#include "norm_bf16.h"
+#pragma once
+#include "strips.h"
 
 /* Bytes of the working space of all of these functions. */
-int64_t linear_bf16_space(int64_t hidden, int64_t wide) {
-    return ROWS * 2 * (hidden > wide ? hidden : wide) + ROWS * 4 * hidden + 3 * 64;
+int64_t OF(linear_space)(int64_t hidden, int64_t wide) {
+    return ROWS * sizeof(Number) * (hidden > wide ? hidden : wide) + ROWS * 4 * hidden + 3 * 64;
 }
 
 /* y (T, I) = norm(x) W^T + bias, of x (T, H), in the blocks first to last - 1 of `ROWS` of all `total` rows. It keeps the mean
  * and the inverse deviation of each row in `kept` (T, 2).
  */
-void norm_linear_bf16_forward(const float *x, const float *gain, const float *norm_bias, const Pair *weight,
-                              const float *bias, uint16_t *y, float *kept, int64_t first, int64_t last, int64_t total,
+void OF(norm_linear_forward)(const float *x, const float *gain, const float *norm_bias, const Word *weight,
+                              const float *bias, Number *y, float *kept, int64_t first, int64_t last, int64_t total,
                               int64_t hidden, int64_t wide, float epsilon, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    uint16_t *normal = cut(&space, ROWS * 2 * hidden);
+    Number *normal = cut(&space, ROWS * sizeof(Number) * hidden);
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
         measure(kept + 2 * row, x + row * hidden, rows, hidden, epsilon);
-        round_norm(normal, BLOCK_STRIP, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
+        store_norm(normal, BLOCK_STRIP, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
         Output output = {y + row * wide, wide, bias, NULL};
-        multiply(normal, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, round_row, &output);
+        multiply(normal, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, store_row, &output);
     }
 }
 
@@ -34,9 +35,9 @@ void norm_linear_bf16_forward(const float *x, const float *gain, const float *no
  * gradient of the weight is a product of, `normal` and `above`, the input of the product and `upstream`, is left in strips that
  * are `apart`. Each block writes what its rows add to the gradients of gain and bias of the norm to its row of `sums` (2, H).
  */
-void norm_linear_bf16_backward(const float *x, const float *gain, const float *norm_bias, const Pair *weight,
-                               const float *kept, const uint16_t *upstream, const float *residual, float *gradient,
-                               uint16_t *normal, uint16_t *above, float *sums, int64_t first, int64_t last, int64_t total,
+void OF(norm_linear_backward)(const float *x, const float *gain, const float *norm_bias, const Word *weight,
+                               const float *kept, const Number *upstream, const float *residual, float *gradient,
+                               Number *normal, Number *above, float *sums, int64_t first, int64_t last, int64_t total,
                                int64_t hidden, int64_t wide, int64_t apart, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
     float *of_normal = cut(&space, ROWS * 4 * hidden);
@@ -47,7 +48,7 @@ void norm_linear_bf16_backward(const float *x, const float *gain, const float *n
         copy_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {of_normal, hidden, NULL, NULL};
         multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, add_row, &output);
-        round_norm(normal + row * STRIP, apart, from, kept + 2 * row, gain, norm_bias, rows, hidden);
+        store_norm(normal + row * STRIP, apart, from, kept + 2 * row, gain, norm_bias, rows, hidden);
         memset(of_gain, 0, 2 * hidden * sizeof(float));
         norm_backward(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL, gradient + row * hidden,
                       of_gain, of_gain + hidden, rows, hidden);
@@ -55,10 +56,10 @@ void norm_linear_bf16_backward(const float *x, const float *gain, const float *n
 }
 
 /* y (T, I) = x W^T + bias, of x (T, H), and `residual` (T, I), unless that is null, added to it. */
-void linear_bf16_forward(const uint16_t *x, const Pair *weight, const float *bias, const float *residual, float *y,
+void OF(linear_forward)(const Number *x, const Word *weight, const float *bias, const float *residual, float *y,
                          int64_t first, int64_t last, int64_t total, int64_t hidden, int64_t wide, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    uint16_t *strips = cut(&space, ROWS * 2 * hidden);
+    Number *strips = cut(&space, ROWS * sizeof(Number) * hidden);
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
         copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
@@ -67,14 +68,13 @@ void linear_bf16_forward(const uint16_t *x, const Pair *weight, const float *bia
     }
 }
 
-/* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left rounded in `above`, strips that are `apart`. */
-void linear_bf16_backward(const Pair *weight, const float *upstream, uint16_t *gradient, uint16_t *above, int64_t first,
+/* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left in `above`, strips that are `apart`. */
+void OF(linear_backward)(const Word *weight, const float *upstream, Number *gradient, Number *above, int64_t first,
                           int64_t last, int64_t total, int64_t hidden, int64_t wide, int64_t apart) {
     for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
-        round_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
+        store_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {gradient + row * hidden, hidden, NULL, NULL};
-        multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, round_row, &output);
+        multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, store_row, &output);
     }
 }
-#endif

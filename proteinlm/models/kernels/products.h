@@ -1,16 +1,16 @@
-/* Products of matrices in bfloat16 for a few rows at a time, with sums in float32.
+/* Products of matrices for a few rows at a time, with sums in float32, of numbers as `numbers_bf16.h` or `numbers_fp32.h` has
+ * them.
  *
  * A sum of 12 rows and 32 columns fills the registers. Its right factor is packed in panels of 32 columns, of which two vectors
- * of pairs are read for each pair of the left factor. The left factor comes in strips (columns / 32, rows, 32): a strip is 64
- * bytes wide, a line of the cache, and lies in one piece, which the processor fetches ahead.
+ * of words are read for each word of the left factor. The left factor comes in strips (columns / S, rows, S) of S = `STRIP`
+ * numbers: a strip is 64 bytes wide, a line of the cache, and lies in one piece, which the processor fetches ahead.
  */
 #pragma once
-#include "bf16.h"
 
 #define TILE 12 /* rows of a sum */
 #define PANEL 32 /* columns of a sum, and of a panel */
 #define ROWS 192 /* computed at once */
-#define STRIP 32 /* columns of a strip */
+#define STRIP (16 * PER_WORD) /* columns of a strip */
 #define BLOCK_STRIP (ROWS * STRIP) /* numbers from a strip of a block of rows to the next */
 #define INLINE static inline __attribute__((always_inline))
 
@@ -20,40 +20,41 @@ typedef void Finish(const void *to, int64_t row, int64_t column, Vector a, Vecto
 /* It asks for what `Finish` is going to need, while the product is computed: by itself the processor would ask too late. */
 typedef void Prepare(const void *to, int64_t row, int64_t column);
 
-/* sums = the products of 12 rows of strips, `apart` from one another, with a panel (size / 2, 32). `next` is asked for, 64 bytes
- * for each four pairs of a row.
+/* sums = the products of 12 rows of strips, `apart` from one another, with a panel (size, 32) of words. `next` is asked for, 64
+ * bytes for each four words of a row.
  */
-INLINE void tile_of_rows(Vector sums[TILE][2], const uint16_t *rows, int64_t apart, const Pair *panel, int64_t size,
+INLINE void tile_of_rows(Vector sums[TILE][2], const Number *rows, int64_t apart, const Word *panel, int64_t size,
                          const char *next) {
     for (int r = 0; r < TILE; r++) sums[r][0] = sums[r][1] = (Vector){0};
     for (int64_t k = 0; k < size; k += STRIP, rows += apart) {
-        const Pair *each = (const Pair *)rows;
+        const Word *each = (const Word *)rows;
         for (int quarter = 0; quarter < 4; quarter++, each += 4, panel += 4 * PANEL, next += 64) {
             __builtin_prefetch(next, 0, 2);
 #pragma GCC unroll 4
             for (int p = 0; p < 4; p++) {
-                Unsigned first = load_pairs(panel + p * PANEL), second = load_pairs(panel + p * PANEL + ALL);
+                Words first = load_words(panel + p * PANEL), second = load_words(panel + p * PANEL + ALL);
 #pragma GCC unroll 12
                 for (int r = 0; r < TILE; r++) {
-                    Unsigned pair = everywhere(each[r * STRIP / 2 + p]);
-                    sums[r][0] = of_pairs(sums[r][0], pair, first);
-                    sums[r][1] = of_pairs(sums[r][1], pair, second);
+                    Words word = spread(each[r * 16 + p]);
+                    sums[r][0] = add_products(sums[r][0], word, first);
+                    sums[r][1] = add_products(sums[r][1], word, second);
                 }
             }
         }
     }
 }
 
-/* `finish` what comes of x, strips (size / 32, rows, 32) that are `apart`, times panels (columns / 32, size / 2, 32). Up to 11
- * more rows are read than there are.
+/* `finish` what comes of x, strips (size / S, rows, S) that are `apart`, times panels (columns / 32, size, 32) of words, of
+ * which there are `size` in a row. Up to 11 more rows are read than there are.
  */
-INLINE void multiply(const uint16_t *x, int64_t apart, const Pair *panels, int64_t rows, int64_t columns, int64_t size,
+INLINE void multiply(const Number *x, int64_t apart, const Word *panels, int64_t rows, int64_t columns, int64_t size,
                      Prepare prepare, Finish finish, const void *to) {
-    for (int64_t column = 0; column < columns; column += PANEL, panels += size / 2 * PANEL)
+    int64_t words = size / PER_WORD;
+    for (int64_t column = 0; column < columns; column += PANEL, panels += words * PANEL)
         for (int64_t row = 0; row < rows; row += TILE) {
             Vector sums[TILE][2];
             for (int r = 0; r < TILE; r++) prepare(to, row + r, column);
-            const char *next = (const char *)(panels + size / 2 * PANEL) + row / TILE * size * 4; /* a sixteenth of a panel */
+            const char *next = (const char *)(panels + words * PANEL) + row / TILE * words * 8; /* a sixteenth of a panel */
             tile_of_rows(sums, x + row * STRIP, apart, panels, size, next);
 #pragma GCC unroll 12
             for (int r = 0; r < TILE; r++)
@@ -61,14 +62,7 @@ INLINE void multiply(const uint16_t *x, int64_t apart, const Pair *panels, int64
         }
 }
 
-/* 32 numbers, rounded, in whole lines of the cache. */
-static inline void round_pair(uint16_t *to, Vector a, Vector b) {
-    store_pairs((Pair *)to, (Unsigned)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
-}
-
-static inline int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Where a product goes: `to` (T, wide) in bfloat16 or float32, with `bias` (wide) and `residual` (T, wide) added, unless null. */
+/* Where a product goes: `to` (T, wide), numbers or floats, with `bias` (wide) and `residual` (T, wide) added, unless null. */
 typedef struct {
     void *to;
     int64_t wide;
@@ -83,10 +77,10 @@ INLINE void prepare_output(const void *output, int64_t row, int64_t column) {
     }
 }
 
-INLINE void round_row(const void *output, int64_t row, int64_t column, Vector a, Vector b) {
+INLINE void store_row(const void *output, int64_t row, int64_t column, Vector a, Vector b) {
     const Output *at = output;
     if (at->bias) a += load(at->bias + column), b += load(at->bias + column + ALL);
-    round_pair((uint16_t *)at->to + row * at->wide + column, a, b);
+    store_numbers((Number *)at->to + row * at->wide + column, ALL, a, b);
 }
 
 INLINE void add_row(const void *output, int64_t row, int64_t column, Vector a, Vector b) {

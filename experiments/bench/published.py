@@ -1,0 +1,93 @@
+"""Mean embeddings at the shapes of ESM-2, by ours and by transformers' EsmModel, of the same real proteins, in
+processor time. Weights are random, and both read them from one directory.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from experiments.bench import peers
+from experiments.bench.embed import our_embedding
+from experiments.bench.figures import Figure, rate, ratio, time_in_turns
+from experiments.bench.train import BATCH
+from experiments.bench.workload import Padded
+from proteinlm import load
+from proteinlm.interop.fair_esm import ALPHABET
+
+SHAPES = {"8M": (320, 6, 20), "35M": (480, 12, 20), "150M": (640, 30, 20)}
+"""Hidden size, layers and heads."""
+OURS, PADDED, SORTED = "proteinlm", "EsmModel, padded", "EsmModel, padded, sorted by length"
+WANTED = {PADDED: "at least 2.5", SORTED: "at least 1.5"}
+START, PAD, END = (ALPHABET.index(token) for token in ("<cls>", "<pad>", "<eos>"))
+
+
+def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) -> list[Figure]:
+    """Of the proteins in `sample`, `BATCH` at a time padded, after one round that does not count."""
+    transformers.utils.logging.disable_progress_bar()
+    with TemporaryDirectory() as folder:
+        save(shape, Path(folder))
+        ours = load(folder, device="cpu", precision=precision)
+        theirs = transformers.EsmModel.from_pretrained(folder, add_pooling_layer=False).eval()
+    in_order = list(range(len(sample)))
+    by_length = sorted(in_order, key=lambda place: len(sample[place]))
+    given, sorted_ = ([*batches(sample, order)] for order in (in_order, by_length))
+    arms: dict[str, Callable[[], object]] = {
+        OURS: our_embedding(ours, [[letters.tobytes().decode() for letters in sample]]),
+        PADDED: lambda: _their_embedding(theirs, given, precision),
+        SORTED: lambda: _their_embedding(theirs, sorted_, precision),
+    }
+    seconds = time_in_turns(arms, repeats, clock=time.process_time)
+    residues = float(sum(map(len, sample)))
+    figures = []
+    for name, steps in ((PADDED, given), (SORTED, sorted_)):
+        computed = sum(batch.tokens.numel() for batch in steps) / residues
+        figures.append(Figure(f"{name}: what it computes of each residue", computed, "times"))
+    for name, taken in seconds.items():
+        figures.append(Figure(name, rate([residues] * repeats, taken), "residues/s of processor time"))
+    return figures + [
+        Figure(f"{OURS} / {name}", ratio(seconds[name], seconds[OURS]), "times", wanted)
+        for name, wanted in WANTED.items()
+    ]
+
+
+def save(shape: str, directory: Path) -> None:
+    """A model of ESM-2's `shape`, as transformers saves it."""
+    hidden, layers, heads = SHAPES[shape]
+    torch.manual_seed(0)
+    config = transformers.EsmConfig(
+        vocab_size=len(ALPHABET),
+        mask_token_id=ALPHABET.index("<mask>"),
+        pad_token_id=PAD,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=1026,
+        position_embedding_type="rotary",
+        emb_layer_norm_before=False,
+        token_dropout=True,
+    )
+    transformers.EsmModel(config, add_pooling_layer=False).save_pretrained(directory)
+    (directory / "vocab.txt").write_text("\n".join(ALPHABET) + "\n")
+
+
+def batches(sample: list[np.ndarray], order: list[int]) -> Iterator[Padded]:
+    """The proteins as EsmModel reads them, `BATCH` at a time in that order."""
+    letters = {ord(token): place for place, token in enumerate(ALPHABET) if len(token) == 1}
+    for first in range(0, len(order), BATCH):
+        rows = [[START, *(letters[each] for each in sample[place].tolist()), END] for place in order[first:][:BATCH]]
+        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, PAD)
+        yield Padded(tokens, (tokens != PAD).long(), tokens)
+
+
+@torch.inference_mode()
+def _their_embedding(model: nn.Module, steps: list[Padded], precision: str) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+        for batch in steps:
+            peers.mean_embedding(model, batch)

@@ -1,0 +1,63 @@
+/* Numbers in bfloat16 as `products.h` takes them: a word is a pair of them. */
+#pragma once
+#include "bf16.h"
+#include "gelu.h"
+
+#define OF(name) name##_bf16
+#define PER_WORD 2
+
+typedef uint16_t Number;
+typedef Pair Word;
+typedef Unsigned Words;
+
+static inline Words load_words(const Word *from) { return load_pairs(from); }
+
+static inline void store_words(Word *to, Words x) { store_pairs(to, x); }
+
+static inline Words spread(Word x) { return everywhere(x); }
+
+static inline Vector add_products(Vector sum, Words a, Words b) { return of_pairs(sum, a, b); }
+
+/* The 16 words of 32 floats. */
+static inline __m512i words_of(const float *from) {
+    return (__m512i)_mm512_cvtne2ps_pbh((__m512)load(from + ALL), (__m512)load(from));
+}
+
+/* 16 words of numbers of two rows. */
+static inline Words words_of_rows(const float *from, int64_t stride) { return paired(load(from), load(from + stride)); }
+
+static inline Vector load_numbers(const Number *from) { return load_halves(from); }
+
+static inline Vector load_second(const Number *from, int64_t apart) { return load_halves(from + ALL); }
+
+/* 32 numbers, rounded, in a whole line of the cache. */
+static inline void store_numbers(Number *to, int64_t apart, Vector a, Vector b) {
+    store_pairs((Pair *)to, (Unsigned)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+}
+
+/* Each x as it is once it was stored. */
+static inline Vector as_stored(Vector x) { return (Vector)(__builtin_convertvector(halves(x), Unsigned) << 16); }
+
+#define LOG2_E 1.44269504088896341f
+
+/* `sigmoid` to about 7e-5 of it, enough for what is rounded to bfloat16. */
+static inline Vector gate(Vector x) {
+    Vector scaled = x * (x * x * (-TWICE_ROOT * CUBIC * LOG2_E) - TWICE_ROOT * LOG2_E);
+    return (Vector)_mm512_rcp14_ps((__m512)(1.0f + power_of_two(scaled)));
+}
+
+/* Of two neighbouring vectors the 32 numbers from `first` of the first on. */
+static inline __m512i line_from(__m512i a, __m512i b, int first) {
+    Unsigned places;
+    for (int i = 0; i < ALL; i++) places[i] = (first + 2 * i) | (first + 2 * i + 1) << 16;
+    return _mm512_permutex2var_epi16(a, (__m512i)places, b);
+}
+
+/* Of two rows the 16 words from the number `first` on. */
+static inline Words join(__m512i a, __m512i b, int first) {
+    Unsigned places;
+    for (int i = 0; i < ALL; i++) places[i] = (first + i) % 32 | (32 + (first + i) % 32) << 16;
+    return (Words)_mm512_permutex2var_epi16(a, (__m512i)places, b);
+}
+
+static inline Words ones(void) { return everywhere(0x3f803f80); }
