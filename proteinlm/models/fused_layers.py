@@ -8,9 +8,11 @@ as fast, so they stay PyTorch's.
 T tokens, H hidden size, I outputs or intermediate size.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -41,8 +43,11 @@ def _multiplied() -> torch.dtype | None:
     """The type of the numbers whose products are the functions', if they are."""
     if not torch.is_autocast_enabled("cpu"):
         return torch.float32
-    wanted = torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return torch.bfloat16 if wanted and has_bf16_products() and not torch.cpu._is_amx_tile_supported() else None
+    return torch.bfloat16 if torch.get_autocast_dtype("cpu") == torch.bfloat16 and _multiplies_bf16() else None
+
+
+def _multiplies_bf16() -> bool:
+    return has_bf16_products() and not torch.cpu._is_amx_tile_supported()
 
 
 def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
@@ -67,6 +72,36 @@ def feed_forward(
     """``down(gelu(up(norm(x))))`` (T, H) of x (T, H), both float32, and x if it `adds`; GELU as ``F.gelu`` has it."""
     options = _multiplied(), norm.eps, adds, approximate == "none", torch.is_grad_enabled()
     return _checked(_FeedForward.apply(*options, x.contiguous(), *_parameters(norm, up, down)))
+
+
+def multiplication_by(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """The function from rows (N, inputs) to their products (N, outputs) with `matrix` (outputs, inputs), without gradients,
+    all in its type; None if the functions in C do not suit.
+
+    The matrix is packed once for all rows. Its sizes are filled up with zeros to multiples.
+    """
+    numbers = matrix.dtype
+    wanted = numbers == torch.float32 or (numbers == torch.bfloat16 and _multiplies_bf16())
+    if torch.is_grad_enabled() or not has_kernels(matrix) or not has_avx512() or not wanted:
+        return None
+    outputs, inputs = matrix.shape
+    right, below = -inputs % MULTIPLE, -outputs % MULTIPLE
+    packed = _packed(F.pad(matrix.float(), (0, right, 0, below)), numbers)
+    wide, deep = packed.shape
+
+    def multiply(rows: Tensor) -> Tensor:
+        x = F.pad(rows.to(numbers), (0, right)).contiguous()
+        output = torch.empty(len(x), wide)
+
+        def work(first: int, last: int) -> None:
+            room = _room(_call("linear_space", numbers, deep, wide))
+            addresses = [each.data_ptr() for each in (x, packed, output)]
+            _call("columns_of_product", numbers, *addresses, first, last, len(x), deep, wide, room.data_ptr())
+
+        share(work, [1] * (wide // MULTIPLE))
+        return output[:, :outputs].to(numbers)
+
+    return multiply
 
 
 def _parameters(*layers: nn.LayerNorm | nn.Linear) -> list[Tensor]:

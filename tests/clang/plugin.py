@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         compiler.INSTRUCTIONS = {level: (f"-mcpu={name}",) for level, name in names.items()}
     else:
         compiler._load_once = functools.cache(lambda: Emulated(config.rootpath / ".pytest_cache/kernels-arm.so"))
-        compiler.has_bf16_products = lambda: False
+        compiler.has_avx512 = compiler.has_bf16_products = lambda: False
 
 
 class Emulated:

@@ -62,6 +62,7 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 }
 """What each function returns and takes."""
 FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "columns_of_product": (None, [_pointer] * 3 + [_number] * 5 + [_pointer]),
     "feed_forward_space": (_number, [_number] * 2),
     "feed_forward_forward": (None, [_pointer] * 10 + [_number] * 7 + [_float, _pointer]),
     "feed_forward_backward": (None, [_pointer] * 14 + [_number] * 8 + [_pointer]),

@@ -68,6 +68,20 @@ void OF(linear_forward)(const Number *x, const Word *weight, const float *bias, 
     }
 }
 
+/* The columns 32 first to 32 last - 1 of y (T, I) = x W^T, of x (T, H). */
+void OF(columns_of_product)(const Number *x, const Word *weight, float *y, int64_t first, int64_t last, int64_t total,
+                            int64_t hidden, int64_t wide, char *room) {
+    char *space = (char *)filled((intptr_t)room, 64);
+    Number *strips = cut(&space, ROWS * sizeof(Number) * hidden);
+    for (int64_t row = 0; row < total; row += ROWS) {
+        int64_t rows = smallest(ROWS, total - row);
+        copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
+        Output output = {y + row * wide + first * PANEL, wide, NULL, NULL};
+        multiply(strips, BLOCK_STRIP, weight + first * PANEL * hidden / PER_WORD, rows, (last - first) * PANEL, hidden,
+                 prepare_output, add_row, &output);
+    }
+}
+
 /* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left in `above`, strips that are `apart`. */
 void OF(linear_backward)(const Word *weight, const float *upstream, Number *gradient, Number *above, int64_t first,
                           int64_t last, int64_t total, int64_t hidden, int64_t wide, int64_t apart) {

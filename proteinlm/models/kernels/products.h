@@ -8,6 +8,7 @@
 #pragma once
 
 #define TILE 12 /* rows of a sum */
+#define FEW 4 /* rows of a sum where no more are left */
 #define PANEL 32 /* columns of a sum, and of a panel */
 #define ROWS 192 /* computed at once */
 #define STRIP (16 * PER_WORD) /* columns of a strip */
@@ -20,12 +21,12 @@ typedef void Finish(const void *to, int64_t row, int64_t column, Vector a, Vecto
 /* It asks for what `Finish` is going to need, while the product is computed: by itself the processor would ask too late. */
 typedef void Prepare(const void *to, int64_t row, int64_t column);
 
-/* sums = the products of 12 rows of strips, `apart` from one another, with a panel (size, 32) of words. `next` is asked for, 64
+/* sums = the products of `count` rows, 12 or fewer, of strips, `apart` from one another, with a panel (size, 32) of words. `next` is asked for, 64
  * bytes for each four words of a row.
  */
 INLINE void tile_of_rows(Vector sums[TILE][2], const Number *rows, int64_t apart, const Word *panel, int64_t size,
-                         const char *next) {
-    for (int r = 0; r < TILE; r++) sums[r][0] = sums[r][1] = (Vector){0};
+                         const char *next, int count) {
+    for (int r = 0; r < count; r++) sums[r][0] = sums[r][1] = (Vector){0};
     for (int64_t k = 0; k < size; k += STRIP, rows += apart) {
         const Word *each = (const Word *)rows;
         for (int quarter = 0; quarter < 4; quarter++, each += 4, panel += 4 * PANEL, next += 64) {
@@ -34,7 +35,7 @@ INLINE void tile_of_rows(Vector sums[TILE][2], const Number *rows, int64_t apart
             for (int p = 0; p < 4; p++) {
                 Words first = load_words(panel + p * PANEL), second = load_words(panel + p * PANEL + ALL);
 #pragma GCC unroll 12
-                for (int r = 0; r < TILE; r++) {
+                for (int r = 0; r < count; r++) {
                     Words word = spread(each[r * 16 + p]);
                     sums[r][0] = add_products(sums[r][0], word, first);
                     sums[r][1] = add_products(sums[r][1], word, second);
@@ -44,22 +45,29 @@ INLINE void tile_of_rows(Vector sums[TILE][2], const Number *rows, int64_t apart
     }
 }
 
+/* `finish` `count` rows from `row` on of what comes of x times a panel. Rows that there are not are read, and not finished. */
+INLINE void finish_rows(const Number *x, int64_t apart, const Word *panel, int64_t row, int64_t rows, int64_t column,
+                        int64_t size, Prepare prepare, Finish finish, const void *to, int count) {
+    int64_t words = size / PER_WORD;
+    Vector sums[TILE][2];
+    for (int r = 0; r < count; r++) prepare(to, row + r, column);
+    const char *next = (const char *)(panel + words * PANEL) + row / TILE * words * 8; /* a sixteenth of a panel */
+    tile_of_rows(sums, x + row * STRIP, apart, panel, size, next, count);
+#pragma GCC unroll 12
+    for (int r = 0; r < count; r++)
+        if (row + r < rows) finish(to, row + r, column, sums[r][0], sums[r][1]);
+}
+
 /* `finish` what comes of x, strips (size / S, rows, S) that are `apart`, times panels (columns / 32, size, 32) of words, of
  * which there are `size` in a row. Up to 11 more rows are read than there are.
  */
 INLINE void multiply(const Number *x, int64_t apart, const Word *panels, int64_t rows, int64_t columns, int64_t size,
                      Prepare prepare, Finish finish, const void *to) {
-    int64_t words = size / PER_WORD;
-    for (int64_t column = 0; column < columns; column += PANEL, panels += words * PANEL)
-        for (int64_t row = 0; row < rows; row += TILE) {
-            Vector sums[TILE][2];
-            for (int r = 0; r < TILE; r++) prepare(to, row + r, column);
-            const char *next = (const char *)(panels + words * PANEL) + row / TILE * words * 8; /* a sixteenth of a panel */
-            tile_of_rows(sums, x + row * STRIP, apart, panels, size, next);
-#pragma GCC unroll 12
-            for (int r = 0; r < TILE; r++)
-                if (row + r < rows) finish(to, row + r, column, sums[r][0], sums[r][1]);
-        }
+    for (int64_t column = 0; column < columns; column += PANEL, panels += size / PER_WORD * PANEL) {
+        int64_t row = 0;
+        for (; row < rows - FEW; row += TILE) finish_rows(x, apart, panels, row, rows, column, size, prepare, finish, to, TILE);
+        if (row < rows) finish_rows(x, apart, panels, row, rows, column, size, prepare, finish, to, FEW);
+    }
 }
 
 /* Where a product goes: `to` (T, wide), numbers or floats, with `bias` (wide) and `residual` (T, wide) added, unless null. */
