@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
-from experiments.bench import peers
 from experiments.bench.embed import our_embedding
 from experiments.bench.figures import Figure, rate, ratio, time_in_turns
 from experiments.bench.train import BATCH
-from experiments.bench.workload import Padded
 from proteinlm import load
 from proteinlm.interop.fair_esm import ALPHABET
 
@@ -33,14 +32,14 @@ def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) ->
     with TemporaryDirectory() as folder:
         save(shape, Path(folder))
         ours = load(folder, device="cpu", precision=precision)
-        theirs = transformers.EsmModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        theirs = read(Path(folder))
     in_order = list(range(len(sample)))
     by_length = sorted(in_order, key=lambda place: len(sample[place]))
     given, sorted_ = ([*batches(sample, order)] for order in (in_order, by_length))
     arms: dict[str, Callable[[], object]] = {
         OURS: our_embedding(ours, [[letters.tobytes().decode() for letters in sample]]),
-        PADDED: lambda: _their_embedding(theirs, given, precision),
-        SORTED: lambda: _their_embedding(theirs, sorted_, precision),
+        PADDED: lambda: their_embedding(theirs, given, precision),
+        SORTED: lambda: their_embedding(theirs, sorted_, precision),
     }
     seconds = time_in_turns(arms, repeats, clock=time.process_time)
     residues = float(sum(map(len, sample)))
@@ -77,17 +76,40 @@ def save(shape: str, directory: Path) -> None:
     (directory / "vocab.txt").write_text("\n".join(ALPHABET) + "\n")
 
 
-def batches(sample: list[np.ndarray], order: list[int]) -> Iterator[Padded]:
-    """The proteins as EsmModel reads them, `BATCH` at a time in that order."""
+def read(directory: Path) -> nn.Module:
+    """What `save` wrote, as transformers reads it."""
+    return transformers.EsmModel.from_pretrained(directory, add_pooling_layer=False).eval()
+
+
+class Batch(NamedTuple):
+    """Proteins as EsmModel reads them."""
+
+    tokens: Tensor
+    """(B, L) int64."""
+
+    @property
+    def real(self) -> Tensor:
+        """(B, L) int64: 1 where there is a token."""
+        return (self.tokens != PAD).long()
+
+    def mean(self, hidden: Tensor) -> Tensor:
+        """Of the states (B, L, H) of each protein's residues, (B, H)."""
+        residues = self.real * (self.tokens != START) * (self.tokens != END)
+        return (hidden * residues.unsqueeze(-1)).sum(1) / residues.sum(1, keepdim=True)
+
+
+def batches(sample: list[np.ndarray], order: list[int]) -> Iterator[Batch]:
+    """The proteins, `BATCH` at a time in that order."""
     letters = {ord(token): place for place, token in enumerate(ALPHABET) if len(token) == 1}
     for first in range(0, len(order), BATCH):
         rows = [[START, *(letters[each] for each in sample[place].tolist()), END] for place in order[first:][:BATCH]]
-        tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, PAD)
-        yield Padded(tokens, (tokens != PAD).long(), tokens)
+        yield Batch(torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, PAD))
 
 
 @torch.inference_mode()
-def _their_embedding(model: nn.Module, steps: list[Padded], precision: str) -> None:
+def their_embedding(model: nn.Module, steps: list[Batch], precision: str) -> list[Tensor]:
+    """Mean embeddings of the proteins of each batch, (B, H)."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
-        for batch in steps:
-            peers.mean_embedding(model, batch)
+        return [
+            batch.mean(model(input_ids=batch.tokens, attention_mask=batch.real).last_hidden_state) for batch in steps
+        ]

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as bench
-from experiments.bench import embed, growth, small, tracking, train, workload
+from experiments.bench import embed, growth, published, small, tracking, train, workload
 from experiments.bench.figures import ratio, time_in_turns
+from proteinlm import load
 from proteinlm.config import ModelConfig
 from proteinlm.models.kernels import compiler
 from tests.experiments.sweeps import made_up
@@ -67,6 +68,26 @@ def test_every_arm_has_a_figure(sample: list[np.ndarray], monkeypatch: pytest.Mo
     figures = embed.embed(SHAPE, samples, bf16=True)
     assert len(figures) == 2 * (1 + 2 * 4)
     assert all(figure.value > 0 for figure in figures)
+
+
+def test_published_shapes_are_embedded_as_esm_embeds_them(
+    sample: list[np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(published.SHAPES, "8M", (32, 2, 4))
+    published.save("8M", tmp_path)
+    ours = load(tmp_path, device="cpu", precision="fp32").embed([letters.tobytes().decode() for letters in sample])
+    batches = [*published.batches(sample, list(range(len(sample))))]
+    theirs = published.their_embedding(published.read(tmp_path), batches, "fp32")
+    np.testing.assert_allclose(ours, torch.cat(theirs).numpy(), atol=1e-5)
+    arguments = ["published", "--proteins", "9", "--longest", "40", "--repeats", "1"]
+    assert bench.main(["--output", str(tmp_path), *arguments]) == 0
+    written = json.loads((tmp_path / "published-8M-0-fp32.json").read_text())
+    assert [figure["what"] for figure in written["figures"]][-2:] == [
+        "proteinlm / EsmModel, padded",
+        "proteinlm / EsmModel, padded, sorted by length",
+    ]
+    assert all(figure["value"] > 0 for figure in written["figures"])
+    assert "written: " in capsys.readouterr().out
 
 
 def test_each_round_has_proteins_of_its_own(monkeypatch: pytest.MonkeyPatch):
