@@ -68,7 +68,9 @@ void OF(linear_forward)(const Number *x, const Word *weight, const float *bias, 
     }
 }
 
-/* The columns 32 first to 32 last - 1 of y (T, I) = x W^T, of x (T, H). */
+#define FEW 4 /* rows of a sum where no more are left */
+
+/* The columns 32 first to 32 last - 1 of y (T, I) = x W^T, of x (T, H), which may have few rows. */
 void OF(columns_of_product)(const Number *x, const Word *weight, float *y, int64_t first, int64_t last, int64_t total,
                             int64_t hidden, int64_t wide, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
@@ -76,9 +78,14 @@ void OF(columns_of_product)(const Number *x, const Word *weight, float *y, int64
     for (int64_t row = 0; row < total; row += ROWS) {
         int64_t rows = smallest(ROWS, total - row);
         copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
-        Output output = {y + row * wide + first * PANEL, wide, NULL, NULL};
-        multiply(strips, BLOCK_STRIP, weight + first * PANEL * hidden / PER_WORD, rows, (last - first) * PANEL, hidden,
-                 prepare_output, add_row, &output);
+        Output output = {y + row * wide, wide, NULL, NULL};
+        for (int64_t column = first * PANEL; column < last * PANEL; column += PANEL) {
+            const Word *panel = weight + column * hidden / PER_WORD;
+            int64_t i = 0;
+            for (; i < rows - FEW; i += TILE)
+                finish_rows(strips, BLOCK_STRIP, panel, i, rows, column, hidden, prepare_output, add_row, &output, TILE);
+            if (i < rows) finish_rows(strips, BLOCK_STRIP, panel, i, rows, column, hidden, prepare_output, add_row, &output, FEW);
+        }
     }
 }
 

@@ -10,7 +10,8 @@
 #define GROUPS (3 * STRIP / TILE) /* of 12 columns that are packed at once: three strips */
 
 /* The panels first to last - 1 of a weight (N, K), for the product of x (T, K) with its transpose: (N / 32, K, 32),
- * in words of which there are K / 2 in bfloat16. */
+ * in words, of which a row has K, or in bfloat16 half of that.
+ */
 void OF(weights_pack)(const float *weight, Word *panels, int64_t first, int64_t last, int64_t inputs) {
     for (int64_t n = first * PANEL; n < last * PANEL; n += ALL) {
         Word *to = panels + n / PANEL * PANEL * (inputs / PER_WORD) + n % PANEL;

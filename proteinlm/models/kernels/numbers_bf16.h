@@ -14,6 +14,7 @@ static inline Words load_words(const Word *from) { return load_pairs(from); }
 
 static inline void store_words(Word *to, Words x) { store_pairs(to, x); }
 
+/* The same word in all lanes. */
 static inline Words spread(Word x) { return everywhere(x); }
 
 static inline Vector add_products(Vector sum, Words a, Words b) { return of_pairs(sum, a, b); }
@@ -26,11 +27,12 @@ static inline __m512i words_of(const float *from) {
 /* 16 words of numbers of two rows. */
 static inline Words words_of_rows(const float *from, int64_t stride) { return paired(load(from), load(from + stride)); }
 
+/* 16 numbers, and those that follow them: in bfloat16 in the same strip, in float32 in the next, which is `apart`. */
 static inline Vector load_numbers(const Number *from) { return load_halves(from); }
 
 static inline Vector load_second(const Number *from, int64_t apart) { return load_halves(from + ALL); }
 
-/* 32 numbers, rounded, in a whole line of the cache. */
+/* 32 numbers, rounded, so that `load_numbers` and `load_second` find them. */
 static inline void store_numbers(Number *to, int64_t apart, Vector a, Vector b) {
     store_pairs((Pair *)to, (Unsigned)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
 }

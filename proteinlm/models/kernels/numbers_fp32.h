@@ -1,4 +1,4 @@
-/* Numbers in float32 as `products.h` takes them: each is a word. */
+/* Numbers in float32 as `products.h` takes them: each is a word. What a function does is said in `numbers_bf16.h`. */
 #pragma once
 #include "gelu.h"
 #include "lanes.h"

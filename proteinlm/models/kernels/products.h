@@ -8,7 +8,6 @@
 #pragma once
 
 #define TILE 12 /* rows of a sum */
-#define FEW 4 /* rows of a sum where no more are left */
 #define PANEL 32 /* columns of a sum, and of a panel */
 #define ROWS 192 /* computed at once */
 #define STRIP (16 * PER_WORD) /* columns of a strip */
@@ -21,8 +20,8 @@ typedef void Finish(const void *to, int64_t row, int64_t column, Vector a, Vecto
 /* It asks for what `Finish` is going to need, while the product is computed: by itself the processor would ask too late. */
 typedef void Prepare(const void *to, int64_t row, int64_t column);
 
-/* sums = the products of `count` rows, 12 or fewer, of strips, `apart` from one another, with a panel (size, 32) of words. `next` is asked for, 64
- * bytes for each four words of a row.
+/* sums = the products of `count` rows, 12 or fewer, of strips, `apart` from one another, with a panel (size, 32) of words.
+ * `next` is asked for, 64 bytes for each four words of a row.
  */
 INLINE void tile_of_rows(Vector sums[TILE][2], const Number *rows, int64_t apart, const Word *panel, int64_t size,
                          const char *next, int count) {
@@ -63,11 +62,9 @@ INLINE void finish_rows(const Number *x, int64_t apart, const Word *panel, int64
  */
 INLINE void multiply(const Number *x, int64_t apart, const Word *panels, int64_t rows, int64_t columns, int64_t size,
                      Prepare prepare, Finish finish, const void *to) {
-    for (int64_t column = 0; column < columns; column += PANEL, panels += size / PER_WORD * PANEL) {
-        int64_t row = 0;
-        for (; row < rows - FEW; row += TILE) finish_rows(x, apart, panels, row, rows, column, size, prepare, finish, to, TILE);
-        if (row < rows) finish_rows(x, apart, panels, row, rows, column, size, prepare, finish, to, FEW);
-    }
+    for (int64_t column = 0; column < columns; column += PANEL, panels += size / PER_WORD * PANEL)
+        for (int64_t row = 0; row < rows; row += TILE)
+            finish_rows(x, apart, panels, row, rows, column, size, prepare, finish, to, TILE);
 }
 
 /* Where a product goes: `to` (T, wide), numbers or floats, with `bias` (wide) and `residual` (T, wide) added, unless null. */
