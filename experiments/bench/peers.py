@@ -1,5 +1,7 @@
 """What users would train and embed with instead, at the same shape: built with random weights, dropout off everywhere."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +34,31 @@ def esm(config: ModelConfig) -> Any:
     )
     assert model.config._attn_implementation == "sdpa"
     return model
+
+
+def esm2(hidden: int, layers: int, heads: int, alphabet: Sequence[str]) -> Any:
+    """EsmModel as ESM-2 has it."""
+    torch.manual_seed(0)
+    config = transformers.EsmConfig(
+        vocab_size=len(alphabet),
+        mask_token_id=alphabet.index("<mask>"),
+        pad_token_id=alphabet.index("<pad>"),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=1026,
+        position_embedding_type="rotary",
+        emb_layer_norm_before=False,
+        token_dropout=True,
+    )
+    return transformers.EsmModel(config, add_pooling_layer=False)
+
+
+def read_esm(directory: Path) -> Any:
+    """EsmModel as it was saved in `directory`, in silence."""
+    transformers.utils.logging.disable_progress_bar()
+    return transformers.EsmModel.from_pretrained(directory, add_pooling_layer=False).eval()
 
 
 class PlainEncoder(nn.Module):

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
 
+from experiments.bench import peers
 from experiments.bench.embed import our_embedding
 from experiments.bench.figures import Figure, rate, ratio, time_in_turns
 from experiments.bench.train import BATCH
@@ -28,11 +28,10 @@ START, PAD, END = (ALPHABET.index(token) for token in ("<cls>", "<pad>", "<eos>"
 
 def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) -> list[Figure]:
     """Of the proteins in `sample`, `BATCH` at a time padded, after one round that does not count."""
-    transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory() as folder:
         save(shape, Path(folder))
         ours = load(folder, device="cpu", precision=precision)
-        theirs = read(Path(folder))
+        theirs = peers.read_esm(Path(folder))
     in_order = list(range(len(sample)))
     by_length = sorted(in_order, key=lambda place: len(sample[place]))
     given, sorted_ = ([*batches(sample, order)] for order in (in_order, by_length))
@@ -57,28 +56,8 @@ def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) ->
 
 def save(shape: str, directory: Path) -> None:
     """A model of ESM-2's `shape`, as transformers saves it."""
-    hidden, layers, heads = SHAPES[shape]
-    torch.manual_seed(0)
-    config = transformers.EsmConfig(
-        vocab_size=len(ALPHABET),
-        mask_token_id=ALPHABET.index("<mask>"),
-        pad_token_id=PAD,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        max_position_embeddings=1026,
-        position_embedding_type="rotary",
-        emb_layer_norm_before=False,
-        token_dropout=True,
-    )
-    transformers.EsmModel(config, add_pooling_layer=False).save_pretrained(directory)
+    peers.esm2(*SHAPES[shape], ALPHABET).save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(ALPHABET) + "\n")
-
-
-def read(directory: Path) -> nn.Module:
-    """What `save` wrote, as transformers reads it."""
-    return transformers.EsmModel.from_pretrained(directory, add_pooling_layer=False).eval()
 
 
 class Batch(NamedTuple):

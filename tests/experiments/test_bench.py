@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.bench import __main__ as bench
-from experiments.bench import embed, growth, published, small, tracking, train, workload
+from experiments.bench import embed, growth, peers, published, small, tracking, train, workload
 from experiments.bench.figures import ratio, time_in_turns
 from proteinlm import load
 from proteinlm.config import ModelConfig
@@ -77,7 +77,7 @@ def test_published_shapes_are_embedded_as_esm_embeds_them(
     published.save("8M", tmp_path)
     ours = load(tmp_path, device="cpu", precision="fp32").embed([letters.tobytes().decode() for letters in sample])
     batches = [*published.batches(sample, list(range(len(sample))))]
-    theirs = published.their_embedding(published.read(tmp_path), batches, "fp32")
+    theirs = published.their_embedding(peers.read_esm(tmp_path), batches, "fp32")
     np.testing.assert_allclose(ours, torch.cat(theirs).numpy(), atol=1e-5)
     arguments = ["published", "--proteins", "9", "--longest", "40", "--repeats", "1"]
     assert bench.main(["--output", str(tmp_path), *arguments]) == 0
