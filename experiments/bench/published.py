@@ -23,7 +23,7 @@ SHAPES = {"8M": (320, 6, 20), "35M": (480, 12, 20), "150M": (640, 30, 20)}
 """Hidden size, layers and heads."""
 OURS, PADDED, SORTED = "proteinlm", "EsmModel, padded", "EsmModel, padded, sorted by length"
 WANTED = {PADDED: "at least 2.5", SORTED: "at least 1.5"}
-START, PAD, END = (ALPHABET.index(token) for token in ("<cls>", "<pad>", "<eos>"))
+START, PAD, END, UNKNOWN = (ALPHABET.index(token) for token in ("<cls>", "<pad>", "<eos>", "<unk>"))
 
 
 def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) -> list[Figure]:
@@ -81,7 +81,8 @@ def batches(sample: list[np.ndarray], order: list[int]) -> Iterator[Batch]:
     """The proteins, `BATCH` at a time in that order."""
     letters = {ord(token): place for place, token in enumerate(ALPHABET) if len(token) == 1}
     for first in range(0, len(order), BATCH):
-        rows = [[START, *(letters[each] for each in sample[place].tolist()), END] for place in order[first:][:BATCH]]
+        proteins = (sample[place].tolist() for place in order[first : first + BATCH])
+        rows = [[START, *(letters.get(each, UNKNOWN) for each in protein), END] for protein in proteins]
         yield Batch(torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, PAD))
 
 

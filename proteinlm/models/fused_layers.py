@@ -25,6 +25,8 @@ ROWS, TILE, LINE = 192, 12, 64
 """Rows that a thread takes at once, rows of a product, and bytes of a row of a strip, as in ``kernels/products.h``."""
 PIECE = 5 * ROWS
 """Rows whose factors of the gradients of weights are held at once."""
+FEWEST = 2 * ROWS
+"""Rows in float32 from which on it pays to pack the weights: for fewer, PyTorch's products leave them as they are."""
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """What the names of the functions end with, by the type of the numbers that they multiply."""
 
@@ -36,7 +38,7 @@ def suits(x: Tensor, *layers: nn.LayerNorm | nn.Linear) -> bool:
     numbers = _multiplied()
     if numbers is None or x.dtype != (torch.float32 if isinstance(layers[0], nn.LayerNorm) else numbers):
         return False
-    return are_usable(layers, x, MULTIPLE, ROWS)
+    return (numbers == torch.bfloat16 or len(x) >= FEWEST) and are_usable(layers, x, MULTIPLE, ROWS)
 
 
 def _multiplied() -> torch.dtype | None:

@@ -21,8 +21,8 @@ FORMS = ("none", "tanh")
 
 
 @pytest.fixture(autouse=True, params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def numbers(request: pytest.FixtureRequest):
-    """What is multiplied, on one thread."""
+def numbers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """What is multiplied, on one thread, of any number of rows."""
     if not has_avx512():
         pytest.skip("the functions are for AVX-512")
     mixed = request.param == torch.bfloat16
@@ -30,6 +30,7 @@ def numbers(request: pytest.FixtureRequest):
         pytest.skip("the processor's products in bfloat16 are PyTorch's")
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    monkeypatch.setattr(fused_layers, "FEWEST", 0)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         yield request.param
 
@@ -217,6 +218,9 @@ def test_layers_that_are_more_than_themselves_are_pytorchs(numbers: torch.dtype,
         torch.set_num_threads(2)  # for two pieces of work
         assert not fused_layers.suits(x, *modules)
         torch.set_num_threads(1)
+        monkeypatch.setattr(fused_layers, "FEWEST", len(x) + 1)
+        assert fused_layers.suits(x, *modules) == (numbers == torch.bfloat16)
+        monkeypatch.setattr(fused_layers, "FEWEST", len(x))
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
         assert fused_layers.suits(x, *modules) == (numbers == torch.float32)
         monkeypatch.setattr(fused_layers, "has_avx512", lambda: False)

@@ -18,7 +18,7 @@ from proteinlm.config import PublishedConfig
 from proteinlm.data.batches.packing import pack_letters
 from proteinlm.errors import InputError
 from proteinlm.inference import attention_contacts
-from proteinlm.models import registry
+from proteinlm.models import fused_layers, registry
 from proteinlm.planner.memory import parameter_shapes
 from tests.data.samples import protein
 from tests.inference.commands import assert_refused, run
@@ -63,9 +63,13 @@ def ours(
     return list(zip(hidden.split(sizes), logits.split(sizes), strict=True))
 
 
+@pytest.mark.parametrize("fewest", [0, fused_layers.FEWEST])
 @pytest.mark.parametrize("head_dim", [16, 20, 24, 64])
 @pytest.mark.parametrize("maker", encoders.MAKERS)
-def test_states_and_logits_with_and_without_masks(maker, head_dim: int, tmp_path: Path):
+def test_states_and_logits_with_and_without_masks(
+    maker, head_dim: int, fewest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fused_layers, "FEWEST", fewest)
     torch.manual_seed(head_dim)
     directory = maker(tmp_path / "theirs", head_dim)
     masked = (0, 3, 17)
