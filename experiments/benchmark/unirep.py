@@ -3,10 +3,12 @@
 Each variant is scored by the log-likelihood of its whole sequence. GFP's variants are those of TAPE's fluorescence task,
 whose sequences lack the first methionine, which is put back; beta-lactamase's are those of a FASTA file with
 ``>n|beta-lactamase_MUTATION|score``. Variants that change nothing, and those beyond the 20 amino acids, are left out.
+So are TAPE's 2,310 variants with stop codons, which it writes as if they lacked a residue.
 """
 
 import argparse
 import gzip
+import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,11 +42,12 @@ class Assay(NamedTuple):
 
 
 def gfp(root: Path, published: dict[str, float]) -> Assay:
-    """The variants of TAPE's three splits below `root`, without the wild type."""
+    """The variants of TAPE's three splits below `root` that are as long as most, without the wild type."""
     records = []
     for split in ("train", "valid", "test"):
         records += read_records(root, "fluorescence", split)
-    kept = [record for record in records if record["num_mutations"]]
+    length = statistics.mode(len(record["primary"]) for record in records)
+    kept = [record for record in records if record["num_mutations"] and len(record["primary"]) == length]
     sequences = ["M" + record["primary"].removeprefix("M") for record in kept]
     values = [record["log_fluorescence"][0] for record in kept]
     return _assay("GFP, TAPE's fluorescence set", "GFP_", sequences, values, published)

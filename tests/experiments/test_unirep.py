@@ -16,11 +16,14 @@ from tests.interop.test_unirep import archive, log_likelihood
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """GFP and beta-lactamase of 12 residues, with a wild type, a stop and a variant that changes nothing among them."""
+    """GFP and beta-lactamase of 12 residues with a wild type, two ways to write a stop and a variant that changes nothing among
+    them.
+    """
     for split, seeds in {"train": range(8), "valid": range(8, 11), "test": range(11, 15)}.items():
         records = [{"primary": protein(12, seed), "num_mutations": 1, "log_fluorescence": [seed % 5]} for seed in seeds]
         records.append({"primary": protein(12, 99), "num_mutations": 0, "log_fluorescence": [9.0]})
         records.append({"primary": protein(11, 98) + "*", "num_mutations": 1, "log_fluorescence": [9.0]})
+        records.append({"primary": protein(11, 97), "num_mutations": 1, "log_fluorescence": [9.0]})
         _write(tmp_path / f"tape/fluorescence/fluorescence_{split}.json.gz", json.dumps(records))
     lines = [f">{seed}|beta-lactamase_A{seed}W|{seed % 4}\n{protein(12, seed)}\n" for seed in range(10, 20)]
     lines.append(f">99|beta-lactamase_A1A|9\n{protein(12, 99)}\n")
