@@ -16,8 +16,8 @@ from tests.interop.test_unirep import archive, log_likelihood
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """GFP and beta-lactamase of 12 residues with a wild type, two ways to write a stop and a variant that changes nothing among
-    them.
+    """GFP and beta-lactamase of 12 residues. Among them are a wild type, stops written in two ways, and a variant that
+    changes nothing.
     """
     for split, seeds in {"train": range(8), "valid": range(8, 11), "test": range(11, 15)}.items():
         records = [{"primary": protein(12, seed), "num_mutations": 1, "log_fluorescence": [seed % 5]} for seed in seeds]
