@@ -104,13 +104,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("data", type=Path, help="directory with tape/ and benchmarks/ in it")
     parser.add_argument("--variants", type=int, default=2000, help="drawn from each assay; default 2000")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16-mixed"), default="auto")
     words = parser.parse_args(arguments)
     directory = words.weights
     if directory.is_file():
         directory = directory.with_suffix(".imported")
         if not directory.exists():
             unirep.import_file(words.weights, directory)
-    model, published = load(directory, batch_tokens=BATCH_TOKENS), _published(words.data)
+    model, published = load(directory, batch_tokens=BATCH_TOKENS, precision=words.precision), _published(words.data)
     for assay in (gfp(words.data, published), beta_lactamase(words.data, published)):
         found = spearman(model, assay, words.variants, words.seed)
         low, high = bootstrap(found)
