@@ -76,7 +76,7 @@ def feed_forward(
     return _checked(_FeedForward.apply(*options, x.contiguous(), *_parameters(norm, up, down)))
 
 
-def multiplication_by(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
+def packed_multiplication(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
     """The function from rows (N, inputs) to their products (N, outputs) with `matrix` (outputs, inputs), without gradients,
     all in its type; None if the functions in C do not suit.
 

@@ -235,7 +235,7 @@ def test_gated_networks_are_not_of_the_usual_form():
 def test_a_matrix_that_is_packed_once_multiplies_as_pytorch(rows: int, numbers: torch.dtype):
     matrix, x = torch.randn(70, 45).to(numbers), torch.randn(rows, 90)[:, ::2].to(numbers)
     with torch.no_grad():
-        multiply = fused_layers.multiplication_by(matrix)
+        multiply = fused_layers.packed_multiplication(matrix)
         assert multiply is not None
         found = multiply(x)
         torch.set_num_threads(3)
@@ -248,11 +248,11 @@ def test_a_matrix_that_is_packed_once_multiplies_as_pytorch(rows: int, numbers: 
 
 def test_what_no_packed_matrix_multiplies(numbers: torch.dtype, monkeypatch: pytest.MonkeyPatch):
     matrix = torch.randn(32, 32).to(numbers)
-    assert fused_layers.multiplication_by(matrix) is None  # its gradient may be wanted
+    assert fused_layers.packed_multiplication(matrix) is None  # its gradient may be wanted
     with torch.no_grad():
-        assert fused_layers.multiplication_by(matrix) is not None
-        assert fused_layers.multiplication_by(matrix.double()) is None
+        assert fused_layers.packed_multiplication(matrix) is not None
+        assert fused_layers.packed_multiplication(matrix.double()) is None
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
-        assert (fused_layers.multiplication_by(matrix) is None) == (numbers == torch.bfloat16)
+        assert (fused_layers.packed_multiplication(matrix) is None) == (numbers == torch.bfloat16)
         monkeypatch.setattr(fused_layers, "has_avx512", lambda: False)
-        assert fused_layers.multiplication_by(matrix) is None
+        assert fused_layers.packed_multiplication(matrix) is None

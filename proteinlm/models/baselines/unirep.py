@@ -85,7 +85,7 @@ def multiplication_by(matrix: Tensor) -> Callable[[Tensor], Tensor]:
     kind = matrix.device.type
     if torch.is_autocast_enabled(kind):
         matrix = matrix.to(torch.get_autocast_dtype(kind))
-    fused = fused_layers.multiplication_by(matrix)
+    fused = fused_layers.packed_multiplication(matrix)
     if fused is not None:
         return fused
     if (

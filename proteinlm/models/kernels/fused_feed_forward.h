@@ -1,7 +1,7 @@
 /* The second half of a block, y = x + down(gelu(up(norm(x)))), and the gradient of x.
  *
- * A few rows at a time, as in feed_forward.c, but for the gradients of the weights, whose factors are left
- * for `fused_weights.h`.
+ * A few rows at a time, as in feed_forward.c, but for the gradients of the weights, whose factors are left for
+ * `fused_weights.h`.
  *
  * T rows, H hidden size, I intermediate size, both multiples of 32.
  */
@@ -68,9 +68,9 @@ int64_t OF(feed_forward_space)(int64_t hidden, int64_t wide) {
     return ROWS * sizeof(Number) * (hidden + wide) + ROWS * 4 * hidden + 4 * 64;
 }
 
-/* y (T, H) of x (T, H), with GELU as it is if it is `exact`, else in the tanh approximation, in the blocks first to last - 1 of `ROWS` of all `total` rows; without x itself unless it `adds`. It
- * keeps the mean and the inverse deviation of each row in `kept` (T, 2), and what GELU is applied to in `inner`, strips (I / S,
- * ROWS, S) for each block, unless that is null.
+/* y (T, H) of x (T, H), in the blocks first to last - 1 of `ROWS` of all `total` rows; without x itself unless it `adds`, and
+ * with GELU in the tanh approximation unless it is `exact`. It keeps the mean and the inverse deviation of each row in `kept`
+ * (T, 2), and what GELU is applied to in `inner`, strips (I / S, ROWS, S) for each block, unless that is null.
  */
 void OF(feed_forward_forward)(const float *x, const float *gain, const float *norm_bias, const Word *up,
                                const float *up_bias, const Word *down, const float *down_bias, float *y, float *kept,

@@ -1,7 +1,8 @@
 /* GELU, x s, by the s of each x, and its slope.
  *
- * In the tanh approximation x (1 + tanh u) / 2 is x s with s = 1 / (1 + exp(-2 u)), where u = sqrt(2 / pi) (x + 0.044715 x^3): one exponential.
- * Exactly, s is the share of a normal distribution that is below x, (1 + erf(x / sqrt(2))) / 2.
+ * In the tanh approximation x (1 + tanh u) / 2 is x s with s = 1 / (1 + exp(-2 u)), where
+ * u = sqrt(2 / pi) (x + 0.044715 x^3): one exponential. Exactly, s is the share of a normal distribution that is below x,
+ * (1 + erf(x / sqrt(2))) / 2.
  */
 #pragma once
 #include "vectors.h"
