@@ -56,6 +56,19 @@ def attend(joint: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Te
     return x if wanted is None else x.index_select(0, wanted)
 
 
+def attend_few(query: Tensor, others: Tensor, where: Boundaries, wanted: Tensor) -> Tensor:
+    """The same (K, N, D) of the tokens `wanted` (K,), if `takes_few`, by their queries (K, N, D) and the keys and values of
+    all tokens, `others` (T, N, 2, D).
+    """
+    assert where.runs is not None
+    return attention_compiled.attend_few(query, others, where.rotation, where.runs.each, wanted)
+
+
+def takes_few(x: Tensor, where: Boundaries, wanted: Tensor) -> bool:
+    """Whether `attend_few` takes the tokens `wanted` (K,), with heads as x (..., D) has them."""
+    return where.runs is not None and _are_compiled(x, where.runs) and _is_rising(wanted)
+
+
 def rotate_heads(joint: Tensor, rotation: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values, (T, N, D) each, of `joint` (T, N, 3, D), the first two turned."""
     if rotation is None:
@@ -101,12 +114,15 @@ def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs, wanted: Tensor 
 
     Cut by `split`, whose gradient is one concatenation; slices would each add into a zero tensor as large as the batch.
     """
+    if wanted is not None:
+        if not _are_compiled(joint, runs):
+            return _by_runs(joint, rotation, runs, None).index_select(0, wanted)
+        tokens, back = (wanted, None) if _is_rising(wanted) else wanted.unique(return_inverse=True)
+        query = joint[:, :, 0].index_select(0, tokens)
+        output = attention_compiled.attend_few(query, joint[:, :, 1:], rotation, runs.each, tokens)
+        return output if back is None else output.index_select(0, back)
     compiled = attention_compiled.longest(joint)
     scored = max_scored_tokens(bf16=joint.dtype == torch.bfloat16)
-    if wanted is not None:
-        if all(length <= compiled for _, length in runs.each):
-            return attention_compiled.attend(joint, rotation, runs.each, wanted)
-        return _by_runs(joint, rotation, runs, None).index_select(0, wanted)
 
     def way(run: tuple[int, int]) -> Callable[[Tensor, Tensor | None, list[tuple[int, int]]], Tensor]:
         if run[1] <= compiled:
@@ -121,6 +137,17 @@ def _by_runs(joint: Tensor, rotation: Tensor | None, runs: Runs, wanted: Tensor 
         attend_span(part, turns, span) for part, turns, (attend_span, span) in zip(parts, rotations, spans, strict=True)
     ]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _are_compiled(x: Tensor, runs: Runs) -> bool:
+    """Whether functions in C compute attention of all proteins, with heads as x (..., D) has them."""
+    compiled = attention_compiled.longest(x)
+    return all(length <= compiled for _, length in runs.each)
+
+
+def _is_rising(wanted: Tensor) -> bool:
+    """Whether no token of `wanted` (K,) is before one that precedes it."""
+    return not bool((wanted.diff() < 0).any())
 
 
 def _by_kernel(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:

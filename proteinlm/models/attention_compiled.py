@@ -25,35 +25,57 @@ earlier.
 """
 
 
-def longest(joint: Tensor) -> float:
-    """Tokens of the longest protein of `joint` (T, N, 3, D) whose attention to compute here; 0 where PyTorch is faster."""
-    suits = _in_bf16(joint) or joint.shape[-1] <= WIDEST.get(joint.dtype, 0)
-    if not suits or joint.device.type != "cpu" or load_kernels() is None:
+def longest(x: Tensor) -> float:
+    """Tokens of the longest protein whose attention to compute here, with heads as x (..., D) has them; 0 where PyTorch is
+    faster.
+    """
+    suits = _in_bf16(x) or x.shape[-1] <= WIDEST.get(x.dtype, 0)
+    if not suits or x.device.type != "cpu" or load_kernels() is None:
         return 0
-    return math.inf if _in_bf16(joint) else LONGEST
+    return math.inf if _in_bf16(x) else LONGEST
 
 
-def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]], wanted: Tensor | None = None) -> Tensor:
+def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
     """Attention (T, N, D) of `joint` (T, N, 3, D), queries, keys and values, within each protein of `runs`.
 
     `runs` are neighbours of equal length, as (proteins, tokens of each). With `rotation` (T, 1, 1, D / 2, 2) float32,
-    queries and keys are turned first. If tokens are `wanted` (K,) int64, they alone are queries: (K, N, D).
+    queries and keys are turned first.
     """
-    lengths = list(chain.from_iterable(repeat(length, count) for count, length in runs))
-    back = None
-    if wanted is not None and bool((wanted.diff() <= 0).any()):
-        wanted, back = wanted.unique(return_inverse=True)
-    output = _Attention.apply(joint.contiguous(), rotation, lengths, wanted)
+    return _checked(_Attention.apply(None, joint.contiguous(), rotation, _lengths(runs), None))
+
+
+def attend_few(
+    query: Tensor, others: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]], wanted: Tensor
+) -> Tensor:
+    """Attention (K, N, D) of the tokens `wanted` (K,) int64, in rising order, within each protein of `runs`.
+
+    `query` (K, N, D) are their queries, `others` (T, N, 2, D) the keys and values of all tokens.
+    """
+    return _checked(_Attention.apply(query.contiguous(), others.contiguous(), rotation, _lengths(runs), wanted))
+
+
+def _lengths(runs: list[tuple[int, int]]) -> list[int]:
+    return list(chain.from_iterable(repeat(length, count) for count, length in runs))
+
+
+def _checked(output: object) -> Tensor:
     assert isinstance(output, Tensor)
-    return output if back is None else output.index_select(0, back)
+    return output
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps two numbers of each query, from which the weights are made again."""
+    """Keeps two numbers of each query, from which the weights are made again. Without queries, `others` has them too."""
 
     @staticmethod
-    def forward(ctx: Any, joint: Tensor, rotation: Tensor | None, lengths: list[int], wanted: Tensor | None) -> Tensor:
-        _, number, _, dim = joint.shape
+    def forward(
+        ctx: Any,
+        query: Tensor | None,
+        others: Tensor,
+        rotation: Tensor | None,
+        lengths: list[int],
+        wanted: Tensor | None,
+    ) -> Tensor:
+        _, number, _, dim = others.shape
         ends = asked = torch.tensor(list(accumulate(lengths)))  # (B,)
         if wanted is not None:
             asked = torch.searchsorted(wanted, ends)  # (B,): where the queries of each protein end
@@ -62,44 +84,52 @@ class _Attention(torch.autograd.Function):
         # of queries: all tokens of a protein, or those that are wanted of it
         counts = lengths if wanted is None else asked.diff(prepend=asked.new_zeros(1)).tolist()
         queries = sum(counts)
-        output = joint.new_empty(queries, number, dim)
+        output = others.new_empty(queries, number, dim)
         kept = torch.empty(2, number, queries)
         turns = None if rotation is None else rotation.contiguous()
-        _call("forward", (joint, turns, wanted, output, kept, ends, asked), lengths, counts, joint)
-        ctx.save_for_backward(joint, turns, wanted, output, kept, ends, asked)
+        tensors = (*_with_queries(query, others), turns, wanted, output, kept, ends, asked)
+        _call("forward", tensors, lengths, counts, others)
+        ctx.save_for_backward(query, others, turns, wanted, output, kept, ends, asked)
         ctx.lengths, ctx.counts = lengths, counts
         return output
 
     @staticmethod
     @once_differentiable  # whose types forget the signature; without it a second derivative would be wrong in silence
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        joint, turns, wanted, output, kept, ends, asked = ctx.saved_tensors
-        gradient = torch.empty_like(joint) if wanted is None else torch.zeros_like(joint)
-        tensors = (joint, turns, wanted, output, kept, upstream.contiguous(), gradient, ends, asked)
-        _call("backward", tensors, ctx.lengths, ctx.counts, joint)
-        return gradient, None, None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, others, *rest, ends, asked = ctx.saved_tensors
+        of_query, of_others = None if query is None else torch.empty_like(query), torch.empty_like(others)
+        gradients = _with_queries(of_query, of_others)
+        tensors = (*_with_queries(query, others), *rest, upstream.contiguous(), *gradients, ends, asked)
+        _call("backward", tensors, ctx.lengths, ctx.counts, others)
+        return of_query, of_others, None, None, None
 
 
-def _in_bf16(joint: Tensor) -> bool:
+def _with_queries(query: Tensor | None, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries, and keys and values (T, N, 2, D), which are parts of (T, N, 3, D) if there is no `query`."""
+    return (others, others[:, :, 1:]) if query is None else (query, others)
+
+
+def _in_bf16(x: Tensor) -> bool:
     """Whether ``attention_bf16.c`` takes it."""
-    return joint.dtype == torch.bfloat16 and has_bf16_products()
+    return x.dtype == torch.bfloat16 and has_bf16_products()
 
 
 def _call(
-    direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], counts: list[int], joint: Tensor
+    direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], counts: list[int], others: Tensor
 ) -> None:
     compiled = load_kernels()
     assert compiled is not None
-    _, number, _, dim = joint.shape
+    _, number, parts, dim = others.shape
+    apart = parts * dim if parts == 3 else dim, parts * dim  # from one head to the next
     total = sum(counts)
-    in_bf16 = _in_bf16(joint)
+    in_bf16 = _in_bf16(others)
     name = f"attention{'_bf16' if in_bf16 else ''}_{direction}"
     function, space = getattr(compiled, name), getattr(compiled, f"{name}_space")
-    is_bf16 = () if in_bf16 else (joint.dtype == torch.bfloat16,)
+    is_bf16 = () if in_bf16 else (others.dtype == torch.bfloat16,)
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def work(first: int, last: int) -> None:
         room = torch.empty(space(max(lengths), dim))
-        function(*addresses, first, last, total, number, dim, *is_bf16, dim**-0.5, room.data_ptr())
+        function(*addresses, first, last, total, number, dim, *apart, *is_bf16, dim**-0.5, room.data_ptr())
 
     share(work, [length * (count + 1) for length, count in zip(lengths, counts, strict=True)])

@@ -4,13 +4,14 @@ T tokens of all proteins laid end to end, B proteins, H hidden size, I intermedi
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
 from proteinlm.models import fused_layers, mup, narrow_layers, shape_buckets
-from proteinlm.models.attention import Boundaries, attend, boundaries, rotation
+from proteinlm.models.attention import Boundaries, attend, attend_few, boundaries, rotation, takes_few
 from proteinlm.models.gelu import gelu
-from proteinlm.models.kernels.layers import is_plain
+from proteinlm.models.kernels.layers import has_kernels, is_plain
 from proteinlm.models.packed import positions
 
 
@@ -38,26 +39,56 @@ class Attention(nn.Module):
         adds: bool = False,
     ) -> Tensor:
         """Attention of x (T, H), or of its `norm`: (T or K, H). x itself is added if it `adds`."""
-        joint, x = self._project(x, norm)
-        mixed = attend(joint, where, wanted).flatten(-2)  # (T or K, H)
-        residual = (x if wanted is None else x.index_select(0, wanted)) if adds else None
+        if wanted is None or not self._can_split(x, where, wanted):
+            joint, x = self._project(x, norm)
+            mixed = attend(joint, where, wanted).flatten(-2)  # (T or K, H)
+            residual = x if wanted is None or not adds else x.index_select(0, wanted)
+        else:  # other tokens need no queries
+            of_query, of_others = self._query_and_others()
+            query, residual = self._project(x.index_select(0, wanted), norm, of_query)
+            others, _ = self._project(x, norm, of_others)
+            mixed = attend_few(query.squeeze(2), others, where, wanted).flatten(-2)  # (K, H)
         if fused_layers.suits(mixed, self.output):
-            return fused_layers.add_linear(mixed, self.output, residual)
-        return self.output(mixed) if residual is None else residual + self.output(mixed)
+            return fused_layers.add_linear(mixed, self.output, residual if adds else None)
+        return residual + self.output(mixed) if adds else self.output(mixed)
 
     def project(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
         """Queries, keys and values of each head, (T, N, 3, D), of x (T, H), or of its `norm`."""
         return self._project(x, norm)[0]
 
-    def _project(self, x: Tensor, norm: nn.LayerNorm | None) -> tuple[Tensor, Tensor]:
-        """What `project` gives, and x, for all that else is computed of it."""
-        if norm is not None and narrow_layers.suits(x, norm, self.query_key_value):
-            joint = narrow_layers.project(x, norm, self.query_key_value)
-        elif norm is not None and fused_layers.suits(x, norm, self.query_key_value):
-            joint, x = fused_layers.project(x, norm, self.query_key_value)
+    def _project(
+        self, x: Tensor, norm: nn.LayerNorm | None, part: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `project` gives, or of it what the weight and bias of a `part` of the layer give, and x, for all that else is
+        computed of it.
+        """
+        layer = self.query_key_value
+        weight, bias = part or (layer.weight, layer.bias)
+        if norm is not None and narrow_layers.suits(x, norm, layer):
+            joint = narrow_layers.project(x, norm, weight, bias)
+        elif norm is not None and fused_layers.suits(x, norm, layer):
+            joint, x = fused_layers.project(x, norm, weight, bias)
         else:
-            joint = self.query_key_value(x if norm is None else norm(x))
-        return joint.unflatten(-1, (-1, 3, self.head_dim)), x
+            given = x if norm is None else norm(x)
+            joint = layer(given) if part is None else F.linear(given, weight, bias)
+        heads = len(layer.weight) // (3 * self.head_dim)
+        return joint.unflatten(-1, (heads, -1, self.head_dim)), x
+
+    def _can_split(self, x: Tensor, where: Boundaries, wanted: Tensor) -> bool:
+        """Whether the layer is nothing but its weights, and functions in C take queries of the tokens `wanted` (K,) alone."""
+        if not has_kernels(x) or not is_plain(self.query_key_value, nn.Linear):
+            return False
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        return takes_few(x.new_empty(0, self.head_dim, dtype=dtype), where, wanted)
+
+    def _query_and_others(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights and biases of the queries, and those of keys and values."""
+        layer = self.query_key_value
+        weights, biases = (
+            [part.flatten(0, 2) for part in each.unflatten(0, (-1, 3, self.head_dim)).split((1, 2), dim=1)]
+            for each in (layer.weight, layer.bias)
+        )
+        return list(zip(weights, biases, strict=True))
 
 
 class FeedForward(nn.Module):
@@ -122,6 +153,14 @@ class Block(nn.Module):
                 return x + self.drop(changed, tokens, wanted) if self.drops else changed
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)), tokens, wanted)
 
+    def is_fused(self, rows: int) -> bool:
+        """Whether functions in C, to which any shape is as good as another, compute all products of so many `rows`."""
+        if self._compiled_call_impl is not None or not self.feed_forward.is_usual:
+            return False
+        x = self.attention_norm.weight.new_empty(rows, len(self.attention_norm.weight))
+        parts = (self.attention_norm, self.attention.query_key_value), (self.feed_forward_norm, self.feed_forward.up)
+        return all(fused_layers.suits(x, *layers) for layers in parts)
+
     @property
     def drops(self) -> bool:
         """Whether dropout changes anything."""
@@ -160,7 +199,10 @@ class Backbone(nn.Module):
 
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
-        x, where = self.embed(*shape_buckets.pad_batch_to_bucket(tokens, starts, longest), longest)
+        batch = tokens, starts
+        if not all(block.is_fused(len(tokens)) for block in self.blocks):
+            batch = shape_buckets.pad_batch_to_bucket(tokens, starts, longest)
+        x, where = self.embed(*batch, longest)
         *early, last = self.blocks
         for block in early:
             x = block(x, where)  # (T, H)

@@ -52,12 +52,12 @@ def _multiplies_bf16() -> bool:
     return has_bf16_products() and not torch.cpu._is_amx_tile_supported()
 
 
-def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """``linear(norm(x))`` (T, I), under autocast in its type, of x (T, H) float32, and x.
+def project(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """``F.linear(norm(x), weight, bias)`` (T, I), under autocast in its type, of x (T, H) float32, and x.
 
     What else is computed of x shall be computed of that, so that its gradient is added on the way.
     """
-    given = _multiplied(), norm.eps, x.contiguous(), *_parameters(norm, linear)
+    given = _multiplied(), norm.eps, x.contiguous(), *_parameters(norm), weight.contiguous(), bias.contiguous()
     output, x = cast("tuple[Tensor, Tensor]", _NormLinear.apply(*given))
     return output, x
 

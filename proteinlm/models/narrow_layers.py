@@ -30,19 +30,20 @@ def suits(x: Tensor, norm: nn.LayerNorm, *linear: nn.Linear) -> bool:
     return x.shape[-1] <= WIDEST and are_usable((norm, *linear), x, MULTIPLE, PIECE)
 
 
-def project(x: Tensor, norm: nn.LayerNorm, linear: nn.Linear) -> Tensor:
-    """``linear(norm(x))`` (T, I) of x (T, H)."""
-    return _apply("norm_linear", x, norm, linear)
+def project(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear(norm(x), weight, bias)`` (T, I) of x (T, H)."""
+    return _apply("norm_linear", x, norm.eps, norm.weight, norm.bias, weight, bias)
 
 
 def add_feed_forward(x: Tensor, norm: nn.LayerNorm, up: nn.Linear, down: nn.Linear) -> Tensor:
     """``x + down(gelu(up(norm(x))))`` (T, H) of x (T, H), with GELU in the tanh approximation."""
-    return _apply("feed_forward", x, norm, up, down)
+    parameters = (each for layer in (norm, up, down) for each in (layer.weight, layer.bias))
+    return _apply("feed_forward", x, norm.eps, *parameters)
 
 
-def _apply(name: str, x: Tensor, norm: nn.LayerNorm, *linear: nn.Linear) -> Tensor:
-    parameters = (each.contiguous() for layer in (norm, *linear) for each in (layer.weight, layer.bias))
-    output = _Rows.apply(name, norm.eps, torch.is_grad_enabled(), x.contiguous(), *parameters)
+def _apply(name: str, x: Tensor, epsilon: float, *parameters: Tensor) -> Tensor:
+    given = [each.contiguous() for each in (x, *parameters)]
+    output = _Rows.apply(name, epsilon, torch.is_grad_enabled(), *given)
     assert isinstance(output, Tensor)
     return output
 

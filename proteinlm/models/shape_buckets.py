@@ -46,9 +46,9 @@ def pad_batch_to_bucket(tokens: Tensor, starts: Tensor, longest: int) -> tuple[T
 
 
 def pad_rows_to_bucket(index: Tensor) -> Tensor:
-    """`index` (K,) of rows, with the `padding` as row 0 time and again; index itself where there is none."""
+    """`index` (K,) of rows, with the `padding` as its last row time and again; index itself where there is none."""
     rows = padding(len(index), index.device)
-    return F.pad(index, (0, rows)) if rows else index
+    return torch.cat((index, index[-1:].expand(rows))) if rows else index
 
 
 def pad_to_bucket(x: Tensor) -> Tensor:

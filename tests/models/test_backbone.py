@@ -105,4 +105,4 @@ def test_states_that_are_wanted_are_those_of_all(config: ModelConfig, dropout: f
     every = run(lambda: backbone(tokens, starts, 30)[wanted])
     assert len(few) == len(every) > 20
     for ours, theirs in zip(few, every, strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours, theirs, atol=3e-5, rtol=1e-5)

@@ -54,7 +54,8 @@ def inputs(kind: str, rows: int, hidden: int, wide: int, numbers: torch.dtype) -
 
 def ours(kind: str, modules: tuple[Any, ...], x: list[Tensor], form: str = "tanh") -> Tensor:
     if kind == "project":
-        return fused_layers.project(x[0], *modules)[0]
+        norm, linear = modules
+        return fused_layers.project(x[0], norm, linear.weight, linear.bias)[0]
     if kind == "add_linear":
         return fused_layers.add_linear(x[0], modules[0], x[1])
     return fused_layers.feed_forward(x[0], *modules, adds=True, approximate=form)
@@ -155,9 +156,9 @@ def test_without_the_residual_sum_the_rest_is_the_same(numbers: torch.dtype):
 
 
 def test_the_gradient_of_what_else_is_computed_of_x_is_added(numbers: torch.dtype):
-    modules, x = layers("project", 32, 64), inputs("project", 200, 32, 64, numbers)[0]
+    (norm, linear), x = layers("project", 32, 64), inputs("project", 200, 32, 64, numbers)[0]
     upstream, more = torch.randn(200, 64).to(numbers), torch.randn(200, 32)
-    output, same = fused_layers.project(x, *modules)
+    output, same = fused_layers.project(x, norm, linear.weight, linear.bias)
     assert torch.equal(same, x)
     (alone,) = torch.autograd.grad(output, x, upstream, retain_graph=True)
     (other,) = torch.autograd.grad(same, x, more, retain_graph=True)
@@ -188,7 +189,8 @@ def test_a_block_is_the_same_with_them_and_without(
         function: Callable[..., Tensor] = getattr(fused_layers, name)
         monkeypatch.setattr(fused_layers, name, lambda *a, f=function, n=name, **k: (calls.append(n), f(*a, **k))[1])
     found = _of_block(block, x, where, wanted, upstream)
-    assert calls == ["project", "add_linear"] + ["feed_forward"] * (feed_forward == "gelu")
+    projected = ["project"] * (1 if wanted is None else 2)  # queries of the wanted rows, keys and values of all
+    assert calls == [*projected, "add_linear"] + ["feed_forward"] * (feed_forward == "gelu")
     monkeypatch.setattr(fused_layers, "suits", lambda *_: False)
     for each, theirs in zip(found, _of_block(block, x, where, wanted, upstream), strict=True):
         assert (each - theirs).norm() <= (0.01 if numbers == torch.bfloat16 else 1e-5) * theirs.norm()

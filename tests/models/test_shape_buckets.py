@@ -12,9 +12,10 @@ from torch import Tensor
 
 from proteinlm.config import ModelConfig
 from proteinlm.models import shape_buckets
-from proteinlm.models.backbone import Backbone
+from proteinlm.models.backbone import Backbone, Block
 from proteinlm.models.heads import LanguageModelHead
-from proteinlm.models.kernels.compiler import SWITCH
+from proteinlm.models.kernels import layers
+from proteinlm.models.kernels.compiler import SWITCH, has_bf16_products
 from proteinlm.models.shape_buckets import MULTIPLE, bucket_size
 
 LENGTHS = [5, 40, 41, 90]
@@ -51,6 +52,7 @@ def in_bf16(forward: Callable[[], Tensor]) -> Tensor:
 
 
 def test_filling_changes_neither_outputs_nor_gradients(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Block, "is_fused", lambda block, rows: False)
     assert shape_buckets.padding(sum(LENGTHS), torch.device("cpu")) == 0  # in float32 no kernel is compiled for a shape
     filled, gradients = learn(in_bf16)
     monkeypatch.setattr(shape_buckets, "padding", lambda size, device: 0)
@@ -60,6 +62,18 @@ def test_filling_changes_neither_outputs_nor_gradients(monkeypatch: pytest.Monke
     assert gradients.keys() == expected.keys()
     for name, gradient in gradients.items():
         assert (gradient - expected[name]).norm() <= 2e-2 * expected[name].norm(), name
+
+
+@pytest.mark.skipif(not has_bf16_products(), reason="this processor does not multiply bfloat16 by AVX-512")
+def test_what_functions_in_c_compute_is_not_filled(monkeypatch: pytest.MonkeyPatch):
+    torch.set_num_threads(1)
+    filled = []
+    monkeypatch.setattr(shape_buckets, "pad_batch_to_bucket", lambda *batch: (filled.append(batch), batch[:2])[1])
+    learn(in_bf16)
+    assert not filled
+    monkeypatch.setattr(layers, "load_kernels", lambda: None)
+    learn(in_bf16)
+    assert filled
 
 
 @pytest.mark.parametrize("positions", ["learned", "rotary"])

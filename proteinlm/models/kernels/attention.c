@@ -4,8 +4,9 @@
  * across lanes and products as thin as a head fill the registers. The weights are never written to memory by the forward
  * pass: it keeps the largest score and the inverse of the sum of each query, from which the backward pass makes them again.
  *
- * Of `joint` (T, N, 3, D), queries, keys and values; L tokens of a protein, Q of them queries; W, the head dimension filled
- * up with zeros to a multiple of 4; P, the number of queries filled up to a multiple of 16.
+ * T tokens, K of them queries, N heads, head dimension D; L tokens of a protein, Q of them queries; W, the head dimension
+ * filled up with zeros to a multiple of 4; P, the number of queries filled up to a multiple of 16. Keys and values, (T, N, 2, D),
+ * and queries, (K, N, D), may be parts of one tensor (T, N, 3, D): how far apart the heads of either are is said.
  */
 #include <stddef.h>
 
@@ -27,7 +28,7 @@ typedef float Eight __attribute__((vector_size(32)));
 
 typedef struct {
     int64_t heads, dim, wide; /* N, D, W */
-    int64_t is_bf16;          /* whether joint, output and their gradients are bfloat16; else they are float32 */
+    int64_t is_bf16;          /* whether inputs, output and their gradients are bfloat16; else they are float32 */
     const float *turns;       /* (T, D / 2, 2) cosines and sines, or null */
 } Shape;
 
@@ -66,7 +67,7 @@ static inline void write(void *to, int64_t index, float x, int64_t is_bf16) {
     ((uint16_t *)to)[index] = (uint16_t)(bits >> 16);
 }
 
-/* The rows of a tensor that a protein has: those of `places` (length), or if it is null those from `begin` on. */
+/* The rows of a tensor that a protein has, and the tokens that they are: `places` (length), or if it is null the rows themselves. */
 typedef struct {
     const int64_t *places;
     int64_t begin, length;
@@ -79,10 +80,10 @@ static inline void gather(float *to, const void *from, int64_t first, int64_t st
                           const float *turns, float scale) {
     int64_t dim = shape->dim, wide = shape->wide, even = dim / 4 * 4, is_bf16 = shape->is_bf16;
     for (int64_t i = 0; i < rows.length; i++, to += wide) {
-        int64_t row = rows.places ? rows.places[i] : rows.begin + i, at = first + row * stride;
+        int64_t row = rows.begin + i, token = rows.places ? rows.places[i] : row, at = first + row * stride;
         for (int64_t d = 0; d < even; d += 4) store_four(to + d, scale * read_four(from, at + d, is_bf16));
         for (int64_t d = even; d < wide; d++) to[d] = d < dim ? scale * read(from, at + d, is_bf16) : 0;
-        if (turns) turn(to, turns + row * dim, dim, 1);
+        if (turns) turn(to, turns + token * dim, dim, 1);
     }
 }
 
@@ -90,8 +91,8 @@ static inline void gather(float *to, const void *from, int64_t first, int64_t st
 static void scatter(void *to, float *each, int64_t at, int64_t stride, Rows rows, const Shape *shape, const float *turns) {
     int64_t dim = shape->dim;
     for (int64_t i = 0; i < rows.length; i++, each += shape->wide) {
-        int64_t row = rows.places ? rows.places[i] : rows.begin + i, first = at + row * stride;
-        if (turns) turn(each, turns + row * dim, dim, -1);
+        int64_t row = rows.begin + i, token = rows.places ? rows.places[i] : row, first = at + row * stride;
+        if (turns) turn(each, turns + token * dim, dim, -1);
         if (shape->is_bf16)
             for (int64_t d = 0; d < dim; d++) write(to, first + d, each[d], 1);
         else {
@@ -199,27 +200,28 @@ int64_t attention_backward_space(int64_t length, int64_t dim) {
 }
 
 /* Attention of the proteins first to last - 1, which end at token ends[b]. The queries are all tokens, or if it is not null
- * those of `wanted` (K), which rise; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K), the
+ * those of `wanted` (K), which do not fall; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K), the
  * largest score of each query and the inverse of its sum.
  */
-void attention_forward(const void *joint, const float *turns, const int64_t *wanted, void *output, float *kept,
-                       const int64_t *ends, const int64_t *asked, int64_t first, int64_t last, int64_t total,
-                       int64_t heads, int64_t dim, int64_t is_bf16, float scale, float *space) {
+void attention_forward(const void *query_rows, const void *others, const float *turns, const int64_t *wanted, void *output,
+                       float *kept, const int64_t *ends, const int64_t *asked, int64_t first, int64_t last, int64_t total,
+                       int64_t heads, int64_t dim, int64_t query_apart, int64_t others_apart, int64_t is_bf16, float scale,
+                       float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
-    int64_t wide = shape.wide, stride = heads * 3 * dim;
+    int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
         Rows tokens = {NULL, begin, length};
-        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         float *query = space, *key = query + size, *value = key + size, *columns = value + size;
         float *weights = columns + size, *sums = weights + filled(length, QUERIES) * QUERIES;
         for (int64_t head = 0; head < heads; head++) {
-            int64_t at = head * 3 * dim;
-            gather(query, joint, at, stride, of_queries, &shape, turns, scale);
-            gather(key, joint, at + dim, stride, tokens, &shape, turns, 1);
-            gather(value, joint, at + 2 * dim, stride, tokens, &shape, NULL, 1);
+            int64_t at = head * others_apart;
+            gather(query, query_rows, head * query_apart, query_row, of_queries, &shape, turns, scale);
+            gather(key, others, at, row, tokens, &shape, turns, 1);
+            gather(value, others, at + dim, row, tokens, &shape, NULL, 1);
             transpose(columns, query, queries, padded, wide);
             float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
             for (int64_t i = 0; i < queries; i += QUERIES) {
@@ -275,31 +277,30 @@ void attention_forward(const void *joint, const float *turns, const int64_t *wan
     }
 }
 
-/* The gradient (T, N, 3, D) of `joint`, from that of the output, `upstream` (K, N, D). It must be zero before where there are
- * queries that are not wanted.
- */
-void attention_backward(const void *joint, const float *turns, const int64_t *wanted, const void *output, const float *kept,
-                        const void *upstream, void *gradient, const int64_t *ends, const int64_t *asked, int64_t first,
-                        int64_t last, int64_t total, int64_t heads, int64_t dim, int64_t is_bf16, float scale,
-                        float *space) {
+/* The gradients of queries and `others`, from that of the output, `upstream` (K, N, D). */
+void attention_backward(const void *query_rows, const void *others, const float *turns, const int64_t *wanted,
+                        const void *output, const float *kept, const void *upstream, void *query_gradient,
+                        void *others_gradient, const int64_t *ends, const int64_t *asked, int64_t first, int64_t last,
+                        int64_t total, int64_t heads, int64_t dim, int64_t query_apart, int64_t others_apart,
+                        int64_t is_bf16, float scale, float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
-    int64_t wide = shape.wide, stride = heads * 3 * dim;
+    int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
         Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
-        Rows of_queries = {wanted ? wanted + asked_before : NULL, begin, queries};
+        Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         float *query = space, *key = query + size, *value = key + size, *above = value + size;
         float *query_columns = above + size, *above_columns = query_columns + size;
         float *of_query = above_columns + size, *of_key = of_query + size, *of_value = of_key + size;
         float *weights = of_value + size, *of_scores = weights + filled(length, QUERIES) * padded;
         float *inner = of_scores + filled(length, QUERIES) * padded, *sums = inner + padded;
         for (int64_t head = 0; head < heads; head++) {
-            int64_t at = head * 3 * dim;
-            gather(query, joint, at, stride, of_queries, &shape, turns, scale);
-            gather(key, joint, at + dim, stride, tokens, &shape, turns, 1);
-            gather(value, joint, at + 2 * dim, stride, tokens, &shape, NULL, 1);
+            int64_t at = head * others_apart;
+            gather(query, query_rows, head * query_apart, query_row, of_queries, &shape, turns, scale);
+            gather(key, others, at, row, tokens, &shape, turns, 1);
+            gather(value, others, at + dim, row, tokens, &shape, NULL, 1);
             gather(above, upstream, head * dim, heads * dim, outputs, &shape, NULL, 1);
             transpose(query_columns, query, queries, padded, wide);
             transpose(above_columns, above, queries, padded, wide);
@@ -345,9 +346,9 @@ void attention_backward(const void *joint, const float *turns, const int64_t *wa
             }
             rows_of_product(of_value, weights, padded, above, length, queries, wide);
             rows_of_product(of_key, of_scores, padded, query, length, queries, wide);
-            scatter(gradient, of_query, at, stride, of_queries, &shape, turns);
-            scatter(gradient, of_key, at + dim, stride, tokens, &shape, turns);
-            scatter(gradient, of_value, at + 2 * dim, stride, tokens, &shape, NULL);
+            scatter(query_gradient, of_query, head * query_apart, query_row, of_queries, &shape, turns);
+            scatter(others_gradient, of_key, at, row, tokens, &shape, turns);
+            scatter(others_gradient, of_value, at + dim, row, tokens, &shape, NULL);
         }
     }
 }

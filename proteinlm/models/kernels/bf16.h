@@ -22,19 +22,25 @@ static inline void store_pairs(Pair *to, Unsigned x) { memcpy(to, &x, sizeof x);
 
 static inline Unsigned everywhere(Pair x) { return (Unsigned)_mm512_set1_epi32((int)x); }
 
+/* The 32 numbers of a and then b, rounded. */
+static inline Unsigned one_after_other(Vector a, Vector b) { return (Unsigned)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a); }
+
 /* In each lane a and b, rounded. */
 static inline Unsigned paired(Vector a, Vector b) {
-    return __builtin_convertvector(halves(a), Unsigned) | __builtin_convertvector(halves(b), Unsigned) << 16;
+    Unsigned places;
+    for (int i = 0; i < ALL; i++) places[i] = i | (ALL + i) << 16;
+    return (Unsigned)_mm512_permutexvar_epi16((__m512i)places, (__m512i)one_after_other(a, b));
 }
 
-/* 2^x to about 5e-6 of it, enough for what is rounded to bfloat16. */
+#define LOG2_E 1.44269504088896341f
+
+/* 2^x to about 8e-5 of it, enough for what is rounded to bfloat16. */
 static inline Vector power_of_two(Vector x) {
     __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     Vector r = x - (Vector)n;
-    Vector p = r * 9.6713e-3f + 5.55033e-2f;
-    p = p * r + 2.402265e-1f;
-    p = p * r + 6.9314718e-1f;
-    p = p * r + 1.0f;
+    Vector p = r * 5.517166e-2f + 2.4261114e-1f;
+    p = p * r + 6.9326099e-1f;
+    p = p * r + 9.9992807e-1f;
     return (Vector)_mm512_scalef_ps((__m512)p, n);
 }
 

@@ -45,8 +45,8 @@ _pointer, _number, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "attention_forward_space": (_number, [_number] * 2),
     "attention_backward_space": (_number, [_number] * 2),
-    "attention_forward": (None, [_pointer] * 7 + [_number] * 6 + [_float, _pointer]),
-    "attention_backward": (None, [_pointer] * 9 + [_number] * 6 + [_float, _pointer]),
+    "attention_forward": (None, [_pointer] * 8 + [_number] * 8 + [_float, _pointer]),
+    "attention_backward": (None, [_pointer] * 11 + [_number] * 8 + [_float, _pointer]),
     "feed_forward_space": (_number, [_number] * 2),
     "feed_forward_forward": (None, [_pointer] * 10 + [_number] * 4 + [_float, _pointer]),
     "feed_forward_backward": (None, [_pointer] * 10 + [_number] * 5 + [_pointer]),
@@ -80,8 +80,8 @@ FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
     "attention_bf16_forward_space": (_number, [_number] * 2),
     "attention_bf16_backward_space": (_number, [_number] * 2),
-    "attention_bf16_forward": (None, [_pointer] * 7 + [_number] * 5 + [_float, _pointer]),
-    "attention_bf16_backward": (None, [_pointer] * 9 + [_number] * 5 + [_float, _pointer]),
+    "attention_bf16_forward": (None, [_pointer] * 8 + [_number] * 7 + [_float, _pointer]),
+    "attention_bf16_backward": (None, [_pointer] * 11 + [_number] * 7 + [_float, _pointer]),
     **{f"{name}_bf16": signature for name, signature in FUSED_SIGNATURES.items()},
 }
 """The same of those that there are only if `has_bf16_products`."""

@@ -34,15 +34,13 @@ static inline Vector load_second(const Number *from, int64_t apart) { return loa
 
 /* 32 numbers, rounded, so that `load_numbers` and `load_second` find them. */
 static inline void store_numbers(Number *to, int64_t apart, Vector a, Vector b) {
-    store_pairs((Pair *)to, (Unsigned)_mm512_cvtne2ps_pbh((__m512)b, (__m512)a));
+    store_pairs((Pair *)to, one_after_other(a, b));
 }
 
 /* Each x as it is once it was stored. */
-static inline Vector as_stored(Vector x) { return (Vector)(__builtin_convertvector(halves(x), Unsigned) << 16); }
+static inline Vector as_stored(Vector x) { return widened(halves(x)); }
 
-#define LOG2_E 1.44269504088896341f
-
-/* `sigmoid` to about 7e-5 of it, enough for what is rounded to bfloat16. */
+/* `sigmoid` to about 1e-4 of it, enough for what is rounded to bfloat16. */
 static inline Vector gate(Vector x) {
     Vector scaled = x * (x * x * (-TWICE_ROOT * CUBIC * LOG2_E) - TWICE_ROOT * LOG2_E);
     return (Vector)_mm512_rcp14_ps((__m512)(1.0f + power_of_two(scaled)));

@@ -32,11 +32,20 @@ static inline void store(float *to, Vector x) { memcpy(to, &x, sizeof x); }
 
 static inline Vector all(float x) { return x - (Vector){0}; }
 
+/* Numbers in bfloat16 as floats. */
+static inline Vector widened(Halves x) {
+#if LANES == 16 /* GCC would take it apart */
+    return (Vector)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16);
+#else
+    return (Vector)(__builtin_convertvector(x, Integers) << 16);
+#endif
+}
+
 /* Numbers in bfloat16, as many as there are lanes. */
 static inline Vector load_halves(const uint16_t *from) {
     Halves x;
     memcpy(&x, from, sizeof x);
-    return (Vector)(__builtin_convertvector(x, Integers) << 16);
+    return widened(x);
 }
 
 /* Each lane rounded to bfloat16, to the even one of two that are as near. */
