@@ -1,5 +1,4 @@
-"""Self-attention by functions in C, for CPUs: ``kernels/attention.c``, and ``kernels/attention_bf16.c`` on processors that
-multiply in bfloat16.
+"""Self-attention by functions in C, for CPUs: ``kernels/attention.c``, and with AVX-512 ``kernels/fused_attention.h``.
 
 PyTorch's products are made for large matrices. Those of a protein of 60 residues with heads of 8 numbers are so small that
 calling them, and bringing them into shape, takes longer than they do.
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import has_bf16_products, load_kernels, share
+from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels, share
 
 LONGEST = 1024
 """Tokens of the longest protein that ``attention.c`` takes, whose backward pass works on two matrices of their square."""
@@ -23,16 +22,28 @@ WIDEST = {torch.float32: 64, torch.bfloat16: 16}
 """Head dimensions up to which ``attention.c`` is faster than products. It computes in float32, so products in bfloat16 win
 earlier.
 """
+NARROWEST = 12
+"""Head dimension in float32 from which on ``fused_attention.h``, which fills heads up to a multiple of 16, is faster."""
 
 
 def longest(x: Tensor) -> float:
     """Tokens of the longest protein whose attention to compute here, with heads as x (..., D) has them; 0 where PyTorch is
     faster.
     """
-    suits = _in_bf16(x) or x.shape[-1] <= WIDEST.get(x.dtype, 0)
-    if not suits or x.device.type != "cpu" or load_kernels() is None:
+    if x.device.type != "cpu" or load_kernels() is None:
         return 0
-    return math.inf if _in_bf16(x) else LONGEST
+    if _suffix(x):
+        return math.inf
+    return LONGEST if x.shape[-1] <= WIDEST.get(x.dtype, 0) else 0
+
+
+def _suffix(x: Tensor) -> str:
+    """What the names of the functions for heads as x (..., D) has them end with: nothing where they are those of
+    ``attention.c``.
+    """
+    if x.dtype == torch.bfloat16 and has_bf16_products():
+        return "_bf16"
+    return "_fp32" if x.dtype == torch.float32 and x.shape[-1] >= NARROWEST and has_avx512() else ""
 
 
 def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) -> Tensor:
@@ -109,11 +120,6 @@ def _with_queries(query: Tensor | None, others: Tensor) -> tuple[Tensor, Tensor]
     return (others, others[:, :, 1:]) if query is None else (query, others)
 
 
-def _in_bf16(x: Tensor) -> bool:
-    """Whether ``attention_bf16.c`` takes it."""
-    return x.dtype == torch.bfloat16 and has_bf16_products()
-
-
 def _call(
     direction: str, tensors: tuple[Tensor | None, ...], lengths: list[int], counts: list[int], others: Tensor
 ) -> None:
@@ -121,11 +127,10 @@ def _call(
     assert compiled is not None
     _, number, parts, dim = others.shape
     apart = parts * dim if parts == 3 else dim, parts * dim  # from one head to the next
-    total = sum(counts)
-    in_bf16 = _in_bf16(others)
-    name = f"attention{'_bf16' if in_bf16 else ''}_{direction}"
-    function, space = getattr(compiled, name), getattr(compiled, f"{name}_space")
-    is_bf16 = () if in_bf16 else (others.dtype == torch.bfloat16,)
+    total, suffix = sum(counts), _suffix(others)
+    function = getattr(compiled, f"attention_{direction}{suffix}")
+    space = getattr(compiled, f"attention_{direction}_space{suffix}")
+    is_bf16 = () if suffix else (others.dtype == torch.bfloat16,)
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def work(first: int, last: int) -> None:

@@ -32,8 +32,6 @@ static inline Unsigned paired(Vector a, Vector b) {
     return (Unsigned)_mm512_permutexvar_epi16((__m512i)places, (__m512i)one_after_other(a, b));
 }
 
-#define LOG2_E 1.44269504088896341f
-
 /* 2^x to about 8e-5 of it, enough for what is rounded to bfloat16. */
 static inline Vector power_of_two(Vector x) {
     __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -42,11 +40,4 @@ static inline Vector power_of_two(Vector x) {
     p = p * r + 6.9326099e-1f;
     p = p * r + 9.9992807e-1f;
     return (Vector)_mm512_scalef_ps((__m512)p, n);
-}
-
-/* The transpose of 16 rows of 16 pairs, `from_stride` apart. */
-static inline void transpose_block(Pair *to, int64_t to_stride, const Pair *from, int64_t from_stride) {
-    __m512i rows[16];
-    for (int i = 0; i < 16; i++) rows[i] = (__m512i)load_pairs(from + i * from_stride);
-    store_transpose(to, to_stride, rows);
 }

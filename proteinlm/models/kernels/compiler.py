@@ -24,12 +24,12 @@ import torch
 from proteinlm.storage.cache import default_cache
 
 SOURCES = (
-    *("attention.c", "attention_bf16.c", "feed_forward.c", "fused_bf16.c", "fused_fp32.c", "gelu.c", "norm_linear.c"),
+    *("attention.c", "feed_forward.c", "fused_bf16.c", "fused_fp32.c", "gelu.c", "norm_linear.c"),
     "pairs.c",
 )
 HEADERS = (
-    *("bf16.h", "fused_feed_forward.h", "fused_linear.h", "fused_weights.h", "gelu.h", "lanes.h", "narrow.h", "norm.h"),
-    *("numbers_bf16.h", "numbers_fp32.h", "products.h", "strips.h", "vectors.h"),
+    *("bf16.h", "fused_attention.h", "fused_feed_forward.h", "fused_linear.h", "fused_weights.h", "gelu.h", "lanes.h"),
+    *("narrow.h", "norm.h", "numbers_bf16.h", "numbers_fp32.h", "products.h", "strips.h", "vectors.h"),
 )
 FLAGS = ("-O3", "-std=gnu11", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w")
 INSTRUCTIONS = {"AVX512": ("-march=x86-64-v4",), "AVX2": ("-march=x86-64-v3",)}
@@ -62,6 +62,10 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
 }
 """What each function returns and takes."""
 FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "attention_forward_space": (_number, [_number] * 2),
+    "attention_backward_space": (_number, [_number] * 2),
+    "attention_forward": (None, [_pointer] * 8 + [_number] * 7 + [_float, _pointer]),
+    "attention_backward": (None, [_pointer] * 11 + [_number] * 7 + [_float, _pointer]),
     "columns_of_product": (None, [_pointer] * 3 + [_number] * 5 + [_pointer]),
     "feed_forward_space": (_number, [_number] * 2),
     "feed_forward_forward": (None, [_pointer] * 10 + [_number] * 7 + [_float, _pointer]),
@@ -76,15 +80,9 @@ FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "weights_space": (_number, [_number] * 2),
     "weights_gradient": (None, [_pointer] * 4 + [_number] * 9 + [_pointer]),
 }
-"""The same of the functions of ``fused_fp32.c``, named so with ``_fp32``, which there are only with AVX-512."""
-SIGNATURES_WITH_BF16_PRODUCTS: dict[str, tuple[type | None, list[type]]] = {
-    "attention_bf16_forward_space": (_number, [_number] * 2),
-    "attention_bf16_backward_space": (_number, [_number] * 2),
-    "attention_bf16_forward": (None, [_pointer] * 8 + [_number] * 7 + [_float, _pointer]),
-    "attention_bf16_backward": (None, [_pointer] * 11 + [_number] * 7 + [_float, _pointer]),
-    **{f"{name}_bf16": signature for name, signature in FUSED_SIGNATURES.items()},
-}
-"""The same of those that there are only if `has_bf16_products`."""
+"""The same of the functions of ``fused_fp32.c`` and ``fused_bf16.c``, named so with ``_fp32`` and ``_bf16``. There are the
+first only if `has_avx512`, the others only if `has_bf16_products`.
+"""
 
 _loading = threading.Lock()  # a backward pass has a thread of its own
 
@@ -101,9 +99,10 @@ def _load_once() -> ctypes.CDLL | None:
         return None
     try:
         opened = ctypes.CDLL(str(_compiled()))
-        signatures = SIGNATURES | (SIGNATURES_WITH_BF16_PRODUCTS if has_bf16_products() else {})
-        if has_avx512():
-            signatures |= {f"{name}_fp32": signature for name, signature in FUSED_SIGNATURES.items()}
+        signatures = dict(SIGNATURES)
+        for suffix, there in (("fp32", has_avx512()), ("bf16", has_bf16_products())):
+            if there:
+                signatures |= {f"{name}_{suffix}": signature for name, signature in FUSED_SIGNATURES.items()}
         for name, (result, arguments) in signatures.items():
             function = getattr(opened, name)
             function.restype, function.argtypes = result, arguments

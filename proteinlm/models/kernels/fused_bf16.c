@@ -2,6 +2,7 @@
 #ifdef __AVX512BF16__
 #include "numbers_bf16.h"
 
+#include "fused_attention.h"
 #include "fused_feed_forward.h"
 #include "fused_linear.h"
 #include "fused_weights.h"

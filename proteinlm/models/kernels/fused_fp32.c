@@ -2,6 +2,7 @@
 #ifdef __AVX512F__
 #include "numbers_fp32.h"
 
+#include "fused_attention.h"
 #include "fused_feed_forward.h"
 #include "fused_linear.h"
 #include "fused_weights.h"

@@ -3,6 +3,8 @@
 #include "vectors.h"
 
 #define ALL 16 /* lanes */
+#define LOG2_E 1.44269504088896341f
+#define INLINE static inline __attribute__((always_inline))
 
 /* The transpose of 16 rows of 16 words of 32 bits, which are in `a`. It overwrites them. */
 static inline void store_transpose(uint32_t *to, int64_t to_stride, __m512i a[16]) {
@@ -29,6 +31,13 @@ static inline void store_transpose(uint32_t *to, int64_t to_stride, __m512i a[16
         _mm512_storeu_si512(to + (i + 8) * to_stride, _mm512_shuffle_i32x4(b[i], b[i + 8], 0xdd));
         _mm512_storeu_si512(to + (i + 12) * to_stride, _mm512_shuffle_i32x4(b[i + 4], b[i + 12], 0xdd));
     }
+}
+
+/* The transpose of 16 rows of 16 words of 32 bits, `from_stride` apart. */
+static inline void transpose_words(void *to, int64_t to_stride, const void *from, int64_t from_stride) {
+    __m512i rows[ALL];
+    for (int i = 0; i < ALL; i++) rows[i] = _mm512_loadu_si512((const uint32_t *)from + i * from_stride);
+    store_transpose(to, to_stride, rows);
 }
 
 /* The next `bytes` of a working space. */

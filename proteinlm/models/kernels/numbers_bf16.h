@@ -37,6 +37,23 @@ static inline void store_numbers(Number *to, int64_t apart, Vector a, Vector b) 
     store_pairs((Pair *)to, one_after_other(a, b));
 }
 
+/* `count` numbers, rounded, 16 or fewer. */
+static inline void store_some(Number *to, Vector x, int64_t count) {
+    Halves each = halves(x);
+    if (count == ALL) memcpy(to, &each, sizeof each);
+    else memcpy(to, &each, count * sizeof(Number));
+}
+
+/* The words of numbers that are in a, then b. */
+static inline Words word_of(Vector a, Vector b) { return paired(a, b); }
+
+/* 16 words of numbers of two rows. */
+static inline Words words_of_two(const Number *from, int64_t stride) {
+    Halves a, b;
+    memcpy(&a, from, sizeof a), memcpy(&b, from + stride, sizeof b);
+    return (Words)_mm512_or_si512(_mm512_cvtepu16_epi32((__m256i)a), _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)b), 16));
+}
+
 /* Each x as it is once it was stored. */
 static inline Vector as_stored(Vector x) { return widened(halves(x)); }
 

@@ -28,6 +28,28 @@ static inline Vector load_second(const Number *from, int64_t apart) { return loa
 
 static inline void store_numbers(Number *to, int64_t apart, Vector a, Vector b) { store(to, a), store(to + apart, b); }
 
+static inline void store_some(Number *to, Vector x, int64_t count) {
+    if (count == ALL) store(to, x);
+    else memcpy(to, &x, count * sizeof(Number));
+}
+
+static inline Words word_of(Vector a, Vector b) { return a; }
+
+static inline Words words_of_two(const Number *from, int64_t stride) { return load(from); }
+
+/* 2^x to about one unit in the last place. */
+static inline Vector power_of_two(Vector x) {
+    __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    Vector r = x - (Vector)n;
+    Vector p = r * 1.53458118e-4f + 1.33999313e-3f;
+    p = p * r + 9.61848896e-3f;
+    p = p * r + 5.55032878e-2f;
+    p = p * r + 2.40226469e-1f;
+    p = p * r + 6.93147206e-1f;
+    p = p * r + 1.0f;
+    return (Vector)_mm512_scalef_ps((__m512)p, n);
+}
+
 static inline Vector as_stored(Vector x) { return x; }
 
 static inline Vector gate(Vector x) { return sigmoid(x); }

@@ -12,7 +12,6 @@
 #define ROWS 192 /* computed at once */
 #define STRIP (16 * PER_WORD) /* columns of a strip */
 #define BLOCK_STRIP (ROWS * STRIP) /* numbers from a strip of a block of rows to the next */
-#define INLINE static inline __attribute__((always_inline))
 
 /* What is done with 32 numbers of a row of a product: two vectors, which belong at `row` and `column`. */
 typedef void Finish(const void *to, int64_t row, int64_t column, Vector a, Vector b);
