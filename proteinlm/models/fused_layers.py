@@ -145,7 +145,7 @@ class _NormLinear(torch.autograd.Function):
         sizes = (x.shape[1], len(weight))
         gradient, sums = torch.empty_like(x), _sums_of(x)
         normal, above = (_strips(len(x), size, ctx.numbers) for size in sizes)
-        packed, of_linear = _packed_back(weight, ctx.numbers), _Gradient(weight)
+        packed, of_linear = _packed_back(weight, ctx.numbers), _Gradient(weight, len(x))
         space = _call("linear_space", ctx.numbers, *sizes)
         for piece, blocks in _pieces(len(x)):
             given = (x[piece], gain, norm_bias, packed, kept[piece], upstream[piece])
@@ -174,7 +174,7 @@ class _Linear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         upstream = upstream.contiguous()
         gradient, above = torch.empty_like(x), _strips(len(x), len(weight), x.dtype)
-        packed, of_linear = _packed_back(weight, x.dtype), _Gradient(weight)
+        packed, of_linear = _packed_back(weight, x.dtype), _Gradient(weight, len(x))
         for piece, _ in _pieces(len(x)):
             tensors, rows = (packed, upstream[piece], gradient[piece], above), len(x[piece])
             _over_blocks("linear_backward", x.dtype, tensors, rows, (x.shape[1], len(weight), above.stride(0)))
@@ -217,7 +217,7 @@ class _FeedForward(torch.autograd.Function):
         sizes = hidden, wide = x.shape[1], len(up)
         gradient, sums = torch.empty_like(x), _sums_of(x)
         normal, above, active, of_inner = (_strips(len(x), size, numbers) for size in (hidden, hidden, wide, wide))
-        packed, of_up, of_down = [_packed_back(each, numbers) for each in (up, down)], _Gradient(up), _Gradient(down)
+        packed, of_up, of_down = [_packed_back(each, numbers) for each in (up, down)], _Gradient(up, len(x)), _Gradient(down, len(x))
         scalars, space = (*sizes, *ctx.scalars, normal.stride(0)), _call("feed_forward_space", numbers, *sizes)
         for piece, blocks in _pieces(len(x)):
             rows = len(x[piece])
@@ -232,8 +232,10 @@ class _FeedForward(torch.autograd.Function):
 class _Gradient:
     """The gradients of the weight and the bias of a linear layer, piece by piece."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.parts: tuple[Tensor, Tensor] = torch.zeros_like(weight), weight.new_zeros(len(weight))
+    def __init__(self, weight: Tensor, rows: int) -> None:
+        self.adds: bool = not rows  # the first piece is written, not added to zeros
+        room = weight.new_zeros if self.adds else weight.new_empty
+        self.parts: tuple[Tensor, Tensor] = room(weight.shape), room(len(weight))
 
     def add(self, rows: int, above: Tensor, x: Tensor) -> None:
         """Add the products of `rows` of the gradient of the output, `above` (I / S, t, S), and of the input, x
@@ -241,13 +243,14 @@ class _Gradient:
         """
         outputs, inputs = self.parts[0].shape
         addresses = [each.data_ptr() for each in (above, x, *self.parts)]
-        scalars = (rows, above.stride(1), above.stride(0), x.stride(1), x.stride(0), outputs, inputs)
+        scalars = (rows, above.stride(1), above.stride(0), x.stride(1), x.stride(0), outputs, inputs, self.adds)
 
         def work(first: int, last: int) -> None:
             room = _room(_call("weights_space", x.dtype, (last - first) * TILE, inputs))
             _call("weights_gradient", x.dtype, *addresses, first, last, *scalars, room.data_ptr())
 
         share(work, [1] * -(-outputs // TILE))
+        self.adds = True
 
 
 def _blocks(rows: int) -> int:

@@ -78,7 +78,7 @@ FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "weights_pack": (None, [_pointer] * 2 + [_number] * 3),
     "weights_pack_back": (None, [_pointer] * 2 + [_number] * 4),
     "weights_space": (_number, [_number] * 2),
-    "weights_gradient": (None, [_pointer] * 4 + [_number] * 9 + [_pointer]),
+    "weights_gradient": (None, [_pointer] * 4 + [_number] * 10 + [_pointer]),
 }
 """The same of the functions of ``fused_fp32.c`` and ``fused_bf16.c``, named so with ``_fp32`` and ``_bf16``. There are the
 first only if `has_avx512`, the others only if `has_bf16_products`.

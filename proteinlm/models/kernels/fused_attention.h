@@ -61,31 +61,32 @@ static void scatter(Number *to, float *each, int64_t stride, Rows rows, const Sh
     }
 }
 
-/* Columns (W / S, P) of words of rows (P, W): a word has neighbours of a row. */
+/* Columns (P / 32, W / S, 32) of words of rows (P, W): a word has neighbours of a row. */
 static void columns_of(Word *columns, const Number *rows, int64_t padded, int64_t wide) {
     const Word *words = (const Word *)rows;
     int64_t size = wide / PER_WORD;
-    for (int64_t i = 0; i < padded; i += ALL) {
+    for (int64_t i = 0; i < padded; i += ALL, words += ALL * size) {
+        Word *to = columns + i / QUERIES * QUERIES * size + i % QUERIES;
         int64_t d = 0;
-        for (; d + ALL <= size; d += ALL) transpose_words(columns + d * padded + i, padded, words + i * size + d, size);
+        for (; d + ALL <= size; d += ALL) transpose_words(to + d * QUERIES, QUERIES, words + d, size);
         if (d < size) { /* 8 words are left */
             Word few[ALL * ALL] = {0}, turned[ALL * ALL];
-            for (int q = 0; q < ALL; q++) memcpy(few + q * ALL, words + (i + q) * size + d, ALL / 2 * sizeof(Word));
+            for (int q = 0; q < ALL; q++) memcpy(few + q * ALL, words + q * size + d, ALL / 2 * sizeof(Word));
             transpose_words(turned, ALL, few, ALL);
-            for (int c = 0; c < ALL / 2; c++) store_words(columns + (d + c) * padded + i, load_words(turned + c * ALL));
+            for (int c = 0; c < ALL / 2; c++) store_words(to + (d + c) * QUERIES, load_words(turned + c * ALL));
         }
     }
 }
 
-/* sums[key][part] = the products of `SUMS` / `parts` rows (W) with `parts` times 16 columns of (W / S, P). */
-INLINE void products(Vector sums[SUMS][PARTS], const Number *rows, const Word *columns, int64_t padded, int64_t wide, int parts) {
+/* sums[key][part] = the products of `SUMS` / `parts` rows (W) with `parts` times 16 of the columns (W / S, 32). */
+INLINE void products(Vector sums[SUMS][PARTS], const Number *rows, const Word *columns, int64_t wide, int parts) {
     const Word *words = (const Word *)rows;
     int64_t size = wide / PER_WORD;
     for (int key = 0; key < SUMS / parts; key++)
         for (int part = 0; part < parts; part++) sums[key][part] = (Vector){0};
     for (int64_t d = 0; d < size; d++) {
         Words column[PARTS];
-        for (int part = 0; part < parts; part++) column[part] = load_words(columns + d * padded + part * ALL);
+        for (int part = 0; part < parts; part++) column[part] = load_words(columns + d * QUERIES + part * ALL);
         for (int key = 0; key < SUMS / parts; key++) {
             Words row = spread(words[key * size + d]);
             for (int part = 0; part < parts; part++) sums[key][part] = add_products(sums[key][part], row, column[part]);
@@ -181,12 +182,12 @@ typedef struct {
 } Head;
 
 /* The `scores` (P, Q) of the first `SUMS` / `parts` of `keys` (P, W), of which `count` are there, with Q = 16 `parts` queries in
- * columns that are `apart`, and the largest of each query.
+ * columns (W / S, 32), and the largest of each query.
  */
-INLINE void score(float *scores, Vector most[PARTS], const Number *keys, const Word *columns, int64_t apart, int64_t wide,
-                  int count, int parts) {
+INLINE void score(float *scores, Vector most[PARTS], const Number *keys, const Word *columns, int64_t wide, int count,
+                  int parts) {
     Vector each[SUMS][PARTS];
-    products(each, keys, columns, apart, wide, parts);
+    products(each, keys, columns, wide, parts);
     for (int k = 0; k < SUMS / parts; k++)
         for (int part = 0; part < parts; part++) {
             if (k < count) most[part] = larger(each[k][part], most[part]);
@@ -194,21 +195,20 @@ INLINE void score(float *scores, Vector most[PARTS], const Number *keys, const W
         }
 }
 
-/* The sums (Q, W) of values, of Q = 16 `parts` queries in columns that are `apart`, with the largest score of each query, in
+/* The sums (Q, W) of values, of Q = 16 `parts` queries in columns (W / S, 32), with the largest score of each query, in
  * powers of two, and the inverse of the sum of its weights. `scores` (P, Q) and `weights` (P / S, Q) are working space.
  */
 INLINE void attend(float *rows, float *largest, float *inverse, float *scores, Word *weights, const Word *columns,
-                   int64_t apart, const Head *head, int parts) {
+                   const Head *head, int parts) {
     const int keys = SUMS / parts, queries = parts * ALL;
     const int64_t length = head->length, wide = head->wide;
     const Vector scale = all(head->scale * LOG2_E);
     Vector most[PARTS], sum[PARTS];
     for (int part = 0; part < parts; part++) most[part] = all(-3e38f), sum[part] = (Vector){0};
     for (int64_t j = 0; j + keys <= length; j += keys)
-        score(scores + j * queries, most, head->key + j * wide, columns, apart, wide, keys, parts);
-    if (length % keys)
-        score(scores + (length - length % keys) * queries, most, head->key + (length - length % keys) * wide, columns, apart,
-              wide, length % keys, parts);
+        score(scores + j * queries, most, head->key + j * wide, columns, wide, keys, parts);
+    int64_t left = length % keys, j = length - left;
+    if (left) score(scores + j * queries, most, head->key + j * wide, columns, wide, left, parts);
     for (int part = 0; part < parts; part++) most[part] = most[part] * scale;
     for (int64_t j = 0; j < length; j += PER_WORD)
         for (int part = 0; part < parts; part++) {
@@ -239,7 +239,7 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t apart = filled(queries, QUERIES);
+        int64_t asked_padded = filled(queries, QUERIES);
         Rows tokens = {NULL, begin, length};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         char *space = (char *)filled((intptr_t)room, 64);
@@ -252,7 +252,7 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
         for (int64_t head = 0; head < heads; head++) {
             const Number *at = others + head * others_apart;
             gather(rows, query + head * query_apart, query_row, query_apart, of_queries, &shape, turns);
-            columns_of(columns, rows, apart, wide);
+            columns_of(columns, rows, asked_padded, wide);
             gather(rows, at + dim, row, others_apart, tokens, &shape, NULL);
             of_head.value_words = in_words(words, rows, padded, wide);
             gather(key, at, row, others_apart, tokens, &shape, turns);
@@ -260,8 +260,8 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
             for (int64_t i = 0; i < queries; i += QUERIES) {
                 float most[QUERIES], over[QUERIES];
                 int64_t count = smallest(queries - i, QUERIES);
-                if (count > ALL) attend(sums, most, over, scores, weights, columns + i, apart, &of_head, PARTS);
-                else attend(sums, most, over, scores, weights, columns + i, apart, &of_head, 1);
+                if (count > ALL) attend(sums, most, over, scores, weights, columns + i * wide / PER_WORD, &of_head, PARTS);
+                else attend(sums, most, over, scores, weights, columns + i * wide / PER_WORD, &of_head, 1);
                 memcpy(largest + i, most, count * sizeof(float));
                 memcpy(inverse + i, over, count * sizeof(float));
                 Rows of_sums = {NULL, asked_before + i, count};
@@ -277,10 +277,9 @@ typedef struct {
 } Scores;
 
 typedef struct {
-    const Word *query_columns, *above_columns; /* (W / S, `apart`) */
+    const Word *query_columns, *above_columns; /* (P / 32, W / S, 32) */
     const Word *query_words, *above_words;     /* (P / S, W) */
     const float *largest, *inverse, *inner;    /* of 32 queries; the last are the products of outputs and their gradients */
-    int64_t apart;
 } Queries;
 
 /* A row of 16 `parts` numbers. */
@@ -296,7 +295,7 @@ INLINE void scores_back(const Scores *to, const Queries *of, int64_t i, int64_t 
     const int keys = SUMS / parts, queries = parts * ALL;
     const Vector scale = all(head->scale * LOG2_E);
     Vector weights[SUMS][PARTS], of_scores[SUMS][PARTS];
-    products(weights, head->key + j * head->wide, of->query_columns + i, of->apart, head->wide, parts);
+    products(weights, head->key + j * head->wide, of->query_columns + i * head->wide / PER_WORD, head->wide, parts);
     for (int k = 0; k < keys; k++)
         for (int part = 0; part < parts; part++) {
             Vector most = load(of->largest + part * ALL), over = load(of->inverse + part * ALL);
@@ -304,7 +303,7 @@ INLINE void scores_back(const Scores *to, const Queries *of, int64_t i, int64_t 
             weights[k][part] = k < count ? weight : (Vector){0};
         }
     for (int k = 0; k < keys; k++) store_parts(to->weights + (j + k) * queries, weights[k], parts);
-    products(of_scores, head->value + j * head->wide, of->above_columns + i, of->apart, head->wide, parts);
+    products(of_scores, head->value + j * head->wide, of->above_columns + i * head->wide / PER_WORD, head->wide, parts);
     for (int k = 0; k < keys; k++) {
         for (int part = 0; part < parts; part++)
             of_scores[k][part] = weights[k][part] * (of_scores[k][part] - load(of->inner + part * ALL));
@@ -343,7 +342,7 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t apart = filled(queries, QUERIES);
+        int64_t asked_padded = filled(queries, QUERIES);
         Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         char *space = (char *)filled((intptr_t)room, 64);
@@ -356,21 +355,21 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
         Number *weights = cut(&space, of_scores_size), *of_scores = cut(&space, of_scores_size);
         Scores scores = {weights, of_scores, PER_WORD == 1 ? (Word *)of_scores : cut(&space, of_scores_size)};
         Head of_head = {.key = key, .value = value, .length = length, .wide = wide, .scale = scale};
-        Queries of = {.query_columns = query_columns, .above_columns = above_columns, .apart = apart};
+        Queries of = {.query_columns = query_columns, .above_columns = above_columns};
         for (int64_t head = 0; head < heads; head++) {
             const Number *at = others + head * others_apart;
             gather(query_rows, query + head * query_apart, query_row, query_apart, of_queries, &shape, turns);
-            columns_of(query_columns, query_rows, apart, wide);
-            of.query_words = in_words(query_words, query_rows, apart, wide);
+            columns_of(query_columns, query_rows, asked_padded, wide);
+            of.query_words = in_words(query_words, query_rows, asked_padded, wide);
             gather(key, at, row, others_apart, tokens, &shape, turns);
             of_head.key_words = in_words(key_words, key, padded, wide);
             gather(value, at + dim, row, others_apart, tokens, &shape, NULL);
             gather(above, upstream + head * dim, heads * dim, dim, outputs, &shape, NULL);
-            columns_of(above_columns, above, apart, wide);
-            of.above_words = in_words(above_words, above, apart, wide);
+            columns_of(above_columns, above, asked_padded, wide);
+            of.above_words = in_words(above_words, above, asked_padded, wide);
             Number *result = (Number *)of_query; /* until the gradient takes its place */
             gather(result, output + head * dim, heads * dim, dim, outputs, &shape, NULL);
-            for (int64_t i = 0; i < apart; i++) {
+            for (int64_t i = 0; i < asked_padded; i++) {
                 Vector sum = {0};
                 for (int64_t d = 0; d < wide; d += ALL) sum += load_numbers(above + i * wide + d) * load_numbers(result + i * wide + d);
                 inner[i] = _mm512_reduce_add_ps((__m512)sum);

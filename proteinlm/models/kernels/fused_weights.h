@@ -85,15 +85,15 @@ static void pack_left(Word *left, int64_t apart, Strips y, int64_t strips, int64
 }
 
 /* The outputs 12 first to 12 last - 1 of the gradient (N, K) of a weight, y (T, N)^T x (T, K), and of that of the bias (N), the
- * sum of y, are added to. Rows of y and x, and their strips, are as far apart as is said.
+ * sum of y, are written, or added to if it `adds`. Rows of y and x, and their strips, are as far apart as is said.
  */
 void OF(weights_gradient)(const Number *y, const Number *x, float *of_weight, float *of_bias, int64_t first,
                            int64_t last, int64_t total, int64_t y_row, int64_t y_strip, int64_t x_row, int64_t x_strip,
-                           int64_t outputs, int64_t inputs, char *room) {
+                           int64_t outputs, int64_t inputs, int64_t adds, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
     int64_t begin = first * TILE, end = smallest(last * TILE, outputs), packed = first / GROUPS * GROUPS * TILE;
     Word *left = cut(&space, 4 * (CHUNK * TILE + ALL) * (last - first + 2 * GROUPS - 1)), *right = cut(&space, 4 * CHUNK * inputs);
-    for (int64_t row = 0; row < total; row += PER_WORD * CHUNK) {
+    for (int64_t row = 0; row < total; row += PER_WORD * CHUNK, adds = 1) {
         int64_t rows = smallest(PER_WORD * CHUNK, total - row), words = (rows + PER_WORD - 1) / PER_WORD;
         int64_t apart = words * TILE + ALL;
         for (int64_t k = 0; k < inputs; k += PANEL)
@@ -102,7 +102,7 @@ void OF(weights_gradient)(const Number *y, const Number *x, float *of_weight, fl
             float sums[GROUPS * TILE];
             Strips from = {y + row * y_row + n / STRIP * y_strip, y_row, y_strip};
             pack_left(left + (n - packed) / TILE * apart, apart, from, (outputs - n) / STRIP, rows, sums);
-            for (int64_t i = n < begin ? begin : n; i < end && i < n + GROUPS * TILE; i++) of_bias[i] += sums[i - n];
+            for (int64_t i = n < begin ? begin : n; i < end && i < n + GROUPS * TILE; i++) of_bias[i] = (adds ? of_bias[i] : 0) + sums[i - n];
         }
         for (int64_t block = 0; block < inputs; block += BLOCK)
         for (int64_t n = begin; n < end; n += TILE)
@@ -126,8 +126,8 @@ void OF(weights_gradient)(const Number *y, const Number *x, float *of_weight, fl
                 for (int r = 0; r < TILE; r++)
                     if (r < valid) {
                         float *each = to + r * inputs;
-                        store(each, load(each) + sums[r][0]);
-                        store(each + ALL, load(each + ALL) + sums[r][1]);
+                        if (adds) sums[r][0] += load(each), sums[r][1] += load(each + ALL);
+                        store(each, sums[r][0]), store(each + ALL, sums[r][1]);
                     }
             }
     }
