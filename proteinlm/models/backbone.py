@@ -45,8 +45,8 @@ class Attention(nn.Module):
             residual = x if wanted is None or not adds else x.index_select(0, wanted)
         else:  # other tokens need no queries
             of_query, of_others = self._query_and_others()
+            others, x = self._project(x, norm, of_others)
             query, residual = self._project(x.index_select(0, wanted), norm, of_query)
-            others, _ = self._project(x, norm, of_others)
             mixed = attend_few(query.squeeze(2), others, where, wanted).flatten(-2)  # (K, H)
         if fused_layers.suits(mixed, self.output):
             return fused_layers.add_linear(mixed, self.output, residual if adds else None)
