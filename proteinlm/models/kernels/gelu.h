@@ -11,7 +11,9 @@
 #define CUBIC 0.044715f
 
 /* s of each x. */
-static inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exponential(x * -TWICE_ROOT * (1.0f + CUBIC * (x * x)))); }
+static inline Vector sigmoid(Vector x) {
+    return inverse_of(1.0f + exponential(x * -TWICE_ROOT * (1.0f + CUBIC * (x * x))));
+}
 
 /* The slope at x, whose s is known. */
 static inline Vector slope_by(Vector x, Vector s) {
@@ -34,7 +36,7 @@ static inline Vector share_below(Vector x) {
     q = q * square - 1.68282697438203e-03f;
     q = q * square - 7.37332916720468e-03f;
     q = q * square - 1.42647390514189e-02f;
-    return 0.5f + 0.5f * (z * p / q);
+    return 0.5f + 0.5f * (z * p * inverse_of(q));
 }
 
 /* The slope of the exact form at x, whose s is known. */
