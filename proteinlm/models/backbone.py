@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from proteinlm.config import ModelConfig
-from proteinlm.models import fused_layers, mup, narrow_layers, shape_buckets
+from proteinlm.models import fused_layers, mup, narrow_layers, repeated_rows, shape_buckets
 from proteinlm.models.attention import Boundaries, attend, attend_few, boundaries, rotation, takes_few
 from proteinlm.models.gelu import gelu
 from proteinlm.models.kernels.layers import has_kernels, is_plain
 from proteinlm.models.packed import positions
+from proteinlm.models.repeated_rows import Repeated, spread
 
 
 class Attention(nn.Module):
@@ -37,9 +38,17 @@ class Attention(nn.Module):
         norm: nn.LayerNorm | None = None,
         *,
         adds: bool = False,
+        repeated: Repeated | None = None,
     ) -> Tensor:
-        """Attention of x (T, H), or of its `norm`: (T or K, H). x itself is added if it `adds`."""
-        if wanted is None or not self._can_split(x, where, wanted):
+        """Attention of x (T, H), or of its `norm`: (T or K, H). x itself is added if it `adds`.
+
+        If rows are `repeated`, x (U, H) is those that are different, and all are wanted.
+        """
+        if repeated is not None:
+            different, x = self._project(x, norm)
+            joint = spread(different.flatten(1), repeated).view(-1, *different.shape[1:])
+            mixed, residual = attend(joint, where).flatten(-2), spread(x, repeated)  # (T, H)
+        elif wanted is None or not self._can_split(x, where, wanted):
             joint, x = self._project(x, norm)
             mixed = attend(joint, where, wanted).flatten(-2)  # (T or K, H)
             residual = x if wanted is None or not adds else x.index_select(0, wanted)
@@ -75,7 +84,7 @@ class Attention(nn.Module):
         return joint.unflatten(-1, (heads, -1, self.head_dim)), x
 
     def _can_split(self, x: Tensor, where: Boundaries, wanted: Tensor) -> bool:
-        """Whether the layer is nothing but its weights, and functions in C take queries of the tokens `wanted` (K,) alone."""
+        """Whether the layer is only its weights, and functions in C take queries of the tokens `wanted` (K,) alone."""
         if not has_kernels(x) or not is_plain(self.query_key_value, nn.Linear):
             return False
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
@@ -125,7 +134,8 @@ class GatedFeedForward(FeedForward):
 class Block(nn.Module):
     """Pre-LayerNorm block: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``.
 
-    If rows K of its output are `wanted`, (K,) int64, it computes no others. They are the same rows, dropout included.
+    If rows K of its output are `wanted`, (K,) int64, it computes no others. They are the same rows, dropout included. If
+    rows of its input are `repeated`, that is the different ones, (U, H). Then nothing is dropped, and all are wanted.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -136,13 +146,15 @@ class Block(nn.Module):
         self.feed_forward: FeedForward = (GatedFeedForward if config.feed_forward == "gated" else FeedForward)(config)
         self.dropout: nn.Dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, where: Boundaries, wanted: Tensor | None = None, repeated: Repeated | None = None
+    ) -> Tensor:
         tokens = len(x)
         if self.drops:
             attended = self.drop(self.attention(x, where, wanted, self.attention_norm), tokens, wanted)
             x = (x if wanted is None else x.index_select(0, wanted)) + attended  # (T or K, H)
         else:
-            x = self.attention(x, where, wanted, self.attention_norm, adds=True)
+            x = self.attention(x, where, wanted, self.attention_norm, adds=True, repeated=repeated)
         layers = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
         if self.feed_forward.is_usual:
             approximate = self.feed_forward.approximate
@@ -202,25 +214,41 @@ class Backbone(nn.Module):
         batch = tokens, starts
         if not all(block.is_fused(len(tokens)) for block in self.blocks):
             batch = shape_buckets.pad_batch_to_bucket(tokens, starts, longest)
-        x, where = self.embed(*batch, longest)
         *early, last = self.blocks
+        repeated = self._repeated(*batch) if early else None
+        x, where = self.embed(*batch, longest, repeated)
         for block in early:
-            x = block(x, where)  # (T, H)
+            x, repeated = block(x, where, repeated=repeated), None  # (T, H)
         if wanted is None:
             return self.norm(last(x, where))[: len(tokens)]
         return self.norm(last(x, where, shape_buckets.pad_rows_to_bucket(wanted)))[: len(wanted)]
 
-    def embed(self, tokens: Tensor, starts: Tensor, longest: int) -> tuple[Tensor, Boundaries]:
-        """The input of the first block: hidden states (T, H), and the boundaries of the proteins."""
+    def embed(
+        self, tokens: Tensor, starts: Tensor, longest: int, repeated: Repeated | None = None
+    ) -> tuple[Tensor, Boundaries]:
+        """The input of the first block: hidden states (T, H), or the different ones (U, H) of those that are `repeated`, and
+        the boundaries of the proteins.
+        """
         position = positions(starts, len(tokens))  # (T,)
-        x = self.token_embedding(tokens)  # (T, H)
+        chosen = slice(None) if repeated is None else repeated.first
+        x = self.token_embedding(tokens[chosen])  # (T or U, H)
         if self.config.positions == "learned":
-            x = x + self.position_embedding(position)
+            x = x + self.position_embedding(position[chosen])
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         where = boundaries(starts, longest, dtype)
         if self.config.positions == "rotary":
             where = where._replace(rotation=rotation(position, self.config.head_dim))
         return self.dropout(x), where
+
+    def _repeated(self, tokens: Tensor, starts: Tensor) -> Repeated | None:
+        """Which tokens have the same input of the first block, if functions in C are there, and it is worth it."""
+        compiled = self.blocks[0]._compiled_call_impl is not None
+        if compiled or (self.training and self.dropout.p > 0) or not has_kernels(tokens):
+            return None
+        kinds = tokens
+        if self.config.positions == "learned":
+            kinds = tokens + self.config.vocab_size * positions(starts, len(tokens))
+        return repeated_rows.find(kinds, self.config.hidden_size)
 
 
 def initialise(module: nn.Module, config: ModelConfig) -> None:

@@ -217,7 +217,11 @@ class _FeedForward(torch.autograd.Function):
         sizes = hidden, wide = x.shape[1], len(up)
         gradient, sums = torch.empty_like(x), _sums_of(x)
         normal, above, active, of_inner = (_strips(len(x), size, numbers) for size in (hidden, hidden, wide, wide))
-        packed, of_up, of_down = [_packed_back(each, numbers) for each in (up, down)], _Gradient(up, len(x)), _Gradient(down, len(x))
+        packed, of_up, of_down = (
+            [_packed_back(each, numbers) for each in (up, down)],
+            _Gradient(up, len(x)),
+            _Gradient(down, len(x)),
+        )
         scalars, space = (*sizes, *ctx.scalars, normal.stride(0)), _call("feed_forward_space", numbers, *sizes)
         for piece, blocks in _pieces(len(x)):
             rows = len(x[piece])

@@ -155,7 +155,9 @@ def test_attention_of_the_wanted_tokens_is_that_of_all_taken_there(wanted: list[
 @pytest.mark.parametrize("wanted", [[5, 40], [-1, 3]])
 def test_compiled_attention_refuses_tokens_that_are_not_there(wanted: list[int]):
     with pytest.raises(IndexError, match="are wanted of 40"):
-        attention_compiled.attend_few(torch.randn(2, 2, 8), torch.randn(40, 2, 2, 8), None, [(2, 20)], torch.tensor(wanted))
+        attention_compiled.attend_few(
+            torch.randn(2, 2, 8), torch.randn(40, 2, 2, 8), None, [(2, 20)], torch.tensor(wanted)
+        )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -188,7 +190,9 @@ def test_compiled_attention_is_the_same_on_any_number_of_threads(dtype: torch.dt
         joint = given.clone().requires_grad_()
         output = attention_compiled.attend(joint, None, [(3, 70), (1, 40), (5, 50)])
         places = torch.arange(0, 500, 7)
-        some = attention_compiled.attend_few(joint[places, :, 0], joint[:, :, 1:], None, [(3, 70), (1, 40), (5, 50)], places)
+        some = attention_compiled.attend_few(
+            joint[places, :, 0], joint[:, :, 1:], None, [(3, 70), (1, 40), (5, 50)], places
+        )
         output.backward(upstream)
         some.backward(upstream[:72])
         assert joint.grad is not None

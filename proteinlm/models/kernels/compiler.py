@@ -25,7 +25,7 @@ from proteinlm.storage.cache import default_cache
 
 SOURCES = (
     *("attention.c", "feed_forward.c", "fused_bf16.c", "fused_fp32.c", "gelu.c", "norm_linear.c"),
-    "pairs.c",
+    *("pairs.c", "rows.c"),
 )
 HEADERS = (
     *("bf16.h", "fused_attention.h", "fused_feed_forward.h", "fused_linear.h", "fused_weights.h", "gelu.h", "lanes.h"),
@@ -59,6 +59,7 @@ SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "norm_linear_backward": (None, [_pointer] * 8 + [_number] * 5 + [_pointer]),
     "pairs_forward": (None, [_pointer] * 3 + [_float, _pointer] + [_number] * 5),
     "pairs_backward": (None, [_pointer] * 7 + [_number] * 4),
+    "rows_sum": (None, [_pointer] * 4 + [_number] * 4),
 }
 """What each function returns and takes."""
 FUSED_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
