@@ -80,8 +80,8 @@ class Attention(nn.Module):
         else:
             given = x if norm is None else norm(x)
             joint = layer(given) if part is None else F.linear(given, weight, bias)
-        heads = len(layer.weight) // (3 * self.head_dim)
-        return joint.unflatten(-1, (heads, -1, self.head_dim)), x
+        parts = 3 if part is None else 3 * len(weight) // len(layer.weight)
+        return joint.unflatten(-1, (-1, parts, self.head_dim)), x
 
     def _can_split(self, x: Tensor, where: Boundaries, wanted: Tensor) -> bool:
         """Whether the layer is only its weights, and functions in C take queries of the tokens `wanted` (K,) alone."""
@@ -212,13 +212,13 @@ class Backbone(nn.Module):
         `starts` (B + 1,) int32 bounds the proteins; `longest` is the length in tokens of the longest, or more.
         """
         batch = tokens, starts
-        if not all(block.is_fused(len(tokens)) for block in self.blocks):
+        if not all(isinstance(block, Block) and block.is_fused(len(tokens)) for block in self.blocks):
             batch = shape_buckets.pad_batch_to_bucket(tokens, starts, longest)
         *early, last = self.blocks
         repeated = self._repeated(*batch) if early else None
         x, where = self.embed(*batch, longest, repeated)
         for block in early:
-            x, repeated = block(x, where, repeated=repeated), None  # (T, H)
+            x, repeated = block(x, where, None, repeated), None  # (T, H)
         if wanted is None:
             return self.norm(last(x, where))[: len(tokens)]
         return self.norm(last(x, where, shape_buckets.pad_rows_to_bucket(wanted)))[: len(wanted)]

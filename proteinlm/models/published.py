@@ -18,6 +18,7 @@ from proteinlm.models import shape_buckets
 from proteinlm.models.attention import Boundaries, boundaries, rotation
 from proteinlm.models.backbone import Block, initialise
 from proteinlm.models.packed import positions
+from proteinlm.models.repeated_rows import Repeated
 
 TRAINED_SHARE = 0.15 * 0.8
 """Masks among the tokens that ESM was trained on."""
@@ -86,7 +87,10 @@ class PublishedBackbone(nn.Module):
 class PostNormBlock(Block):
     """BERT's block: ``norm(x + attention(x))``, then ``norm(x + feed_forward(x))``."""
 
-    def forward(self, x: Tensor, where: Boundaries, wanted: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, where: Boundaries, wanted: Tensor | None = None, repeated: Repeated | None = None
+    ) -> Tensor:
+        assert repeated is None
         tokens = len(x)
         attended = self.drop(self.attention(x, where, wanted), tokens, wanted)
         x = self.attention_norm((x if wanted is None else x.index_select(0, wanted)) + attended)  # (T or K, H)
