@@ -62,8 +62,8 @@ test-weights: setup  ## parity with the published weights of UniRep (CC BY-NC) a
 
 test-clang: setup ## the functions in C as Clang compiles them, for this processor and for an emulated ARM: 120 MB of packages (downloads)
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --quiet --constraint constraints.txt --editable '.[clang]'
-	@for processor in x86 arm; do $(BIN)/python -m pytest -q -p tests.clang.plugin --clang=$$processor -k 'attention or layers or gelu or pair_logits' \
-	  tests/models/test_attention.py tests/models/test_narrow_layers.py tests/models/test_fused_layers.py tests/models/test_kernels.py || exit 1; done
+	@for processor in x86 arm; do $(BIN)/python -m pytest -q -p tests.clang.plugin --clang=$$processor -k 'attention or layers or gelu or pair_logits or rows' \
+	  tests/models/test_attention.py tests/models/test_narrow_layers.py tests/models/test_fused_layers.py tests/models/test_kernels.py tests/models/test_repeated_rows.py || exit 1; done
 
 mutants: setup    ## put small faults into the modules whose numbers are published; list those that no test notices (MODULES= SAMPLE=20)
 	@$(BIN)/python -m tests.mutants $(MODULES) $(if $(SAMPLE),--sample $(SAMPLE))

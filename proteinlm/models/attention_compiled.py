@@ -58,7 +58,8 @@ def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) 
 def attend_few(
     query: Tensor, others: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]], wanted: Tensor
 ) -> Tensor:
-    """Attention (K, N, D) of the tokens `wanted` (K,) int64, in rising order, within each protein of `runs`.
+    """Attention (K, N, D) of the tokens `wanted` (K,) int64, in rising order and as often as they are there, within each
+    protein of `runs`.
 
     `query` (K, N, D) are their queries, `others` (T, N, 2, D) the keys and values of all tokens.
     """
@@ -134,7 +135,7 @@ def _call(
     addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def work(first: int, last: int) -> None:
-        room = torch.empty(space(max(lengths), dim))
+        room = torch.empty(space(max(*lengths, *counts), dim))
         function(*addresses, first, last, total, number, dim, *apart, *is_bf16, dim**-0.5, room.data_ptr())
 
     share(work, [length * (count + 1) for length, count in zip(lengths, counts, strict=True)])

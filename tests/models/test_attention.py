@@ -75,8 +75,11 @@ def test_attention_is_softmax_of_scaled_products(
         assert torch.equal(attend(given.detach(), where), output.detach())
 
 
-@pytest.mark.parametrize("dim", [1, 4, 6, 8, 12, 16, 24, 33, 64])
-def test_compiled_attention_takes_heads_of_any_width(dim: int):
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dim", [1, 4, 6, 8, 12, 16, 24, 33, 64, 128])
+def test_compiled_attention_takes_heads_of_any_width(dim: int, fused: bool, monkeypatch: pytest.MonkeyPatch):
+    if not fused:  # what processors without AVX-512 have
+        monkeypatch.setattr(attention_compiled, "has_avx512", lambda: False)
     torch.manual_seed(0)
     lengths = [1, 3, 16, 17, 33, 65, 65]
     given = torch.randn(sum(lengths), 3, 3, dim)
@@ -118,6 +121,7 @@ WANTED = {
     "all": list(range(123)),
     "none": [],
     "in any order, some twice": [50, 3, 0, 50, 122, 0, 0],
+    "some of them more often than proteins are long": [0] * 40 + [7] * 50 + [118] * 70,
 }
 
 
@@ -127,7 +131,7 @@ WANTED = {
     [
         (torch.float32, 16),
         (torch.float32, 6),
-        (torch.float32, 80),  # by products
+        (torch.float32, 80),  # by products without AVX-512
         (torch.bfloat16, 16),
         pytest.param(torch.bfloat16, 72, marks=WITH_BF16_PRODUCTS),
     ],
@@ -148,8 +152,9 @@ def test_attention_of_the_wanted_tokens_is_that_of_all_taken_there(wanted: list[
         assert joint.grad is not None
         return output, joint.grad
 
+    often = max(map(wanted.count, wanted), default=1)  # gradients of a token are as many times as large
     for ours, theirs in zip(run(places), run(None), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6 if dtype == torch.float32 else 0.03)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=(1e-6 if dtype == torch.float32 else 0.03) * often**0.6)
 
 
 @pytest.mark.parametrize("wanted", [[5, 40], [-1, 3]])

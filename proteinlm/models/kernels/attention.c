@@ -187,7 +187,7 @@ static void rows_of_product(float *rows, const float *weights, int64_t padded, c
     (wide % 8 ? rows_of_product_Four : rows_of_product_Eight)(rows, weights, padded, others, length, queries, wide);
 }
 
-/* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens. */
+/* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens, and as many queries. */
 int64_t attention_forward_space(int64_t length, int64_t dim) {
     int64_t wide = filled(dim, 4), padded = filled(length, QUERIES);
     return 4 * padded * wide + padded * QUERIES + QUERIES * wide;
@@ -212,7 +212,7 @@ void attention_forward(const void *query_rows, const void *others, const float *
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
+        int64_t padded = filled(queries, QUERIES), size = filled(length > queries ? length : queries, QUERIES) * wide;
         Rows tokens = {NULL, begin, length};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         float *query = space, *key = query + size, *value = key + size, *columns = value + size;
@@ -288,7 +288,7 @@ void attention_backward(const void *query_rows, const void *others, const float 
     for (int64_t protein = first; protein < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t padded = filled(queries, QUERIES), size = filled(length, QUERIES) * wide;
+        int64_t padded = filled(queries, QUERIES), size = filled(length > queries ? length : queries, QUERIES) * wide;
         Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         float *query = space, *key = query + size, *value = key + size, *above = value + size;

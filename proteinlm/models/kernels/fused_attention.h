@@ -5,8 +5,9 @@
  * of a protein, not with its square.
  *
  * T tokens, K of them queries, N heads, head dimension D; L tokens of a protein; W, the head dimension filled up with zeros to a
- * multiple of 16; P, the number of tokens or of queries, filled up to a multiple of 32; S numbers of a word. Keys and values,
- * (T, N, 2, D), and queries, (K, N, D), may be parts of one tensor (T, N, 3, D): how far apart the heads of either are is said.
+ * multiple of 16; P, the number of tokens or of queries, whichever are more, filled up to a multiple of 32; S numbers of a word.
+ * Keys and values, (T, N, 2, D), and queries, (K, N, D), may be parts of one tensor (T, N, 3, D): how far apart the heads of
+ * either are is said.
  */
 #pragma once
 #include "lanes.h"
@@ -159,7 +160,7 @@ static const Word *in_words(Word *words, const Number *rows, int64_t padded, int
     return words;
 }
 
-/* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens. */
+/* Floats of the working space of `attention_forward`, for proteins of up to `length` tokens, and as many queries. */
 int64_t OF(attention_forward_space)(int64_t length, int64_t dim) {
     int64_t wide = filled(dim, ALL), padded = filled(length, QUERIES);
     int64_t numbers = padded * (4 * wide + QUERIES), floats = padded * QUERIES + QUERIES * wide;
@@ -237,9 +238,9 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
     for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t asked_padded = filled(queries, QUERIES);
+        int64_t asked_padded = filled(queries, QUERIES), padded = filled(largest_of(length, queries), QUERIES);
         Rows tokens = {NULL, begin, length};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         char *space = (char *)filled((intptr_t)room, 64);
@@ -340,9 +341,9 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
     for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin, padded = filled(length, QUERIES);
+        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t asked_padded = filled(queries, QUERIES);
+        int64_t asked_padded = filled(queries, QUERIES), padded = filled(largest_of(length, queries), QUERIES);
         Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         char *space = (char *)filled((intptr_t)room, 64);
