@@ -28,6 +28,18 @@ typedef struct {
     int64_t begin, length;
 } Rows;
 
+/* A protein: its tokens, the places that its queries have among all tokens and among all queries, and P. */
+typedef struct {
+    Rows tokens, queries, outputs;
+    int64_t padded;
+} Protein;
+
+static Protein protein_at(int64_t b, const int64_t *ends, const int64_t *asked, const int64_t *wanted) {
+    int64_t begin = b ? ends[b - 1] : 0, length = ends[b] - begin, before = b ? asked[b - 1] : 0, count = asked[b] - before;
+    Rows tokens = {NULL, begin, length}, queries = {wanted ? wanted + before : NULL, before, count}, outputs = {NULL, before, count};
+    return (Protein){tokens, queries, outputs, filled(length > count ? length : count, QUERIES)};
+}
+
 /* The rows (`length`, W) of `from`, which are `stride` apart, and zeros up to P; turned by `turns` (T, D / 2, 2), unless it is
  * null. What is `next` numbers further on, a row of the next head, is asked for.
  */
@@ -237,12 +249,10 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
                            int64_t others_apart, float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
-        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t asked_padded = filled(queries, QUERIES), padded = filled(largest_of(length, queries), QUERIES);
-        Rows tokens = {NULL, begin, length};
-        Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
+    for (int64_t b = first; b < last; b++) {
+        Protein protein = protein_at(b, ends, asked, wanted);
+        int64_t padded = protein.padded, length = protein.tokens.length, queries = protein.queries.length;
+        int64_t asked_before = protein.queries.begin, asked_padded = filled(queries, QUERIES);
         char *space = (char *)filled((intptr_t)room, 64);
         int64_t size = padded * wide * sizeof(Number);
         Number *rows = cut(&space, size), *key = cut(&space, size);
@@ -252,11 +262,11 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
         Head of_head = {.key = key, .length = length, .wide = wide, .scale = scale};
         for (int64_t head = 0; head < heads; head++) {
             const Number *at = others + head * others_apart;
-            gather(rows, query + head * query_apart, query_row, query_apart, of_queries, &shape, turns);
+            gather(rows, query + head * query_apart, query_row, query_apart, protein.queries, &shape, turns);
             columns_of(columns, rows, asked_padded, wide);
-            gather(rows, at + dim, row, others_apart, tokens, &shape, NULL);
+            gather(rows, at + dim, row, others_apart, protein.tokens, &shape, NULL);
             of_head.value_words = in_words(words, rows, padded, wide);
-            gather(key, at, row, others_apart, tokens, &shape, turns);
+            gather(key, at, row, others_apart, protein.tokens, &shape, turns);
             float *largest = kept + head * total + asked_before, *inverse = largest + heads * total;
             for (int64_t i = 0; i < queries; i += QUERIES) {
                 float most[QUERIES], over[QUERIES];
@@ -265,8 +275,7 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
                 else attend(sums, most, over, scores, weights, columns + i * wide / PER_WORD, &of_head, 1);
                 memcpy(largest + i, most, count * sizeof(float));
                 memcpy(inverse + i, over, count * sizeof(float));
-                Rows of_sums = {NULL, asked_before + i, count};
-                scatter(output + head * dim, sums, heads * dim, of_sums, &shape, NULL, 1);
+                scatter(output + head * dim, sums, heads * dim, (Rows){NULL, asked_before + i, count}, &shape, NULL, 1);
             }
         }
     }
@@ -283,7 +292,6 @@ typedef struct {
     const float *largest, *inverse, *inner;    /* of 32 queries; the last are the products of outputs and their gradients */
 } Queries;
 
-/* A row of 16 `parts` numbers. */
 INLINE void store_parts(Number *row, const Vector each[PARTS], int parts) {
     if (parts == 1) store_some(row, each[0], ALL);
     else store_numbers(row, ALL, each[0], each[1]);
@@ -300,8 +308,7 @@ INLINE void scores_back(const Scores *to, const Queries *of, int64_t i, int64_t 
     for (int k = 0; k < keys; k++)
         for (int part = 0; part < parts; part++) {
             Vector most = load(of->largest + part * ALL), over = load(of->inverse + part * ALL);
-            Vector weight = power_of_two(weights[k][part] * scale - most) * over;
-            weights[k][part] = k < count ? weight : (Vector){0};
+            weights[k][part] = k < count ? power_of_two(weights[k][part] * scale - most) * over : (Vector){0};
         }
     for (int k = 0; k < keys; k++) store_parts(to->weights + (j + k) * queries, weights[k], parts);
     products(of_scores, head->value + j * head->wide, of->above_columns + i * head->wide / PER_WORD, head->wide, parts);
@@ -322,9 +329,7 @@ INLINE void scores_back(const Scores *to, const Queries *of, int64_t i, int64_t 
 INLINE void queries_back(float *of_query, float *of_key, float *of_value, const Scores *scores, const Queries *of, int64_t i,
                          const Head *head, int parts) {
     const Vector ones[PARTS] = {all(1), all(1)};
-    int64_t length = head->length, wide = head->wide;
-    const int keys = SUMS / parts;
-    int64_t j = 0;
+    int64_t length = head->length, wide = head->wide, keys = SUMS / parts, j = 0;
     for (; j + keys <= length; j += keys) scores_back(scores, of, i, j, head, keys, parts);
     if (j < length) scores_back(scores, of, i, j, head, length - j, parts);
     weighted_sum(of_query, scores->of_scores_words, head->key_words, length, wide, ones, parts);
@@ -340,12 +345,10 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
                             int64_t others_apart, float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t protein = first; protein < last; protein++) {
-        int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
-        int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
-        int64_t asked_padded = filled(queries, QUERIES), padded = filled(largest_of(length, queries), QUERIES);
-        Rows tokens = {NULL, begin, length}, outputs = {NULL, asked_before, queries};
-        Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
+    for (int64_t b = first; b < last; b++) {
+        Protein protein = protein_at(b, ends, asked, wanted);
+        int64_t padded = protein.padded, length = protein.tokens.length, queries = protein.queries.length;
+        int64_t asked_before = protein.queries.begin, asked_padded = filled(queries, QUERIES);
         char *space = (char *)filled((intptr_t)room, 64);
         int64_t size = padded * wide * sizeof(Number), of_scores_size = padded * QUERIES * sizeof(Number);
         Number *query_rows = cut(&space, size), *key = cut(&space, size), *value = cut(&space, size), *above = cut(&space, size);
@@ -359,17 +362,17 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
         Queries of = {.query_columns = query_columns, .above_columns = above_columns};
         for (int64_t head = 0; head < heads; head++) {
             const Number *at = others + head * others_apart;
-            gather(query_rows, query + head * query_apart, query_row, query_apart, of_queries, &shape, turns);
+            gather(query_rows, query + head * query_apart, query_row, query_apart, protein.queries, &shape, turns);
             columns_of(query_columns, query_rows, asked_padded, wide);
             of.query_words = in_words(query_words, query_rows, asked_padded, wide);
-            gather(key, at, row, others_apart, tokens, &shape, turns);
+            gather(key, at, row, others_apart, protein.tokens, &shape, turns);
             of_head.key_words = in_words(key_words, key, padded, wide);
-            gather(value, at + dim, row, others_apart, tokens, &shape, NULL);
-            gather(above, upstream + head * dim, heads * dim, dim, outputs, &shape, NULL);
+            gather(value, at + dim, row, others_apart, protein.tokens, &shape, NULL);
+            gather(above, upstream + head * dim, heads * dim, dim, protein.outputs, &shape, NULL);
             columns_of(above_columns, above, asked_padded, wide);
             of.above_words = in_words(above_words, above, asked_padded, wide);
             Number *result = (Number *)of_query; /* until the gradient takes its place */
-            gather(result, output + head * dim, heads * dim, dim, outputs, &shape, NULL);
+            gather(result, output + head * dim, heads * dim, dim, protein.outputs, &shape, NULL);
             for (int64_t i = 0; i < asked_padded; i++) {
                 Vector sum = {0};
                 for (int64_t d = 0; d < wide; d += ALL) sum += load_numbers(above + i * wide + d) * load_numbers(result + i * wide + d);
@@ -389,9 +392,9 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
                 else queries_back(to, of_key, of_value, &scores, &of, i, &of_head, 1);
             }
             Number *to = others_gradient + head * others_apart;
-            scatter(query_gradient + head * query_apart, of_query, query_row, of_queries, &shape, turns, scale);
-            scatter(to, of_key, row, tokens, &shape, turns, scale);
-            scatter(to + dim, of_value, row, tokens, &shape, NULL, 1);
+            scatter(query_gradient + head * query_apart, of_query, query_row, protein.queries, &shape, turns, scale);
+            scatter(to, of_key, row, protein.tokens, &shape, turns, scale);
+            scatter(to + dim, of_value, row, protein.tokens, &shape, NULL, 1);
         }
     }
 }

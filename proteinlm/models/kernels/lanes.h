@@ -49,4 +49,3 @@ static inline void *cut(char **space, int64_t bytes) {
 
 static inline int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static inline int64_t largest_of(int64_t a, int64_t b) { return a > b ? a : b; }
