@@ -34,10 +34,9 @@ static inline Unsigned paired(Vector a, Vector b) {
 
 /* 2^x to about 8e-5 of it, enough for what is rounded to bfloat16. */
 static inline Vector power_of_two(Vector x) {
-    __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Vector r = x - (Vector)n;
+    Vector n = nearest(x), r = x - n;
     Vector p = r * 5.517166e-2f + 2.4261114e-1f;
     p = p * r + 6.9326099e-1f;
     p = p * r + 9.9992807e-1f;
-    return (Vector)_mm512_scalef_ps((__m512)p, n);
+    return times_power_of_two(p, n);
 }

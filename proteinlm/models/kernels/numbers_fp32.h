@@ -39,15 +39,14 @@ static inline Words words_of_two(const Number *from, int64_t stride) { return lo
 
 /* 2^x to about one unit in the last place. */
 static inline Vector power_of_two(Vector x) {
-    __m512 n = _mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    Vector r = x - (Vector)n;
+    Vector n = nearest(x), r = x - n;
     Vector p = r * 1.53458118e-4f + 1.33999313e-3f;
     p = p * r + 9.61848896e-3f;
     p = p * r + 5.55032878e-2f;
     p = p * r + 2.40226469e-1f;
     p = p * r + 6.93147206e-1f;
     p = p * r + 1.0f;
-    return (Vector)_mm512_scalef_ps((__m512)p, n);
+    return times_power_of_two(p, n);
 }
 
 static inline Vector as_stored(Vector x) { return x; }

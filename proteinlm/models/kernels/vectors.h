@@ -84,6 +84,16 @@ static inline Vector smaller(Vector a, Vector b) {
 #endif
 }
 
+#if LANES == 16
+/* The nearest integers. */
+static inline Vector nearest(Vector x) {
+    return (Vector)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+/* x 2^n of integers n. */
+static inline Vector times_power_of_two(Vector x, Vector n) { return (Vector)_mm512_scalef_ps((__m512)x, (__m512)n); }
+#endif
+
 static inline Vector exponential_near_zero(Vector r) {
     Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -99,10 +109,9 @@ static inline Vector exponential_near_zero(Vector r) {
  */
 #if LANES == 16
 static inline Vector exponential(Vector x) {
-    const int nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     x = larger(all(-87.0f), smaller(all(88.0f), x)); /* in this order, what is not a number stays */
-    Vector n = (Vector)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f), nearest);
-    return (Vector)_mm512_scalef_ps((__m512)exponential_near_zero(x - n * 0.693359375f + n * 2.12194440e-4f), (__m512)n);
+    Vector n = nearest(x * 1.44269504088896341f);
+    return times_power_of_two(exponential_near_zero(x - n * 0.693359375f + n * 2.12194440e-4f), n);
 }
 
 /* 1 / x to about one unit in the last place; a division takes three times as long. */
