@@ -60,6 +60,11 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
+def ratio_of_totals(theirs: list[float], ours: list[float]) -> float:
+    """How many times as long they take for all rounds together: a few heavy batches cost some most of their time."""
+    return sum(theirs) / sum(ours)
+
+
 def report(title: str, figures: list[Figure], directory: Path, name: str) -> None:
     """Print the figures, and write them with the versions and the commit they belong to."""
     table = Table("what", "measured", "", "wanted", title=title, box=None)

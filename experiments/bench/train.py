@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from experiments.bench import peers
-from experiments.bench.figures import Figure, rate, ratio, time_in_turns
+from experiments.bench.figures import Figure, rate, ratio_of_totals, time_in_turns
 from experiments.bench.workload import Padded, packed_steps, padded_batches, training_flops
 from proteinlm import optim
 from proteinlm.config import ModelConfig, OptimConfig
@@ -110,7 +110,12 @@ def train(config: ModelConfig, samples: list[list[np.ndarray]], bf16: bool) -> l
             if "sorted" in name and way.startswith(theirs):
                 wanted = "at least 1.5"
             figures.append(
-                Figure(f"{OURS}, {way} / {name}, {theirs}", ratio(taken, seconds[f"{OURS}, {way}"]), "times", wanted)
+                Figure(
+                    f"{OURS}, {way} / {name}, {theirs}",
+                    ratio_of_totals(taken, seconds[f"{OURS}, {way}"]),
+                    "times",
+                    wanted,
+                )
             )
     return figures
 
