@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels, share
+from proteinlm.models.kernels.layers import as_tensor
 
 LONGEST = 1024
 """Tokens of the longest protein that ``attention.c`` takes, whose backward pass works on two matrices of their square."""
@@ -52,7 +53,7 @@ def attend(joint: Tensor, rotation: Tensor | None, runs: list[tuple[int, int]]) 
     `runs` are neighbours of equal length, as (proteins, tokens of each). With `rotation` (T, 1, 1, D / 2, 2) float32,
     queries and keys are turned first.
     """
-    return _checked(_Attention.apply(None, joint.contiguous(), rotation, _lengths(runs), None))
+    return as_tensor(_Attention.apply(None, joint.contiguous(), rotation, _lengths(runs), None))
 
 
 def attend_few(
@@ -63,16 +64,11 @@ def attend_few(
 
     `query` (K, N, D) are their queries, `others` (T, N, 2, D) the keys and values of all tokens.
     """
-    return _checked(_Attention.apply(query.contiguous(), others.contiguous(), rotation, _lengths(runs), wanted))
+    return as_tensor(_Attention.apply(query.contiguous(), others.contiguous(), rotation, _lengths(runs), wanted))
 
 
 def _lengths(runs: list[tuple[int, int]]) -> list[int]:
     return list(chain.from_iterable(repeat(length, count) for count, length in runs))
-
-
-def _checked(output: object) -> Tensor:
-    assert isinstance(output, Tensor)
-    return output
 
 
 class _Attention(torch.autograd.Function):

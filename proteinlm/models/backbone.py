@@ -170,7 +170,8 @@ class Block(nn.Module):
         if self._compiled_call_impl is not None or not self.feed_forward.is_usual:
             return False
         x = self.attention_norm.weight.new_empty(rows, len(self.attention_norm.weight))
-        parts = (self.attention_norm, self.attention.query_key_value), (self.feed_forward_norm, self.feed_forward.up)
+        half = self.feed_forward_norm, self.feed_forward.up, self.feed_forward.down
+        parts = (self.attention_norm, self.attention.query_key_value), half
         return all(fused_layers.suits(x, *layers) for layers in parts)
 
     @property

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels, share
-from proteinlm.models.kernels.layers import are_usable, has_kernels
+from proteinlm.models.kernels.layers import are_usable, as_tensor, has_kernels
 
 MULTIPLE = 32
 """Of the sizes that the functions take."""
@@ -65,7 +65,7 @@ def project(x: Tensor, norm: nn.LayerNorm, weight: Tensor, bias: Tensor) -> tupl
 def add_linear(x: Tensor, linear: nn.Linear, residual: Tensor | None) -> Tensor:
     """``linear(x)`` (T, I) float32 of x (T, H), added to `residual` (T, I) float32 if there is one."""
     whole = None if residual is None else residual.contiguous()
-    return _checked(_Linear.apply(x.contiguous(), whole, *_parameters(linear)))
+    return as_tensor(_Linear.apply(x.contiguous(), whole, *_parameters(linear)))
 
 
 def feed_forward(
@@ -73,7 +73,7 @@ def feed_forward(
 ) -> Tensor:
     """``down(gelu(up(norm(x))))`` (T, H) of x (T, H), both float32, and x if it `adds`; GELU as ``F.gelu`` has it."""
     options = _multiplied(), norm.eps, adds, approximate == "none", torch.is_grad_enabled()
-    return _checked(_FeedForward.apply(*options, x.contiguous(), *_parameters(norm, up, down)))
+    return as_tensor(_FeedForward.apply(*options, x.contiguous(), *_parameters(norm, up, down)))
 
 
 def packed_multiplication(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
@@ -108,11 +108,6 @@ def packed_multiplication(matrix: Tensor) -> Callable[[Tensor], Tensor] | None:
 
 def _parameters(*layers: nn.LayerNorm | nn.Linear) -> list[Tensor]:
     return [each.contiguous() for layer in layers for each in (layer.weight, layer.bias)]
-
-
-def _checked(output: object) -> Tensor:
-    assert isinstance(output, Tensor)
-    return output
 
 
 class _NormLinear(torch.autograd.Function):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.layers import as_tensor
 
 MULTIPLE = 64
 """Of the numbers of a row."""
@@ -46,9 +47,7 @@ def find(kinds: Tensor, size: int) -> Repeated | None:
 
 def spread(x: Tensor, repeated: Repeated) -> Tensor:
     """The row of x (U, W) that each token has, (T, W); W is a `MULTIPLE`, and the functions in C are there."""
-    output = _Spread.apply(x, repeated)
-    assert isinstance(output, Tensor)
-    return output
+    return as_tensor(_Spread.apply(x, repeated))
 
 
 class _Spread(torch.autograd.Function):

@@ -36,3 +36,9 @@ def are_usable(layers: Sequence[nn.LayerNorm | nn.Linear], x: Tensor, multiple: 
     frozen = torch.is_grad_enabled() and x.requires_grad and not all(layer.weight.requires_grad for layer in layers)
     threads = torch.get_num_threads()
     return not frozen and (threads == 1 or -(-len(x) // rows) >= 2 * threads)
+
+
+def as_tensor(output: object) -> Tensor:
+    """What an autograd function returned, whose type is not known."""
+    assert isinstance(output, Tensor)
+    return output
