@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from proteinlm.records import results
+from proteinlm.records.bootstrap import Interval, Scores, bootstrap
 from proteinlm.storage.atomic import write_text
 
 
@@ -24,6 +26,14 @@ class Figure(NamedTuple):
     unit: str
     target: str = ""
     """What it should be; empty where it only explains another."""
+    interval: Interval | None = None
+    """Of the value, over other rounds than those measured."""
+
+    def text(self) -> str:
+        """The value for a reader."""
+        if self.interval is None:
+            return f"{self.value:,.2f}"
+        return f"{self.value:,.2f} ({self.interval.low:,.2f} to {self.interval.high:,.2f})"
 
 
 def seconds_of(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
@@ -60,9 +70,14 @@ def ratio(theirs: list[float], ours: list[float]) -> float:
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
-def ratio_of_totals(theirs: list[float], ours: list[float]) -> float:
-    """How many times as long they take for all rounds together: a few heavy batches cost some most of their time."""
-    return sum(theirs) / sum(ours)
+def ratio_of_totals(theirs: list[float], ours: list[float]) -> tuple[float, Interval | None]:
+    """How many times as long they take for all rounds together, and the interval had other rounds been drawn.
+
+    A few heavy batches cost some most of their time, so a median over rounds would leave out what training pays. One
+    round has no interval.
+    """
+    rounds = Scores(np.arange(len(ours)), np.divide(theirs, ours), np.array(ours))
+    return rounds.estimate(), bootstrap(rounds) if rounds.n > 1 else None
 
 
 def report(title: str, figures: list[Figure], directory: Path, name: str) -> None:
@@ -70,8 +85,8 @@ def report(title: str, figures: list[Figure], directory: Path, name: str) -> Non
     table = Table("what", "measured", "", "wanted", title=title, box=None)
     lines = [f"{title}", "", "| what | measured | wanted |", "|:--|--:|:--|"]
     for figure in figures:
-        table.add_row(figure.what, f"{figure.value:,.2f}", figure.unit, figure.target)
-        lines.append(f"| {figure.what} | {figure.value:,.2f} {figure.unit} | {figure.target} |")
+        table.add_row(figure.what, figure.text(), figure.unit, figure.target)
+        lines.append(f"| {figure.what} | {figure.text()} {figure.unit} | {figure.target} |")
     Console(width=120).print(table)
     directory.mkdir(parents=True, exist_ok=True)
     record = {"title": title, "figures": [figure._asdict() for figure in figures], **asdict(results.provenance())}

@@ -11,10 +11,11 @@ import torch
 
 from experiments.bench import __main__ as bench
 from experiments.bench import embed, growth, peers, published, small, tracking, train, workload
-from experiments.bench.figures import ratio, time_in_turns
+from experiments.bench.figures import Figure, ratio, ratio_of_totals, time_in_turns
 from proteinlm import load
 from proteinlm.config import ModelConfig
 from proteinlm.models.kernels import compiler
+from proteinlm.records.bootstrap import Interval
 from tests.experiments.sweeps import made_up
 
 SHAPE = ModelConfig(32, 2, 4, dropout=0.0)
@@ -49,6 +50,18 @@ def test_arms_take_turns_and_the_first_rounds_do_not_count():
     assert called == list("ab" * 5)
     assert [len(taken) for taken in seconds.values()] == [3, 3]
     assert ratio([2.0, 9.0, 4.0], [1.0, 1.0, 1.0]) == 4.0
+
+
+def test_a_ratio_of_totals_has_the_interval_of_other_rounds():
+    value, interval = ratio_of_totals([2.0, 9.0, 4.0], [1.0, 2.0, 1.0])
+    assert value == 15 / 4
+    assert interval is not None
+    assert 2.0 <= interval.low < value < interval.high <= 4.5
+    value, interval = ratio_of_totals([3.0] * 30, [1.0] * 30)
+    assert (value, interval) == (3.0, (3.0, 3.0))
+    assert ratio_of_totals([3.0], [2.0]) == (1.5, None)
+    assert Figure("a / b", 3.75, "times", "at least 2", Interval(2.5, 4.25)).text() == "3.75 (2.50 to 4.25)"
+    assert Figure("a", 3750.0, "residues/s").text() == "3,750.00"
 
 
 def test_every_arm_has_a_figure(sample: list[np.ndarray], monkeypatch: pytest.MonkeyPatch):
