@@ -83,7 +83,7 @@ Alignments = Annotated[
     list[Path] | None,
     typer.Option(
         "--alignment",
-        help="Alignment: .a3m, aligned .fasta, .sto. Read by a Potts model, or by the MSA Transformer in --model.",
+        help="Alignment: .a3m, aligned .fasta, .sto, .aln. Read by a Potts model, or by the MSA Transformer in --model.",
     ),
 ]
 
@@ -243,7 +243,9 @@ def contacts(
 def couplings(
     source: Annotated[
         list[Path],
-        typer.Argument(metavar="ALIGNMENT...", help="Alignments: .a3m, aligned .fasta, .sto. With --model: IN.fasta."),
+        typer.Argument(
+            metavar="ALIGNMENT...", help="Alignments: .a3m, aligned .fasta, .sto, .aln. With --model: IN.fasta."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Directory. Killed and started again, the command goes on.")],
     model: Annotated[

@@ -1,4 +1,4 @@
-"""Three formats of one alignment give equal arrays; weights, depth and choices of rows are those of plain loops."""
+"""The formats of one alignment give equal arrays; weights, depth and choices of rows are those of plain loops."""
 
 import gzip
 import lzma
@@ -95,6 +95,18 @@ def test_residues_of_the_query_in_lower_case_are_columns_of_its_own(tmp_path: Pa
     assert check_query(alignment, np.frombuffer(b"WMKACAADW", np.uint8)) == 1
 
 
+def test_rows_alone_are_those_of_the_same_alignment_with_headers(tmp_path: Path):
+    """As PSICOV and CCMpred read them: a row on each line, without names."""
+    lines = [line for line in FASTA.splitlines() if not line.startswith(">")]
+    (tmp_path / "x.aln.gz").write_bytes(gzip.compress("\r\n".join(["", *lines]).encode()))
+    (tmp_path / "x.fasta").write_text(FASTA)
+    alone, named = read_alignment(tmp_path / "x.aln.gz"), read_alignment(tmp_path / "x.fasta")
+    np.testing.assert_array_equal(alone.letters, named.letters)
+    assert alone.names == ["record_0", "record_1", "record_2"]
+    (tmp_path / "y.aln").write_text(FASTA)
+    assert read_alignment(tmp_path / "y.aln").names == named.names
+
+
 def test_rows_that_only_share_inserts_with_the_query_are_left_out(tmp_path: Path):
     (tmp_path / "x.fasta").write_text(">q\nAC--\n>b\n--WY\n>c\nA-WY\n")
     alignment = read_alignment(tmp_path / "x.fasta")
@@ -114,6 +126,11 @@ def test_rows_that_only_share_inserts_with_the_query_are_left_out(tmp_path: Path
         ("x.a3m", ">q\nACD\n>b\nA1D\n", "x.a3m: record 1 (b): '1' is neither a residue nor a gap"),
         ("x.a3m", "ACD\n>b\nACD\n", "x.a3m: line 1: a row without header"),
         ("x.a3m", ">q\nACD\n\0>r\nAC\n\0", "x.a3m: several alignments, each with a zero byte at its end"),
+        ("x.fasta", "ACD\n", "the name of a file of rows alone ends in .aln"),
+        ("x.aln", "\n", "x.aln: no rows: an empty alignment"),
+        ("x.aln", "ACD\nA-\n", "x.aln: record 1 (record_1) has 2 columns, the query 3"),
+        ("x.aln", "query ACD\n", "x.aln: record 0 (record_0): ' ' is neither a residue nor a gap"),
+        ("x.aln", "CLUSTAL W (1.83) alignment\n\nq ACD\n", "x.aln: Clustal's format: write it as aligned FASTA"),
         ("x.sto", "# STOCKHOLM 1.0\nq A C\n//\n", "x.sto: line 2: not a name and a row"),
         ("x.sto", "# STOCKHOLM 1.0\nq AC\n//\n# STOCKHOLM 1.0\n", "x.sto: line 4: a second alignment"),
     ],

@@ -1,6 +1,6 @@
-"""Reads alignments: a3m, aligned FASTA and Stockholm, plain, .gz or .xz.
+"""Reads alignments: a3m, aligned FASTA, Stockholm and rows alone, plain, .gz or .xz.
 
-The three formats of one alignment give equal arrays, because the columns are always those where the query has a residue.
+The formats of one alignment give equal arrays, because the columns are always those where the query has a residue.
 The query is the first row; a consensus before it is passed over. What its relatives have between two of its residues is
 left out.
 
@@ -9,6 +9,7 @@ left out.
   residue, since nothing is aligned with them. An entry of MMseqs2's result2msa, which ends in a zero byte, is an a3m.
 - **Stockholm**, known by the name or the first line: ``.``, ``-``, ``_``, ``~`` and ``*`` are gaps, and lower-case letters
   are residues. Annotation is passed over. Blocks of the same rows may follow one another.
+- **rows alone**, one on each line, as PSICOV and CCMpred read them, known by the name: ends in .aln. As Stockholm.
 - **aligned FASTA**, every other file: as Stockholm.
 
 N rows, L columns.
@@ -27,6 +28,7 @@ from proteinlm.errors import InputError
 
 GAP = ord("-")
 STOCKHOLM = {".sto", ".stk", ".stockholm"}
+ROWS_ALONE = ".aln"
 MAX_FILE = 4 << 30
 """Bytes of a file after decompression."""
 _CAPITALS = bytes(range(ord("A"), ord("Z") + 1))
@@ -166,6 +168,11 @@ def _rows(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     """Names and rows as they are written."""
     if is_stockholm(path) or content.lstrip().startswith(b"# STOCKHOLM"):
         return _stockholm(path, content)
+    first = content.lstrip().partition(b"\n")[0]
+    if first.startswith((b"CLUSTAL", b"MUSCLE")) and b" " in first:  # often named .aln too
+        raise InputError(f"{path}: Clustal's format: write it as aligned FASTA, a3m or Stockholm")
+    if ROWS_ALONE in path.suffixes[-2:] and not first.startswith(b">"):
+        return _rows_alone(path, content)
     return _fasta(path, content)
 
 
@@ -198,7 +205,10 @@ def _fasta(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     before, *records = (b"\n" + content.removeprefix(b"\xef\xbb\xbf")).split(b"\n>")
     for number, line in enumerate(before.splitlines()[1:], 1):
         if line.strip() and not line.startswith(b"#"):
-            raise InputError(f"{path}: line {number}: a row without header: neither FASTA, a3m nor Stockholm")
+            raise InputError(
+                f"{path}: line {number}: a row without header: neither FASTA, a3m nor Stockholm; "
+                "the name of a file of rows alone ends in .aln"
+            )
     names, rows = [], []
     for number, record in enumerate(records):
         header, _, row = record.partition(b"\n")
@@ -230,6 +240,14 @@ def _stockholm(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     if not parts:
         raise InputError(f"{path}: no rows: an empty alignment")
     return list(parts), [b"".join(pieces) for pieces in parts.values()]
+
+
+def _rows_alone(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
+    """Names, which are numbers, and rows, each on a line of its own."""
+    rows = [line.strip() for line in content.splitlines() if line.strip()]
+    if not rows:
+        raise InputError(f"{path}: no rows: an empty alignment")
+    return [f"record_{number}" for number in range(len(rows))], rows
 
 
 def _columns(path: Path, number: int, name: str, row: bytes, inserts: bool) -> bytes:
