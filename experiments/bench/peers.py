@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from experiments.bench.workload import IGNORED, Padded
 from proteinlm import vocabulary
 from proteinlm.config import ModelConfig
+from proteinlm.models.silence import silence_torchao
+
+silence_torchao()
 
 
 def megatron_bert(config: ModelConfig) -> Any:

@@ -21,6 +21,7 @@ from proteinlm import vocabulary
 from proteinlm.config import PUBLISHED, ForeignConfig
 from proteinlm.errors import InputError, first_line
 from proteinlm.models.packed import per_protein
+from proteinlm.models.silence import silence_torchao
 from proteinlm.storage.untrusted import read_json
 
 MODEL_TYPE = "t5"
@@ -167,6 +168,7 @@ def _batches(proteins: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _transformers() -> Any:
+    silence_torchao()
     try:
         import transformers
     except ImportError:

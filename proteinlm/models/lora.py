@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from proteinlm.config import LoraConfig
 from proteinlm.errors import InputError
+from proteinlm.models.silence import silence_torchao
 from proteinlm.storage.atomic import write_text
 
 FILE = "adapter.json"
@@ -127,6 +128,7 @@ def merge(saved: Mapping[str, Tensor], base: Mapping[str, Tensor], scale: float)
 
 
 def _peft() -> Any:
+    silence_torchao()
     try:
         import peft
     except ImportError:
