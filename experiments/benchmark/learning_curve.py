@@ -108,12 +108,12 @@ class Labelled(NamedTuple):
 class Fit:
     """A head for the labels of one split."""
 
-    def __init__(self, split: Split, name: str, source: Source, epochs: int) -> None:
+    def __init__(self, split: Split, name: str, source: Source, epochs: int, learning_rate: float) -> None:
         parts = (split.train, split.valid, split.test)
         self.train, self.valid, self.test = (Labelled.of(part, source) for part in parts)
         mean, deviation = self.train.scales()
         self.mean, self.deviation = torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
-        self.is_number, self.epochs = split.kind == NUMBER, epochs
+        self.is_number, self.epochs, self.learning_rate = split.kind == NUMBER, epochs, learning_rate
         self.wants_cls = name in OF_STATES
         self.has_residues = self.wants_cls or split.is_of_residues
         targets = np.concatenate(self.train.targets)
@@ -128,7 +128,7 @@ class Fit:
         Over a number of `epochs` the learning rate falls linearly to zero. Without one it stays, and learning ends once
         validation has not improved for `PATIENCE` epochs.
         """
-        optimiser = torch.optim.AdamW(self.head.parameters(), LEARNING_RATE)
+        optimiser = torch.optim.AdamW(self.head.parameters(), self.learning_rate)
         best, kept, wanted = -np.inf, self.head.state_dict(), np.concatenate(self.valid.targets)
         since, epochs, proteins = 0, self.epochs or EPOCHS, len(self.train.sequences)
         with Bar("fitting", epochs * proteins, of_bytes=False) as bar:
@@ -137,7 +137,7 @@ class Fit:
                 seen = epoch * proteins
                 for places in self._batches(self.train, torch.randperm(proteins).tolist()):
                     if self.epochs:
-                        optimiser.param_groups[0]["lr"] = LEARNING_RATE * (1 - seen / (epochs * proteins))
+                        optimiser.param_groups[0]["lr"] = self.learning_rate * (1 - seen / (epochs * proteins))
                     optimiser.zero_grad()
                     self._loss(places).backward()
                     optimiser.step()
@@ -192,7 +192,12 @@ def pooling(split: Split, head: str) -> Pooling:
 
 
 def predictions(
-    split: Split, heads: list[str], sources: Mapping[Pooling, Source], seed: int, epochs: int = 0
+    split: Split,
+    heads: list[str],
+    sources: Mapping[Pooling, Source],
+    seed: int,
+    epochs: int = 0,
+    learning_rate: float = LEARNING_RATE,
 ) -> dict[str, np.ndarray]:
     """What each of the heads predicts for the labels of the test proteins, by name."""
     found = {}
@@ -202,7 +207,7 @@ def predictions(
             found[name] = split.fit(source)
             continue
         reseed(seed, torch.device("cpu"))
-        fit = Fit(split, name, source, epochs)
+        fit = Fit(split, name, source, epochs, learning_rate)
         fit.learn()
         found[name] = fit.predict(fit.test)
     return found
@@ -210,6 +215,8 @@ def predictions(
 
 def main(arguments: list[str] | None = None) -> int:
     words = _parse(arguments)
+    if not 0 < words.learning_rate < np.inf:
+        raise InputError(f"--learning-rate {words.learning_rate}: must be above zero")
     model = load_model(
         words.model, False, 0, Placement.choose(precision=words.precision, batch_tokens=words.batch_tokens)
     )
@@ -234,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = {
         f"{name}, {len(split.train.sequences):,} proteins": predicted
         for split in splits.values()
-        for name, predicted in predictions(split, heads, sources, words.seed, words.epochs).items()
+        for name, predicted in predictions(split, heads, sources, words.seed, words.epochs, words.learning_rate).items()
     }
     if words.baselines:
         found |= baseline_predictions(largest, benchmark.wildtype)
@@ -262,6 +269,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default=0,
         help="so many, with a learning rate that falls to zero; 0: until validation has not improved for a while",
     )
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="of the heads but the linear probe")
     parser.add_argument("--baselines", action="store_true", help="compare with what needs no network")
     parser.add_argument("--precision", default="auto", help="of the embeddings")
     parser.add_argument("--batch-tokens", type=int, default=16_384, help="residues to embed at once")

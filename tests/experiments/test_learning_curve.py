@@ -161,8 +161,8 @@ def test_the_learning_rate_falls_to_zero_over_the_epochs_that_are_asked_for(monk
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
     monkeypatch.setattr(learning_curve, "TOKENS", 90)
     made = split("residues", ["H", "E"], {one: states(one) for one in (protein(30, seed) for seed in range(36))})
-    predictions(made, ["mlp"], {"residue": each(one_hot)}, seed=0, epochs=6)
-    assert rates == pytest.approx([1e-3 * (1 - number / 24) for number in range(24)])  # 4 batches in an epoch
+    predictions(made, ["mlp"], {"residue": each(one_hot)}, seed=0, epochs=6, learning_rate=2e-3)
+    assert rates == pytest.approx([2e-3 * (1 - number / 24) for number in range(24)])  # 4 batches in an epoch
 
 
 def test_the_table_has_a_line_for_each_head_and_number_of_proteins(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -179,6 +179,8 @@ def test_the_table_has_a_line_for_each_head_and_number_of_proteins(tmp_path: Pat
     assert lines == [f"{head}, {count} proteins" for count in (20, 60) for head in ("linear", "weight_norm")]
     with pytest.raises(InputError, match="--heads convolution is not one of linear, mlp, weight_norm"):
         learning_curve.main([*words, "--proteins", "20", "--heads", "convolution"])
+    with pytest.raises(InputError, match=r"--learning-rate 0.0: must be above zero"):
+        learning_curve.main([*words, "--proteins", "20", "--learning-rate", "0"])
 
 
 def test_heads_of_states_and_of_means_stand_beside_what_needs_no_network(

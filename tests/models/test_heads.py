@@ -127,8 +127,22 @@ def test_light_attention_is_a_convolution_of_each_protein_alone():
         value, score = value[:, 1:], score[:, 1:]
         weights = score.exp() / score.exp().sum(dim=1, keepdim=True)
         pooled = torch.cat([(weights * value).sum(dim=1), value.max(dim=1).values])
-        rows.append(head.output(head.dense(pooled).relu()))
+        inner = head.dense(pooled)
+        rows.append(head.output(torch.where(inner > 0, inner, 0.01 * inner)))
     assert_same([head(hidden, starts)], [torch.stack(rows)], hidden, *head.parameters())
+
+
+def test_light_attention_learns_again_where_every_unit_is_below_zero():
+    """Where one step has brought it for all variants of a protein: ReLU had no gradient there."""
+    hidden, starts = packed()
+    head = ProteinLightAttention(HIDDEN, 1, dropout=0.0, width=7)
+    nn.init.constant_(head.dense.bias, -100.0)
+    output = head(hidden, starts)
+    assert len(output.unique()) == len(LENGTHS)
+    output.sum().backward()
+    for layer in (head.value, head.attention, head.dense):
+        assert layer.weight.grad is not None
+        assert layer.weight.grad.abs().max() > 0
 
 
 def test_a_linear_head_of_residues_is_one_layer():

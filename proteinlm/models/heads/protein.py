@@ -40,7 +40,9 @@ class ProteinLightAttention(Head):
 
     One convolution gives the values of each residue, another how much each channel attends to it: a softmax over the
     residues of the protein. [CLS] is seen by the convolutions as a token like the others, and is not attended to. The
-    authors' batch normalisation is left out, so that a protein's output does not depend on its neighbours.
+    authors' batch normalisation is left out, so that a protein's output does not depend on its neighbours. Where they
+    have ReLU, a hundredth of what is below zero is passed on: variants of one protein are so alike that one large step
+    puts a unit of ReLU out for all of them, and no gradient brings it back.
     """
 
     def __init__(self, hidden_size: int, classes: int, dropout: float, kernel_size: int = 9, width: int = 32) -> None:
@@ -56,7 +58,7 @@ class ProteinLightAttention(Head):
         scores = per_protein(convolve(self.attention, hidden, starts), starts)
         pairs = [(value, score) for value, score in zip(values, scores, strict=True) if len(value)]
         x = torch.stack([_attended(*(part[min(1, len(part) - 1) :] for part in pair)) for pair in pairs])  # (B, 2H)
-        return self.output(self.dropout(self.dense(x)).relu())  # (B, C)
+        return self.output(F.leaky_relu(self.dropout(self.dense(x))))  # (B, C)
 
 
 def _attended(value: Tensor, score: Tensor) -> Tensor:
