@@ -38,7 +38,7 @@ from proteinlm.training.best_weights import Selection
 from proteinlm.training.checkpoints import Checkpoints
 from proteinlm.training.finetuning_data import Batches, Splits
 from proteinlm.training.guard import Guard
-from proteinlm.training.report import Report
+from proteinlm.training.report import Report, Scoring
 from proteinlm.training.result import common_fields
 from proteinlm.training.tracking import Tracker
 from proteinlm.training.trainer import Budget, build_trainer, hardware
@@ -156,6 +156,7 @@ class Finetuning:
     def samples(self, splits: tuple[str, ...], draw: bool = False) -> Samples:
         """Score `splits` with the best weights of every seed, and `draw` what the first has a figure of."""
         proteins = {split: self.splits.to_score(split) for split in splits}
+        total = sum(len(each.letters) for each in proteins.values())
         runs = []
         for seed in self.seeds:
             module = self._module(seed)
@@ -163,7 +164,8 @@ class Finetuning:
             module.evaluate_on(*splits)
             if draw and seed == self.config.seed:
                 module.draw(proteins, seed, self.directory if self._leads() else None)
-            self._trainer().validate(module, datamodule=Batches(self.config, proteins), verbose=False)
+            scoring = Scoring(self._title(seed), total)
+            self._trainer([scoring]).validate(module, datamodule=Batches(self.config, proteins), verbose=False)
             runs.append(module.samples)
         return {
             (split, metric): type(sample).over_seeds([run[split][metric] for run in runs])
@@ -208,6 +210,9 @@ class Finetuning:
                 print(
                     f"{self.config.task.label}: nothing to score in {of} of {split}: records {named}", file=sys.stderr
                 )
+
+    def _title(self, seed: int) -> str:
+        return f"{self.config.name} {self.config.task.label} seed {seed}"
 
     def _home(self, seed: int) -> Path:
         return self.directory / f"seed-{seed}"
@@ -279,7 +284,7 @@ class Finetuning:
         if self.reports:
             self.trackers[seed] = Tracker(config, task.label, home, done, seed)
         tracker = self.trackers.get(seed)
-        report = Report(f"{config.name} {task.label} seed {seed}", self.directory, tracker, steps)
+        report = Report(self._title(seed), self.directory, tracker, steps)
         selection = Selection(home / BEST, self.start.shape, task.patience, adapter)
         saving = Checkpoints(checkpoints, config.train.checkpoint_seconds)
 

@@ -1,4 +1,7 @@
-"""Reports loss, scores, speed and time left on the screen, to the tracker, and in ``progress.json``."""
+"""Reports loss, scores, speed and time left on the screen, to the tracker, and in ``progress.json``.
+
+Of scoring, it reports how far it is.
+"""
 
 import json
 import sys
@@ -11,17 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.optim import Optimizer
 
+from proteinlm.data.progress import Bar
 from proteinlm.parallel.module import data_processes
 from proteinlm.records.run_directory import PROGRESS
 from proteinlm.storage.atomic import write_text
 from proteinlm.training.tracking import HOURS, TOKENS, Tracker
 
+LINE_SECONDS = 15.0
+"""Between lines where there is no terminal to draw a bar on."""
+
 
 class Report(L.Callback):
     """Loss, scores, speed and time left: on the screen, in the tracker, and in ``progress.json``."""
-
-    LINE_SECONDS = 15.0
-    """Between lines where there is no terminal to draw a bar on."""
 
     def __init__(self, name: str, directory: Path, tracker: Tracker | None, steps: int) -> None:
         self.name, self.directory, self.tracker, self.steps = name, directory, tracker, steps
@@ -108,13 +112,52 @@ class Report(L.Callback):
         left = (now - self.began) / max(1, step - self.first_step) * (self.steps - step)
         if self.bar:
             self.bar.update(self.task, completed=step, figures=figures)
-        elif now - self.lined >= self.LINE_SECONDS or step == self.steps:
+        elif now - self.lined >= LINE_SECONDS or step == self.steps:
             self.lined = now
             print(f"{self.name}  step {step}/{self.steps}  {figures}  {_clock(left)} left", file=sys.stderr, flush=True)
         if now - self.watched >= 1:
             self.watched = now
             seen = {"name": self.name, "step": step, "steps": self.steps, "left": left, **self.last}
             write_text(self.directory / PROGRESS, json.dumps(seen))
+
+
+class Scoring(L.Callback):
+    """How many of `total` proteins are scored, and the time left, on the screen alone."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self.bar = Bar(f"{name}  scoring", total, of_bytes=False)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = self.lined = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        scored = min(len(batch.records) * data_processes(pl_module.data_group), self.total - self.done)
+        self.done += scored
+        self.bar.advance(scored)
+        now = time.monotonic()
+        if sys.stderr.isatty() or now - self.lined < LINE_SECONDS:
+            return
+        self.lined = now
+        left = (now - self.began) / self.done * (self.total - self.done)
+        counted = f"scored {self.done:,}/{self.total:,} proteins"
+        print(f"{self.name}  {counted}  {_clock(left)} left", file=sys.stderr, flush=True)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.bar.close()
 
 
 def _clock(seconds: float) -> str:

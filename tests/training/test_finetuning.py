@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from proteinlm.records.bootstrap import Predictions, Sample, Scores, bootstrap
 from proteinlm.tasks import TASKS, downstream
 from proteinlm.tasks.base import TaskModule
 from proteinlm.tasks.labelled import LabelledTask
-from proteinlm.training import finetuning
+from proteinlm.training import finetuning, report
 from tests.runs import ROOT, Command, equal, in_group
 from tests.tasks import toys
 from tests.tasks.toys import composed, home
@@ -183,6 +184,19 @@ def test_any_batch_budget_scores_every_record_the_same(undisturbed: Path, budget
         expected = scores(undisturbed)["test", score.metric]
         assert score.n == toys.TESTED
         assert score.value == pytest.approx(expected.value, rel=1e-5)
+
+
+def test_scoring_says_how_far_each_seed_is(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(report, "LINE_SECONDS", 0.0)
+    finetuning.evaluate(evaluation(undisturbed, "test", "task.micro_batch_tokens=64", "task.step_tokens=64"))
+    said = re.findall(r"stability seed (\d)  scored (\d+)/(\d+) proteins  0:00:\d\d left", capsys.readouterr().err)
+    for seed in "01":
+        counts = [int(count) for of, count, total in said if (of, int(total)) == (seed, toys.TESTED)]
+        assert len(counts) > 2
+        assert counts == sorted(counts)
+        assert counts[-1] == toys.TESTED
 
 
 def test_an_evaluation_needs_a_split_that_exists(undisturbed: Path):
