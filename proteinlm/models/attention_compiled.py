@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels, share
+from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels
 from proteinlm.models.kernels.layers import as_tensor
+from proteinlm.models.kernels.threads import share
 
 LONGEST = 1024
 """Tokens of the longest protein that ``attention.c`` takes, whose backward pass works on two matrices of their square."""
@@ -25,6 +26,9 @@ earlier.
 """
 NARROWEST = 12
 """Head dimension in float32 from which on ``fused_attention.h``, which fills heads up to a multiple of 16, is faster."""
+
+LINEAR = 32
+"""Queries whose products cost about as much as what is done once for each token."""
 
 
 def longest(x: Tensor) -> float:
@@ -134,4 +138,5 @@ def _call(
         room = torch.empty(space(max(*lengths, *counts), dim))
         function(*addresses, first, last, total, number, dim, *apart, *is_bf16, dim**-0.5, room.data_ptr())
 
-    share(work, [length * (count + 1) for length, count in zip(lengths, counts, strict=True)])
+    costs = [length * (count + LINEAR) for length, count in zip(lengths, counts, strict=True)]
+    share(work, [cost for cost in costs for _ in range(number)])

@@ -16,16 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels, share
+from proteinlm.models.kernels.compiler import has_avx512, has_bf16_products, load_kernels
 from proteinlm.models.kernels.layers import are_usable, as_tensor, has_kernels
+from proteinlm.models.kernels.threads import share
 
 MULTIPLE = 32
 """Of the sizes that the functions take."""
-ROWS, TILE, LINE = 192, 12, 64
-"""Rows that a thread takes at once, rows of a product, and bytes of a row of a strip, as in ``kernels/products.h``."""
-PIECE = 5 * ROWS
-"""Rows whose factors of the gradients of weights are held at once."""
-FEWEST = 2 * ROWS
+ROWS, TILE, LINE = 96, 12, 64
+"""Rows of a block, the least that a thread takes, rows of a product, and bytes of a row of a strip, as in
+``kernels/products.h``.
+"""
+PIECE = 10 * ROWS
+"""Rows whose factors of the gradients of weights are held at once, unless there are more threads than blocks in it."""
+FEWEST = 4 * ROWS
 """Rows in float32 from which on it pays to pack the weights: for fewer, PyTorch's products leave them as they are."""
 SUFFIXES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """What the names of the functions end with, by the type of the numbers that they multiply."""
@@ -258,16 +261,19 @@ def _blocks(rows: int) -> int:
 
 def _pieces(rows: int) -> list[tuple[slice, slice]]:
     """Rows, and the blocks that they are, of each piece."""
-    return [
-        (slice(first, min(first + PIECE, rows)), slice(first // ROWS, _blocks(min(first + PIECE, rows))))
-        for first in range(0, rows, PIECE)
-    ]
+    ends = [(first, min(first + _piece(), rows)) for first in range(0, rows, _piece())]
+    return [(slice(first, end), slice(first // ROWS, _blocks(end))) for first, end in ends]
+
+
+def _piece() -> int:
+    """Rows of a piece: at least a block for each thread."""
+    return PIECE * -(-torch.get_num_threads() * ROWS // PIECE)
 
 
 def _strips(rows: int, size: int, numbers: torch.dtype) -> Tensor:
     """Room for `size` numbers of each row of a piece of so many `rows`: (size / S, t, S)."""
     strip = LINE // numbers.itemsize
-    return torch.empty(size // strip, min(PIECE, _blocks(rows) * ROWS), strip, dtype=numbers)
+    return torch.empty(size // strip, min(_piece(), _blocks(rows) * ROWS), strip, dtype=numbers)
 
 
 def _in_strips(x: Tensor) -> Tensor:

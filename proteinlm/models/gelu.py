@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.compiler import load_kernels
+from proteinlm.models.kernels.threads import share
 
 PIECE = 2**16
 """Numbers that a thread takes at once."""

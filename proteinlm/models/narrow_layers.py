@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.compiler import load_kernels
 from proteinlm.models.kernels.layers import are_usable, has_kernels
+from proteinlm.models.kernels.threads import share
 
 WIDEST = 256
 """Hidden sizes up to which the functions are faster than PyTorch's products."""

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.compiler import load_kernels
 from proteinlm.models.kernels.layers import as_tensor
+from proteinlm.models.kernels.threads import share
 
 MULTIPLE = 64
 """Of the numbers of a row."""

@@ -154,13 +154,3 @@ def test_any_number_of_processes_may_compile_at_once(fresh: Path):
     started = [subprocess.Popen([sys.executable, "-c", command]) for _ in range(2)]
     assert [process.wait() for process in started] == [0, 0]
     assert len([*fresh.rglob("*.*")]) == 1
-
-
-def test_parts_are_shared_by_their_sizes():
-    torch.set_num_threads(3)
-    ranges: list[tuple[int, int]] = []
-    kernels.share(lambda first, last: ranges.append((first, last)), [1, 1, 1, 1, 4, 4])
-    assert sorted(ranges) == [(0, 4), (4, 5), (5, 6)]
-    ranges.clear()
-    kernels.share(lambda first, last: ranges.append((first, last)), [9, 1])
-    assert sorted(part for first, last in ranges for part in range(first, last)) == [0, 1]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from proteinlm.models.kernels.compiler import load_kernels, share
+from proteinlm.models.kernels.compiler import load_kernels
+from proteinlm.models.kernels.threads import share
 
 ROWS = 64
 """Rows of the logits that a thread takes at once. Each set has a gradient of its own, which are then summed: so the sum does

@@ -199,9 +199,9 @@ int64_t attention_backward_space(int64_t length, int64_t dim) {
     return 10 * padded * wide + 2 * padded * padded + padded + QUERIES * wide;
 }
 
-/* Attention of the proteins first to last - 1, which end at token ends[b]. The queries are all tokens, or if it is not null
- * those of `wanted` (K), which do not fall; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K), the
- * largest score of each query and the inverse of its sum.
+/* Attention of the heads first to last - 1 of all proteins, N of each. Proteins end at token ends[b]. The queries are all
+ * tokens, or if it is not null those of `wanted` (K), which do not fall; asked[b] is where those of a protein end. `output`
+ * (K, N, D), and `kept` (2, N, K), the largest score of each query and the inverse of its sum.
  */
 void attention_forward(const void *query_rows, const void *others, const float *turns, const int64_t *wanted, void *output,
                        float *kept, const int64_t *ends, const int64_t *asked, int64_t first, int64_t last, int64_t total,
@@ -209,7 +209,7 @@ void attention_forward(const void *query_rows, const void *others, const float *
                        float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t protein = first; protein < last; protein++) {
+    for (int64_t protein = first / heads; protein * heads < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t padded = filled(queries, QUERIES), size = filled(length > queries ? length : queries, QUERIES) * wide;
@@ -217,7 +217,9 @@ void attention_forward(const void *query_rows, const void *others, const float *
         Rows of_queries = {wanted ? wanted + asked_before : NULL, asked_before, queries};
         float *query = space, *key = query + size, *value = key + size, *columns = value + size;
         float *weights = columns + size, *sums = weights + filled(length, QUERIES) * QUERIES;
-        for (int64_t head = 0; head < heads; head++) {
+        int64_t head = first > protein * heads ? first - protein * heads : 0;
+        int64_t end = last < (protein + 1) * heads ? last - protein * heads : heads;
+        for (; head < end; head++) {
             int64_t at = head * others_apart;
             gather(query, query_rows, head * query_apart, query_row, of_queries, &shape, turns, scale);
             gather(key, others, at, row, tokens, &shape, turns, 1);
@@ -285,7 +287,7 @@ void attention_backward(const void *query_rows, const void *others, const float 
                         int64_t is_bf16, float scale, float *space) {
     Shape shape = {heads, dim, filled(dim, 4), is_bf16, turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t protein = first; protein < last; protein++) {
+    for (int64_t protein = first / heads; protein * heads < last; protein++) {
         int64_t begin = protein ? ends[protein - 1] : 0, length = ends[protein] - begin;
         int64_t asked_before = protein ? asked[protein - 1] : 0, queries = asked[protein] - asked_before;
         int64_t padded = filled(queries, QUERIES), size = filled(length > queries ? length : queries, QUERIES) * wide;
@@ -296,7 +298,9 @@ void attention_backward(const void *query_rows, const void *others, const float 
         float *of_query = above_columns + size, *of_key = of_query + size, *of_value = of_key + size;
         float *weights = of_value + size, *of_scores = weights + filled(length, QUERIES) * padded;
         float *inner = of_scores + filled(length, QUERIES) * padded, *sums = inner + padded;
-        for (int64_t head = 0; head < heads; head++) {
+        int64_t head = first > protein * heads ? first - protein * heads : 0;
+        int64_t end = last < (protein + 1) * heads ? last - protein * heads : heads;
+        for (; head < end; head++) {
             int64_t at = head * others_apart;
             gather(query, query_rows, head * query_apart, query_row, of_queries, &shape, turns, scale);
             gather(key, others, at, row, tokens, &shape, turns, 1);

@@ -14,9 +14,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -175,33 +172,3 @@ def _private(directory: Path) -> Path | None:
         return None
     own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
     return directory if own and os.access(directory, os.W_OK) else None
-
-
-def share(work: Callable[[int, int], None], sizes: Sequence[int]) -> None:
-    """Call `work` for ranges (first, last) of the parts with these `sizes`, side by side in PyTorch's number of threads.
-
-    What `work` computes of a part must not depend on the range it is in. It must release the interpreter's lock, as
-    compiled functions do.
-    """
-    threads = min(torch.get_num_threads(), len(sizes))
-    if threads == 1:
-        work(0, len(sizes))
-        return
-    total, done, bounds = sum(sizes), 0, [0]
-    for part, size in enumerate(sizes, 1):
-        done += size
-        if done * threads >= total * len(bounds):
-            bounds.append(part)
-    ranges = list(pairwise(bounds))
-    waiting = [_threads(threads).submit(work, *each) for each in ranges[1:]]
-    work(*ranges[0])
-    for each in waiting:
-        each.result()
-
-
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="kernels")
-
-
-os.register_at_fork(after_in_child=_threads.cache_clear)  # the child has none of them

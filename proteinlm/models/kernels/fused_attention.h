@@ -28,16 +28,21 @@ typedef struct {
     int64_t begin, length;
 } Rows;
 
-/* A protein: its tokens, the places that its queries have among all tokens and among all queries, and P. */
+/* A protein: its tokens, the places that its queries have among all tokens and among all queries, P, and which heads of it are
+ * among the heads first to last - 1 of all proteins.
+ */
 typedef struct {
     Rows tokens, queries, outputs;
-    int64_t padded;
+    int64_t padded, head, end;
 } Protein;
 
-static Protein protein_at(int64_t b, const int64_t *ends, const int64_t *asked, const int64_t *wanted) {
+static Protein protein_at(int64_t b, const int64_t *ends, const int64_t *asked, const int64_t *wanted, int64_t heads,
+                          int64_t first, int64_t last) {
     int64_t begin = b ? ends[b - 1] : 0, length = ends[b] - begin, before = b ? asked[b - 1] : 0, count = asked[b] - before;
-    Rows tokens = {NULL, begin, length}, queries = {wanted ? wanted + before : NULL, before, count}, outputs = {NULL, before, count};
-    return (Protein){tokens, queries, outputs, filled(length > count ? length : count, QUERIES)};
+    Rows tokens = {NULL, begin, length}, outputs = {NULL, before, count}, queries = outputs;
+    queries.places = wanted ? wanted + before : NULL;
+    int64_t head = first > b * heads ? first - b * heads : 0, end = smallest(heads, last - b * heads);
+    return (Protein){tokens, queries, outputs, filled(length > count ? length : count, QUERIES), head, end};
 }
 
 /* The rows (`length`, W) of `from`, which are `stride` apart, and zeros up to P; turned by `turns` (T, D / 2, 2), unless it is
@@ -239,9 +244,9 @@ INLINE void attend(float *rows, float *largest, float *inverse, float *scores, W
     weighted_sum(rows, weights, head->value_words, length, wide, sum, parts);
 }
 
-/* Attention of the proteins first to last - 1, which end at token ends[b]. The queries are all tokens, or if it is not null
- * those of `wanted` (K), which do not fall; asked[b] is where those of a protein end. `output` (K, N, D), and `kept` (2, N, K),
- * the largest score of each query, in powers of two, and the inverse of its sum.
+/* Attention of the heads first to last - 1 of all proteins, N of each. Proteins end at token ends[b]. The queries are all
+ * tokens, or if it is not null those of `wanted` (K), which do not fall; asked[b] is where those of a protein end. `output`
+ * (K, N, D), and `kept` (2, N, K), the largest score of each query, in powers of two, and the inverse of its sum.
  */
 void OF(attention_forward)(const Number *query, const Number *others, const float *turns, const int64_t *wanted,
                            Number *output, float *kept, const int64_t *ends, const int64_t *asked, int64_t first,
@@ -249,8 +254,8 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
                            int64_t others_apart, float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t b = first; b < last; b++) {
-        Protein protein = protein_at(b, ends, asked, wanted);
+    for (int64_t b = first / heads; b * heads < last; b++) {
+        Protein protein = protein_at(b, ends, asked, wanted, heads, first, last);
         int64_t padded = protein.padded, length = protein.tokens.length, queries = protein.queries.length;
         int64_t asked_before = protein.queries.begin, asked_padded = filled(queries, QUERIES);
         char *space = (char *)filled((intptr_t)room, 64);
@@ -260,7 +265,7 @@ void OF(attention_forward)(const Number *query, const Number *others, const floa
         float *scores = cut(&space, 4 * padded * QUERIES), *sums = cut(&space, 4 * QUERIES * wide);
         Word *weights = cut(&space, padded * QUERIES * sizeof(Number));
         Head of_head = {.key = key, .length = length, .wide = wide, .scale = scale};
-        for (int64_t head = 0; head < heads; head++) {
+        for (int64_t head = protein.head; head < protein.end; head++) {
             const Number *at = others + head * others_apart;
             gather(rows, query + head * query_apart, query_row, query_apart, protein.queries, &shape, turns);
             columns_of(columns, rows, asked_padded, wide);
@@ -345,8 +350,8 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
                             int64_t others_apart, float scale, char *room) {
     Shape shape = {heads, dim, filled(dim, ALL), turns};
     int64_t wide = shape.wide, query_row = heads * query_apart, row = heads * others_apart;
-    for (int64_t b = first; b < last; b++) {
-        Protein protein = protein_at(b, ends, asked, wanted);
+    for (int64_t b = first / heads; b * heads < last; b++) {
+        Protein protein = protein_at(b, ends, asked, wanted, heads, first, last);
         int64_t padded = protein.padded, length = protein.tokens.length, queries = protein.queries.length;
         int64_t asked_before = protein.queries.begin, asked_padded = filled(queries, QUERIES);
         char *space = (char *)filled((intptr_t)room, 64);
@@ -360,7 +365,7 @@ void OF(attention_backward)(const Number *query, const Number *others, const flo
         Scores scores = {weights, of_scores, PER_WORD == 1 ? (Word *)of_scores : cut(&space, of_scores_size)};
         Head of_head = {.key = key, .value = value, .length = length, .wide = wide, .scale = scale};
         Queries of = {.query_columns = query_columns, .above_columns = above_columns};
-        for (int64_t head = 0; head < heads; head++) {
+        for (int64_t head = protein.head; head < protein.end; head++) {
             const Number *at = others + head * others_apart;
             gather(query_rows, query + head * query_apart, query_row, query_apart, protein.queries, &shape, turns);
             columns_of(query_columns, query_rows, asked_padded, wide);

@@ -11,7 +11,7 @@
 
 /* Bytes of the working space of all of these functions. */
 int64_t OF(linear_space)(int64_t hidden, int64_t wide) {
-    return ROWS * sizeof(Number) * (hidden > wide ? hidden : wide) + ROWS * 4 * hidden + 3 * 64;
+    return TOGETHER * (sizeof(Number) * (hidden > wide ? hidden : wide) + 4 * hidden) + 3 * 64;
 }
 
 /* y (T, I) = norm(x) W^T + bias, of x (T, H), in the blocks first to last - 1 of `ROWS` of all `total` rows. It keeps the mean
@@ -21,13 +21,14 @@ void OF(norm_linear_forward)(const float *x, const float *gain, const float *nor
                               const float *bias, Number *y, float *kept, int64_t first, int64_t last, int64_t total,
                               int64_t hidden, int64_t wide, float epsilon, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    Number *normal = cut(&space, ROWS * sizeof(Number) * hidden);
-    for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
-        int64_t rows = smallest(ROWS, total - row);
+    Number *normal = cut(&space, TOGETHER * sizeof(Number) * hidden);
+    int64_t end = smallest(last * ROWS, total);
+    for (int64_t row = first * ROWS; row < end; row += TOGETHER) {
+        int64_t rows = smallest(TOGETHER, end - row);
         measure(kept + 2 * row, x + row * hidden, rows, hidden, epsilon);
-        store_norm(normal, BLOCK_STRIP, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
+        store_norm(normal, APART, x + row * hidden, kept + 2 * row, gain, norm_bias, rows, hidden);
         Output output = {y + row * wide, wide, bias, NULL};
-        multiply(normal, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, store_row, &output);
+        multiply(normal, APART, weight, rows, wide, hidden, prepare_output, store_row, &output);
     }
 }
 
@@ -40,18 +41,17 @@ void OF(norm_linear_backward)(const float *x, const float *gain, const float *no
                                Number *normal, Number *above, float *sums, int64_t first, int64_t last, int64_t total,
                                int64_t hidden, int64_t wide, int64_t apart, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    float *of_normal = cut(&space, ROWS * 4 * hidden);
-    for (int64_t block = first; block < last; block++) {
-        int64_t row = block * ROWS, rows = smallest(ROWS, total - row);
+    float *of_normal = cut(&space, TOGETHER * 4 * hidden);
+    int64_t end = smallest(last * ROWS, total);
+    for (int64_t row = first * ROWS; row < end; row += TOGETHER) {
+        int64_t rows = smallest(TOGETHER, end - row);
         const float *from = x + row * hidden;
-        float *of_gain = sums + block * 2 * hidden;
         copy_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {of_normal, hidden, NULL, NULL};
         multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, add_row, &output);
         store_norm(normal + row * STRIP, apart, from, kept + 2 * row, gain, norm_bias, rows, hidden);
-        memset(of_gain, 0, 2 * hidden * sizeof(float));
-        norm_backward(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL, gradient + row * hidden,
-                      of_gain, of_gain + hidden, rows, hidden);
+        norm_back(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL, gradient + row * hidden,
+                  sums + row / ROWS * 2 * hidden, rows, hidden);
     }
 }
 
@@ -59,12 +59,13 @@ void OF(norm_linear_backward)(const float *x, const float *gain, const float *no
 void OF(linear_forward)(const Number *x, const Word *weight, const float *bias, const float *residual, float *y,
                          int64_t first, int64_t last, int64_t total, int64_t hidden, int64_t wide, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    Number *strips = cut(&space, ROWS * sizeof(Number) * hidden);
-    for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
-        int64_t rows = smallest(ROWS, total - row);
-        copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
+    Number *strips = cut(&space, TOGETHER * sizeof(Number) * hidden);
+    int64_t end = smallest(last * ROWS, total);
+    for (int64_t row = first * ROWS; row < end; row += TOGETHER) {
+        int64_t rows = smallest(TOGETHER, end - row);
+        copy_rows(strips, APART, x + row * hidden, rows, hidden);
         Output output = {y + row * wide, wide, bias, residual ? residual + row * wide : NULL};
-        multiply(strips, BLOCK_STRIP, weight, rows, wide, hidden, prepare_output, add_row, &output);
+        multiply(strips, APART, weight, rows, wide, hidden, prepare_output, add_row, &output);
     }
 }
 
@@ -74,17 +75,17 @@ void OF(linear_forward)(const Number *x, const Word *weight, const float *bias, 
 void OF(columns_of_product)(const Number *x, const Word *weight, float *y, int64_t first, int64_t last, int64_t total,
                             int64_t hidden, int64_t wide, char *room) {
     char *space = (char *)filled((intptr_t)room, 64);
-    Number *strips = cut(&space, ROWS * sizeof(Number) * hidden);
-    for (int64_t row = 0; row < total; row += ROWS) {
-        int64_t rows = smallest(ROWS, total - row);
-        copy_rows(strips, BLOCK_STRIP, x + row * hidden, rows, hidden);
+    Number *strips = cut(&space, TOGETHER * sizeof(Number) * hidden);
+    for (int64_t row = 0; row < total; row += TOGETHER) {
+        int64_t rows = smallest(TOGETHER, total - row);
+        copy_rows(strips, APART, x + row * hidden, rows, hidden);
         Output output = {y + row * wide, wide, NULL, NULL};
         for (int64_t column = first * PANEL; column < last * PANEL; column += PANEL) {
             const Word *panel = weight + column * hidden / PER_WORD;
             int64_t i = 0;
             for (; i < rows - FEW; i += TILE)
-                finish_rows(strips, BLOCK_STRIP, panel, i, rows, column, hidden, prepare_output, add_row, &output, TILE);
-            if (i < rows) finish_rows(strips, BLOCK_STRIP, panel, i, rows, column, hidden, prepare_output, add_row, &output, FEW);
+                finish_rows(strips, APART, panel, i, rows, column, hidden, prepare_output, add_row, &output, TILE);
+            if (i < rows) finish_rows(strips, APART, panel, i, rows, column, hidden, prepare_output, add_row, &output, FEW);
         }
     }
 }
@@ -92,8 +93,9 @@ void OF(columns_of_product)(const Number *x, const Word *weight, float *y, int64
 /* The gradient (T, H) of x from that of y, `upstream` (T, I), which is left in `above`, strips that are `apart`. */
 void OF(linear_backward)(const Word *weight, const float *upstream, Number *gradient, Number *above, int64_t first,
                           int64_t last, int64_t total, int64_t hidden, int64_t wide, int64_t apart) {
-    for (int64_t row = first * ROWS; row < last * ROWS; row += ROWS) {
-        int64_t rows = smallest(ROWS, total - row);
+    int64_t end = smallest(last * ROWS, total);
+    for (int64_t row = first * ROWS; row < end; row += TOGETHER) {
+        int64_t rows = smallest(TOGETHER, end - row);
         store_rows(above + row * STRIP, apart, upstream + row * wide, rows, wide);
         Output output = {gradient + row * hidden, hidden, NULL, NULL};
         multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, store_row, &output);

@@ -9,9 +9,10 @@
 
 #define TILE 12 /* rows of a sum */
 #define PANEL 32 /* columns of a sum, and of a panel */
-#define ROWS 192 /* computed at once */
+#define ROWS 96 /* of a block, the least that a thread takes */
+#define TOGETHER (2 * ROWS) /* computed at once */
 #define STRIP (16 * PER_WORD) /* columns of a strip */
-#define BLOCK_STRIP (ROWS * STRIP) /* numbers from a strip of a block of rows to the next */
+#define APART (TOGETHER * STRIP) /* numbers from a strip of rows that are computed at once to the next */
 
 /* What is done with 32 numbers of a row of a product: two vectors, which belong at `row` and `column`. */
 typedef void Finish(const void *to, int64_t row, int64_t column, Vector a, Vector b);
