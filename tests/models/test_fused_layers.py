@@ -124,6 +124,22 @@ def test_threads_change_no_bit(kind: str, numbers: torch.dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_twelve_threads_have_pieces_of_twelve_blocks(kind: str, numbers: torch.dtype):
+    """Which add the gradients of weights in another order."""
+    rows = 25 * fused_layers.ROWS - 1
+    modules, x = layers(kind, 64, 96), inputs(kind, rows, 64, 96, numbers)
+    upstream = torch.randn(rows, 64 if kind == "feed_forward" else 96)
+    found = []
+    for threads, piece in ((1, fused_layers.PIECE), (12, 2 * fused_layers.PIECE)):
+        torch.set_num_threads(threads)
+        assert fused_layers.suits(x[0], *modules)
+        assert fused_layers._piece() == piece
+        found.append(results(ours(kind, modules, x), x, modules, upstream))
+    for one, many in zip(*found, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4 * one.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_computed_again_has_the_same_gradients(kind: str, numbers: torch.dtype):
     modules, x = layers(kind, 32, 64), inputs(kind, 9, 32, 64, numbers)
     upstream = torch.randn(9, 32 if kind == "feed_forward" else 64)
