@@ -35,9 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument("--repeats", type=int, default=5, help="rounds, after those that do not count")
         one.add_argument("--recipe", choices=("paper", "modern"), default="paper")
         one.add_argument("--threads", type=int, default=0)
-    published = kinds.add_parser(
-        "published", help="mean embeddings at ESM-2's shapes, beside EsmModel, in processor time"
-    )
+    published = kinds.add_parser("published", help="mean embeddings at ESM-2's shapes, beside EsmModel")
     published.add_argument("--shape", choices=("8M", "35M", "150M"), default="8M")
     published.add_argument("--proteins", type=int, default=64)
     published.add_argument("--longest", type=int, default=1000, help="residues")

@@ -36,26 +36,21 @@ class Figure(NamedTuple):
         return f"{self.value:,.2f} ({self.interval.low:,.2f} to {self.interval.high:,.2f})"
 
 
-def seconds_of(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds that `action` takes by the `clock`."""
-    begin = clock()
+def seconds_of(action: Callable[[], object]) -> float:
+    """Seconds that `action` takes by the clock: of several threads, processor time does not tell how long they waited."""
+    begin = time.perf_counter()
     action()
-    return clock() - begin
+    return time.perf_counter() - begin
 
 
-def time_in_turns(
-    arms: Mapping[str, Callable[[], object]],
-    repeats: int,
-    warming: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, list[float]]:
-    """Seconds of each arm by the `clock`, one after the other, `repeats` times after `warming` rounds that do not count."""
+def time_in_turns(arms: Mapping[str, Callable[[], object]], repeats: int, warming: int = 1) -> dict[str, list[float]]:
+    """Seconds of each arm, one after the other, `repeats` times after `warming` rounds that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     rounds = warming + repeats
     for number in range(rounds):
         began = time.perf_counter()
         for name, action in arms.items():
-            seconds[name].append(seconds_of(action, clock))
+            seconds[name].append(seconds_of(action))
         print(f"round {number + 1} of {rounds}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return {name: taken[warming:] for name, taken in seconds.items()}
 

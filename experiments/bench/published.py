@@ -1,8 +1,7 @@
-"""Mean embeddings at the shapes of ESM-2, by ours and by transformers' EsmModel, of the same real proteins, in
-processor time. Weights are random, and both read them from one directory.
+"""Mean embeddings at the shapes of ESM-2, by ours and by transformers' EsmModel, of the same real proteins. Weights are
+random, and both read them from one directory.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,14 +39,14 @@ def embed(shape: str, sample: list[np.ndarray], repeats: int, precision: str) ->
         PADDED: lambda: their_embedding(theirs, given, precision),
         SORTED: lambda: their_embedding(theirs, sorted_, precision),
     }
-    seconds = time_in_turns(arms, repeats, clock=time.process_time)
+    seconds = time_in_turns(arms, repeats)
     residues = float(sum(map(len, sample)))
     figures = []
     for name, steps in ((PADDED, given), (SORTED, sorted_)):
         computed = sum(batch.tokens.numel() for batch in steps) / residues
         figures.append(Figure(f"{name}: what it computes of each residue", computed, "times"))
     for name, taken in seconds.items():
-        figures.append(Figure(name, rate([residues] * repeats, taken), "residues/s of processor time"))
+        figures.append(Figure(name, rate([residues] * repeats, taken), "residues/s"))
     return figures + [
         Figure(f"{OURS} / {name}", ratio(seconds[name], seconds[OURS]), "times", wanted)
         for name, wanted in WANTED.items()

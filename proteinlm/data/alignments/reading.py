@@ -9,7 +9,7 @@ left out.
   residue, since nothing is aligned with them. An entry of MMseqs2's result2msa, which ends in a zero byte, is an a3m.
 - **Stockholm**, known by the name or the first line: ``.``, ``-``, ``_``, ``~`` and ``*`` are gaps, and lower-case letters
   are residues. Annotation is passed over. Blocks of the same rows may follow one another.
-- **rows alone**, one on each line, as PSICOV and CCMpred read them, known by the name: ends in .aln. As Stockholm.
+- **rows alone**, one on each line, as PSICOV and CCMpred read them, known by a name that ends in .aln. As Stockholm.
 - **aligned FASTA**, every other file: as Stockholm.
 
 N rows, L columns.
