@@ -1,7 +1,8 @@
-"""What every test shares: one thread, no network, no tracking service, and the order of the files."""
+"""What every test shares: one thread, no network, no tracking service, signals, and the order of the files."""
 
 import gc
 import os
+import signal
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
@@ -9,6 +10,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = (
     "test_sweep",
