@@ -40,8 +40,8 @@ LOSSES = ("tests/tasks/test_losses.py", "tests/tasks/test_targets.py")
 OPTIM = ("tests/optim", "tests/models/test_mup.py")
 LEAKAGE = ("tests/data/test_leakage.py",)
 HEADS = (
-    "tests/models/test_heads.py",
-    "--deselect=tests/models/test_heads.py::test_memory_of_a_training_step_is_linear_in_length",  # in its own Python
+    *("tests/models/test_heads.py", "tests/models/test_pair_heads.py"),
+    "--deselect=tests/models/test_pair_heads.py::test_memory_of_a_training_step_is_linear_in_length",  # in its own Python
 )
 PLANNER = (
     "tests/planner/test_plan.py",
