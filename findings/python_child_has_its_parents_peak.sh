@@ -22,3 +22,4 @@ print("Python", platform.python_version(), platform.release(), "| ru_maxrss", sa
 assert said >= 500, "ru_maxrss is the program's own"
 assert own < 100
 PYTHON
+echo "as stated: $(basename "$0")"
