@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -70,16 +70,24 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     for name, code in (("member", MEMBER), ("waiting", WAITING), ("jobs", JOBS)):
         (tmp_path / f"{name}.py").write_text(code)
+
+    started: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
         command = [sys.executable, "-m", *words]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # where a test has failed before it stopped them
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
 
 
 def pid(file: Path) -> int:
