@@ -166,14 +166,18 @@ def _content(path: Path) -> bytes:
 
 def _rows(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
     """Names and rows as they are written."""
-    if is_stockholm(path) or content.lstrip().startswith(b"# STOCKHOLM"):
-        return _stockholm(path, content)
     first = content.lstrip().partition(b"\n")[0]
-    if first.startswith((b"CLUSTAL", b"MUSCLE")) and b" " in first:  # often named .aln too
+    if is_stockholm(path) or first.startswith(b"# STOCKHOLM"):
+        names, rows = _stockholm(path, content)
+    elif first.startswith((b"CLUSTAL", b"MUSCLE")) and b" " in first:  # often named .aln too
         raise InputError(f"{path}: Clustal's format: write it as aligned FASTA, a3m or Stockholm")
-    if ROWS_ALONE in path.suffixes[-2:] and not first.startswith(b">"):
-        return _rows_alone(path, content)
-    return _fasta(path, content)
+    elif ROWS_ALONE in path.suffixes[-2:] and not first.startswith(b">"):
+        names, rows = _rows_alone(content)
+    else:
+        names, rows = _fasta(path, content)
+    if not rows:
+        raise InputError(f"{path}: no rows: an empty alignment")
+    return names, rows
 
 
 def _bounded(path: Path) -> Iterator[bytes]:
@@ -217,8 +221,6 @@ def _fasta(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
             continue
         names.append(words[0] if words else f"record_{number}")
         rows.append(b"".join(row.split()))
-    if not rows:
-        raise InputError(f"{path}: no rows: an empty alignment")
     return names, rows
 
 
@@ -237,16 +239,12 @@ def _stockholm(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
         if len(words) != 2:
             raise InputError(f"{path}: line {number}: not a name and a row")
         parts.setdefault(words[0].decode(errors="replace"), []).append(words[1])
-    if not parts:
-        raise InputError(f"{path}: no rows: an empty alignment")
     return list(parts), [b"".join(pieces) for pieces in parts.values()]
 
 
-def _rows_alone(path: Path, content: bytes) -> tuple[list[str], list[bytes]]:
+def _rows_alone(content: bytes) -> tuple[list[str], list[bytes]]:
     """Names, which are numbers, and rows, each on a line of its own."""
     rows = [line.strip() for line in content.splitlines() if line.strip()]
-    if not rows:
-        raise InputError(f"{path}: no rows: an empty alignment")
     return [f"record_{number}" for number in range(len(rows))], rows
 
 

@@ -122,7 +122,7 @@ void OF(feed_forward_backward)(const float *x, const float *gain, const float *n
         else multiply(above + place, apart, down, rows, wide, hidden, prepare_slopes, finish_down_back_in_tanh_form, &slopes);
         Output output = {of_normal, hidden, NULL, NULL};
         multiply(of_inner + place, apart, up, rows, hidden, wide, prepare_output, add_row, &output);
-        norm_back(from, gain, kept + 2 * row, of_normal, adds ? given : NULL, gradient + row * hidden,
-                  sums + row / ROWS * 2 * hidden, rows, hidden);
+        norm_backward_by_blocks(from, gain, kept + 2 * row, of_normal, adds ? given : NULL,
+                                gradient + row * hidden, sums + row / ROWS * 2 * hidden, rows, hidden);
     }
 }

@@ -50,8 +50,8 @@ void OF(norm_linear_backward)(const float *x, const float *gain, const float *no
         Output output = {of_normal, hidden, NULL, NULL};
         multiply(above + row * STRIP, apart, weight, rows, hidden, wide, prepare_output, add_row, &output);
         store_norm(normal + row * STRIP, apart, from, kept + 2 * row, gain, norm_bias, rows, hidden);
-        norm_back(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL, gradient + row * hidden,
-                  sums + row / ROWS * 2 * hidden, rows, hidden);
+        norm_backward_by_blocks(from, gain, kept + 2 * row, of_normal, residual ? residual + row * hidden : NULL,
+                                gradient + row * hidden, sums + row / ROWS * 2 * hidden, rows, hidden);
     }
 }
 

@@ -48,4 +48,3 @@ static inline void *cut(char **space, int64_t bytes) {
 }
 
 static inline int64_t smallest(int64_t a, int64_t b) { return a < b ? a : b; }
-

@@ -32,8 +32,8 @@ static void store_norm(Number *to, int64_t apart, const float *x, const float *k
 /* The gradient (rows, H) of x by its LayerNorm, as `norm_backward` has it. What each block of `ROWS` adds to the gradients of
  * gain and bias is written to its row of `sums` (2, H).
  */
-static void norm_back(const float *x, const float *gain, const float *kept, const float *given, const float *above,
-                      float *gradient, float *sums, int64_t rows, int64_t hidden) {
+static void norm_backward_by_blocks(const float *x, const float *gain, const float *kept, const float *given,
+                                    const float *above, float *gradient, float *sums, int64_t rows, int64_t hidden) {
     for (int64_t row = 0; row < rows; row += ROWS, sums += 2 * hidden) {
         int64_t at = row * hidden;
         memset(sums, 0, 2 * hidden * sizeof(float));

@@ -33,7 +33,7 @@ def share(work: Work, sizes: Sequence[int]) -> None:
     ranges = _ranges(sizes, threads)
     openmp = _openmp() if os.getpid() == _PROCESS else None  # a forked child has none of its threads
     if openmp is None:
-        _run(work, ranges)
+        _run_in_pool(work, ranges)
     else:
         _run_by_openmp(openmp, work, ranges)
 
@@ -87,8 +87,8 @@ def _run_by_openmp(openmp: _OpenMP, work: Work, ranges: list[tuple[int, int]]) -
         raise errors[0]
 
 
-def _run(work: Work, ranges: list[tuple[int, int]]) -> None:
-    waiting = [_threads(len(ranges)).submit(work, *each) for each in ranges[1:]]
+def _run_in_pool(work: Work, ranges: list[tuple[int, int]]) -> None:
+    waiting = [_pool(len(ranges)).submit(work, *each) for each in ranges[1:]]
     try:
         work(*ranges[0])
     finally:
@@ -98,8 +98,8 @@ def _run(work: Work, ranges: list[tuple[int, int]]) -> None:
 
 
 @functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="kernels")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="kernels")
 
 
-os.register_at_fork(after_in_child=_threads.cache_clear)
+os.register_at_fork(after_in_child=_pool.cache_clear)
